@@ -1,0 +1,231 @@
+#include "base/bytes.h"
+
+#include <string.h>
+
+struct bytes bytes_of_text(const char *text)
+{
+    return text ? (struct bytes){(const uint8_t *)text, strlen(text)} : BYTES_EMPTY;
+}
+
+struct bytes bytes_of(const void *at, size_t count)
+{
+    return (struct bytes){at, count};
+}
+
+bool bytes_equal(struct bytes a, struct bytes b)
+{
+    return a.count == b.count && (a.count == 0 || memcmp(a.at, b.at, a.count) == 0);
+}
+
+bool bytes_equal_nocase(struct bytes a, struct bytes b)
+{
+    return a.count == b.count && bytes_starts_with_nocase(a, b);
+}
+
+bool bytes_equal_text(struct bytes a, const char *text)
+{
+    return bytes_equal(a, bytes_of_text(text));
+}
+
+bool bytes_equal_text_nocase(struct bytes a, const char *text)
+{
+    return bytes_equal_nocase(a, bytes_of_text(text));
+}
+
+int bytes_compare(struct bytes a, struct bytes b)
+{
+    const size_t common = MIN_OF(a.count, b.count);
+    const int order = common == 0 ? 0 : memcmp(a.at, b.at, common);
+
+    return order != 0 ? order : (a.count > b.count) - (a.count < b.count);
+}
+
+bool bytes_starts_with(struct bytes whole, struct bytes prefix)
+{
+    return bytes_equal(bytes_slice(whole, 0, prefix.count), prefix);
+}
+
+bool bytes_starts_with_nocase(struct bytes whole, struct bytes prefix)
+{
+    if (whole.count < prefix.count)
+        return false;
+    for (size_t i = 0; i < prefix.count; i++)
+        if (ascii_lower(whole.at[i]) != ascii_lower(prefix.at[i]))
+            return false;
+    return true;
+}
+
+bool bytes_ends_with_nocase(struct bytes whole, struct bytes suffix)
+{
+    return whole.count >= suffix.count &&
+           bytes_equal_nocase(bytes_skip(whole, whole.count - suffix.count), suffix);
+}
+
+struct bytes bytes_slice(struct bytes whole, size_t from, size_t count)
+{
+    const struct bytes rest = bytes_skip(whole, from);
+
+    return (struct bytes){rest.at, MIN_OF(rest.count, count)};
+}
+
+struct bytes bytes_skip(struct bytes whole, size_t count)
+{
+    if (count == 0)
+        return whole;
+    if (count >= whole.count)
+        return (struct bytes){whole.at ? whole.at + whole.count : NULL, 0};
+    return (struct bytes){whole.at + count, whole.count - count};
+}
+
+size_t bytes_find_byte(struct bytes whole, uint8_t byte)
+{
+    const uint8_t *found = whole.count ? memchr(whole.at, byte, whole.count) : NULL;
+
+    return found ? (size_t)(found - whole.at) : whole.count;
+}
+
+size_t bytes_find_last_byte(struct bytes whole, uint8_t byte)
+{
+    const uint8_t *found = whole.count ? memrchr(whole.at, byte, whole.count) : NULL;
+
+    return found ? (size_t)(found - whole.at) : whole.count;
+}
+
+size_t bytes_find(struct bytes whole, struct bytes needle)
+{
+    const uint8_t *found =
+        whole.count ? memmem(whole.at, whole.count, needle.at, needle.count) : NULL;
+
+    return found ? (size_t)(found - whole.at) : whole.count;
+}
+
+size_t bytes_find_nocase(struct bytes whole, struct bytes needle)
+{
+    for (size_t i = 0; i + needle.count <= whole.count; i++)
+        if (bytes_starts_with_nocase(bytes_skip(whole, i), needle))
+            return i;
+    return whole.count;
+}
+
+struct bytes bytes_cut(struct bytes whole, uint8_t separator, struct bytes *head)
+{
+    const size_t end = bytes_find_byte(whole, separator);
+
+    *head = bytes_slice(whole, 0, end);
+    return bytes_skip(whole, end == whole.count ? end : end + 1);
+}
+
+static bool is_blank(uint8_t byte)
+{
+    return byte == ' ' || byte == '\t' || byte == '\r' || byte == '\n';
+}
+
+struct bytes bytes_trim(struct bytes whole)
+{
+    while (whole.count > 0 && is_blank(whole.at[0]))
+        whole = bytes_skip(whole, 1);
+    while (whole.count > 0 && is_blank(whole.at[whole.count - 1]))
+        whole.count--;
+    return whole;
+}
+
+bool bytes_to_u64(struct bytes digits, uint64_t *value)
+{
+    uint64_t sum = 0;
+
+    if (digits.count == 0)
+        return false;
+    for (size_t i = 0; i < digits.count; i++) {
+        if (!ascii_is_digit(digits.at[i]))
+            return false;
+        if (__builtin_mul_overflow(sum, UINT64_C(10), &sum) ||
+            __builtin_add_overflow(sum, (uint64_t)(digits.at[i] - '0'), &sum))
+            return false;
+    }
+    *value = sum;
+    return true;
+}
+
+bool ascii_is_alpha(uint8_t byte)
+{
+    return ascii_lower(byte) >= 'a' && ascii_lower(byte) <= 'z';
+}
+
+bool ascii_is_digit(uint8_t byte)
+{
+    return byte >= '0' && byte <= '9';
+}
+
+bool ascii_is_alnum(uint8_t byte)
+{
+    return ascii_is_alpha(byte) || ascii_is_digit(byte);
+}
+
+bool ascii_is_print(uint8_t byte)
+{
+    return byte >= 0x20 && byte <= 0x7e;
+}
+
+uint8_t ascii_lower(uint8_t byte)
+{
+    return byte >= 'A' && byte <= 'Z' ? (uint8_t)(byte + ('a' - 'A')) : byte;
+}
+
+int ascii_hex_value(uint8_t byte)
+{
+    const uint8_t lower = ascii_lower(byte);
+
+    if (ascii_is_digit(byte))
+        return byte - '0';
+    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
+uint64_t bytes_hash_nocase(struct bytes whole)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+    for (size_t i = 0; i < whole.count; i++)
+        hash = (hash ^ ascii_lower(whole.at[i])) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+/* Bytes that follow a lead byte, with the smallest code point that form may encode; -1 for a bad
+ * lead. */
+static int utf8_tail(uint8_t lead, uint32_t *code, uint32_t *smallest)
+{
+    static const struct {
+        uint8_t mask, lead, tail;
+        uint32_t smallest;
+    } forms[] = {{0x80, 0x00, 0, 0},
+                 {0xe0, 0xc0, 1, 0x80},
+                 {0xf0, 0xe0, 2, 0x800},
+                 {0xf8, 0xf0, 3, 0x10000}};
+
+    for (size_t i = 0; i < COUNT_OF(forms); i++) {
+        if ((lead & forms[i].mask) != forms[i].lead)
+            continue;
+        *code = (uint32_t)(lead & (uint8_t)~forms[i].mask);
+        *smallest = forms[i].smallest;
+        return forms[i].tail;
+    }
+    return -1;
+}
+
+bool bytes_is_utf8(struct bytes whole)
+{
+    for (size_t i = 0; i < whole.count;) {
+        uint32_t code = 0, smallest = 0;
+        const int tail = utf8_tail(whole.at[i++], &code, &smallest);
+
+        if (tail < 0 || whole.count - i < (size_t)tail)
+            return false;
+        for (int k = 0; k < tail; k++, i++) {
+            if ((whole.at[i] & 0xc0) != 0x80)
+                return false;
+            code = (code << 6) | (whole.at[i] & 0x3f);
+        }
+        if (code < smallest || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff))
+            return false;
+    }
+    return true;
+}

@@ -1,0 +1,139 @@
+/*
+ * config: option tables -> one immutable snapshot.
+ *
+ * Flow:   config_load(file) -> checks -> struct config, or a list of errors with file and line.
+ * Owns:   the snapshot's arena.
+ * Sleeps: never; it reads files at start and on reload, before anything depends on it.
+ * Fails:  with every error it finds, never half: the old snapshot runs on.
+ * Never:  guesses: an unknown setting is an error.
+ */
+#ifndef CONFIG_CONFIG_H
+#define CONFIG_CONFIG_H
+
+#include "base/base.h"
+
+enum listen_kind { LISTEN_SMTP = 0, LISTEN_SUBMISSION, LISTEN_LMTP };
+enum tls_mode { TLS_MODE_STARTTLS = 0, TLS_MODE_IMPLICIT, TLS_MODE_NONE };
+enum tls_use { TLS_USE_MAY = 0, TLS_USE_MUST, TLS_USE_DANE, TLS_USE_NEVER };
+enum check_mode { CHECK_OFF = 0, CHECK_RECORD, CHECK_ENFORCE };
+enum filter_speaks { FILTER_CLAMD = 0, FILTER_SPAMD, FILTER_MILTER };
+enum on_fault { ON_FAULT_DEFER = 0, ON_FAULT_REFUSE, ON_FAULT_ACCEPT, ON_FAULT_HOLD };
+enum deliver_kind { DELIVER_NONE = 0, DELIVER_MAILDIR, DELIVER_LMTP, DELIVER_SMTP, DELIVER_PIPE };
+
+struct config_listen {
+    const char *name;
+    struct endpoint address;
+    enum listen_kind kind;
+    enum tls_mode tls;
+};
+
+/* "maildir:PATH", "lmtp:unix:PATH", "lmtp:HOST:PORT", "smtp:HOST:PORT", "pipe:..."; HOST may be a
+ * name. */
+struct config_deliver {
+    enum deliver_kind kind;
+    struct bytes
+        target; /* what follows the kind: a path with {user} {domain} {tag}, an endpoint, a host */
+    struct endpoint endpoint; /* filled in when target is a literal endpoint; else family NONE */
+    struct bytes host;        /* when it is a name */
+    uint16_t port;
+};
+
+struct config_domain {
+    const char *name; /* lower case */
+    const char *users,
+        *aliases; /* "file:...", "sqlite:...", "ldap://...", "postgresql://..." or "" */
+    struct config_deliver deliver;
+    const char *catch_all; /* address or "" */
+    char tag_separator;    /* '+' by default, 0 = none */
+};
+
+struct config_route {
+    const char *domain;
+    struct config_deliver via;
+    enum tls_use tls;
+};
+
+struct config_filter {
+    const char *name;
+    enum filter_speaks speaks;
+    struct endpoint *addresses; /* instances, in order of preference */
+    unsigned address_count;
+    uint64_t timeout_us, connect_timeout_us;
+    enum on_fault on_fault;
+    double reject_score;
+    bool name_in_reply;
+};
+
+struct config_checks {
+    enum check_mode spf, dkim, dmarc, arc, reverse_dns, sender_domain;
+    uint64_t patience_us;
+};
+
+struct config_resolver {
+    struct endpoint *forward; /* none: the system's */
+    unsigned forward_count;
+    uint64_t timeout_us;
+    const char *trust_anchor; /* file or "" */
+};
+
+struct config_retry_step {
+    uint64_t every_us, until_us; /* until 0: one step of this length (the last such repeats) */
+};
+struct config_retry {
+    struct config_retry_step *steps;
+    unsigned step_count;
+    uint64_t warn_after_us, expire_after_us, ambiguous_pause_us;
+    unsigned jitter_percent;
+};
+
+struct config_limits {
+    uint64_t message_size;
+    uint32_t recipients, connections, connections_per_client, hops, errors;
+    uint64_t command_timeout_us, data_timeout_us, after_dot_us, session_us;
+};
+
+struct config {
+    struct arena arena;
+    const char *file; /* where it came from */
+    const char *hostname, *spool, *user;
+    struct config_listen *listens;
+    unsigned listen_count;
+    const char *tls_certificate, *tls_key; /* "" when TLS is off */
+    struct config_domain *domains;
+    unsigned domain_count;
+    struct ip_network *relay_from;
+    unsigned relay_from_count;
+    struct config_deliver relay_via; /* kind NONE: by MX */
+    enum tls_use relay_tls;
+    struct config_route *routes;
+    unsigned route_count;
+    struct config_filter *filters;
+    unsigned filter_count;
+    struct config_checks checks;
+    struct config_resolver resolver;
+    struct config_retry retry;
+    struct config_limits limits;
+    struct endpoint web;       /* family NONE: off */
+    int log_format, log_level; /* enum log_format, enum log_level of observe */
+    unsigned loops;            /* 0: one a core */
+    uint16_t smtp_port;        /* next hops' port when routed by MX; 25 */
+};
+
+struct config_errors {
+    struct buffer text; /* one "FILE:LINE: what is wrong" a line */
+    unsigned count;
+};
+
+/* NULL when errors were found. Free with config_free. */
+MUST_USE struct config *config_load(const char *file, struct config_errors *errors);
+/* The same from text, named `name` in errors (tests, the embedded default). */
+MUST_USE struct config *config_parse(const char *text, const char *name,
+                                     struct config_errors *errors);
+void config_free(struct config *config);
+void config_errors_free(struct config_errors *errors);
+/* The effective configuration in the language of the file, every setting written out. */
+void config_print(struct buffer *into, const struct config *config);
+const struct config_domain *config_find_domain(const struct config *config, struct bytes domain);
+const struct config_route *config_find_route(const struct config *config, struct bytes domain);
+
+#endif

@@ -1,0 +1,44 @@
+/*
+ * console: /metrics, /health and the control socket; the commands' other end.
+ *
+ * Flow:   an HTTP request or a line on the control socket -> an answer from memory or the read-only
+ * views. Owns:   the HTTP daemon (its own thread) and the control socket in the spool's directory.
+ * Sleeps: the control socket's fibers.
+ * Fails:  alone: mail goes on without a console.
+ * Never:  decides about mail but by schedule_act.
+ */
+#ifndef CONSOLE_CONSOLE_H
+#define CONSOLE_CONSOLE_H
+
+#include "base/base.h"
+#include "config/config.h"
+#include "history/history.h"
+#include "policy/policy.h"
+#include "runtime/runtime.h"
+#include "schedule/schedule.h"
+#include "spool/spool.h"
+
+struct console;
+struct console_settings {
+    const struct config *config;
+    struct spool *spool;
+    struct schedule *schedule;
+    struct policy *policy;
+    struct history *history;
+    int64_t started_wall_us;
+    uint32_t (*session_count)(const void *argument); /* open sessions, from receive */
+    const void *session_argument;
+};
+MUST_USE struct console *console_open(const struct console_settings *settings, char *why,
+                                      size_t why_room);
+void console_close(struct console *console);
+
+/*
+ * The client's end, for the command line; blocking, outside the loops. Sends one request as JSON,
+ * e.g. {"do":"retry","id":"..."}, and gives the answer's JSON text (free with buffer_free).
+ * False: the server cannot be reached; exit code 75.
+ */
+MUST_USE bool console_ask(const char *spool_directory, struct bytes request, struct buffer *answer,
+                          char *why, size_t why_room);
+
+#endif

@@ -1,0 +1,90 @@
+/*
+ * crypto: the only room that sees OpenSSL: TLS streams, hashes, keys, signatures.
+ *
+ * Flow:   a plain stream goes in, an encrypted stream with the same interface comes out.
+ * Owns:   TLS contexts; a TLS stream owns the stream below it.
+ * Sleeps: tls_accept, tls_connect and the stream operations.
+ * Fails:  by io_result and a reason in words; OpenSSL's error queue is emptied at once.
+ * Never:  sends in clear after a handshake was asked for; keeps input read before the handshake.
+ */
+#ifndef CRYPTO_CRYPTO_H
+#define CRYPTO_CRYPTO_H
+
+#include "base/base.h"
+#include "observe/observe.h"
+#include "runtime/runtime.h"
+
+struct tls_context;
+
+/* Server side: certificate chain and key in PEM. NULL with `why` filled in. */
+MUST_USE struct tls_context *tls_context_server(const char *certificate, const char *key, char *why,
+                                                size_t why_room);
+/* Client side, nothing verified by default (opportunistic). */
+MUST_USE struct tls_context *tls_context_client(char *why, size_t why_room);
+void tls_context_free(struct tls_context *context);
+
+struct tls_peer_demand {
+    const char *server_name; /* SNI and, when verifying, the name to match; or NULL */
+    bool verify_name;        /* chain to the system's trust store and name */
+    const struct tlsa_record {
+        uint8_t usage, selector, matching;
+        struct bytes data;
+    } * tlsa; /* DANE (RFC 7672) */
+    unsigned tlsa_count;
+};
+
+struct tls_facts {
+    char protocol[16], cipher[64]; /* "TLSv1.3", "TLS_AES_256_GCM_SHA384" */
+    bool verified;
+    char why[160]; /* why verification failed */
+};
+
+/* Handshakes over *stream and replaces it by the TLS stream. On failure *stream is closed and NULL.
+ * Sleeps. */
+struct io_result tls_accept(struct tls_context *context, struct stream **stream,
+                            uint64_t deadline_us, struct tls_facts *facts);
+struct io_result tls_connect(struct tls_context *context, const struct tls_peer_demand *demand,
+                             struct stream **stream, uint64_t deadline_us, struct tls_facts *facts);
+
+/* A self-signed certificate (EC P-256, 10 years) and key for `hostname`, written to these files.
+ * For the demo. */
+MUST_USE bool tls_make_self_signed(const char *hostname, const char *certificate, const char *key,
+                                   char *why, size_t why_room);
+
+/* ------------------------------------------------------------------ hashes, in pieces */
+
+enum digest_kind { DIGEST_SHA1, DIGEST_SHA256, DIGEST_SHA512 };
+#define DIGEST_MAX 64
+struct digest;
+MUST_USE struct digest *digest_open(enum digest_kind kind); /* NULL on memory */
+void digest_add(struct digest *digest, struct bytes bytes);
+size_t digest_finish(struct digest *digest,
+                     struct span into);    /* octets written; 0 when anything failed */
+void digest_close(struct digest **digest); /* fits CLEANUP */
+
+/* ------------------------------------------------------------------ keys and signatures (DKIM,
+ * ARC) */
+
+struct public_key;
+struct private_key;
+enum key_kind { KEY_RSA, KEY_ED25519 };
+/* RSA: SubjectPublicKeyInfo or PKCS#1 DER; Ed25519: the 32 octets (RFC 8463). NULL when unusable.
+ */
+MUST_USE struct public_key *public_key_open(enum key_kind kind, struct bytes der);
+unsigned public_key_bits(const struct public_key *key);
+void public_key_close(struct public_key **key);
+/* `hash` is the SHA-256 of the signed data; RSA: PKCS#1 v1.5; Ed25519: PureEdDSA over the hash (RFC
+ * 8463 3). */
+MUST_USE bool public_key_verifies(const struct public_key *key, struct bytes hash,
+                                  struct bytes signature);
+MUST_USE struct private_key *private_key_open_pem(struct bytes pem, char *why, size_t why_room);
+enum key_kind private_key_kind(const struct private_key *key);
+MUST_USE size_t private_key_sign(const struct private_key *key, struct bytes hash,
+                                 struct span into); /* 0 on failure */
+void private_key_close(struct private_key **key);
+
+/* Base 64 (RFC 4648); decoding skips white space, refuses anything else. */
+void base64_encode(struct buffer *into, struct bytes plain);
+MUST_USE bool base64_decode(struct arena *arena, struct bytes text, struct bytes *plain);
+
+#endif

@@ -1,0 +1,81 @@
+/*
+ * deliver: one attempt at one destination: Maildir, LMTP, SMTP.
+ *
+ * Flow:   an attempt (destination, messages' recipients) -> route -> connection -> dialogue -> a
+ * verdict a recipient. Owns:   connections kept open for reuse within one destination. Sleeps:
+ * deliver_attempt, on DNS, peers and disk, by RFC 5321 4.5.3.2's times. Fails:  by verdicts; a
+ * fault of ours is `local.failed` or `mailbox.failed` and never a bounce. Never:  settles anything,
+ * retries by itself, sends in clear where policy forbids.
+ */
+#ifndef DELIVER_DELIVER_H
+#define DELIVER_DELIVER_H
+
+#include "base/base.h"
+#include "config/config.h"
+#include "crypto/crypto.h"
+#include "directory/directory.h"
+#include "mail/mail.h"
+#include "observe/observe.h"
+#include "resolve/resolve.h"
+#include "runtime/runtime.h"
+#include "spool/spool.h"
+#include "verdict/verdict.h"
+#include "wire/wire.h"
+
+struct deliver;
+struct deliver_settings {
+    const struct config *config;
+    struct resolver *resolver;
+    struct directory *directory;
+    struct spool *spool;     /* to read bodies */
+    struct tls_context *tls; /* client side; NULL: never TLS */
+};
+MUST_USE struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
+                                      size_t why_room);
+void deliver_close(struct deliver *deliver);
+
+/* Where a recipient goes: the unit that concurrency, retries and queues are counted by. */
+struct destination {
+    char key[320]; /* "maildir:example.com", "lmtp:unix:/run/lmtp", "smtp:127.0.0.1:2626",
+                      "mx:example.org" */
+    enum deliver_kind kind;
+    const struct config_deliver *via; /* NULL: by MX of domain */
+    enum tls_use tls;
+    char domain[256];
+};
+/* Pure: from the configuration alone. */
+void deliver_route(const struct deliver *deliver, struct address recipient,
+                   struct destination *destination);
+
+/* What became of one recipient. Views live in the attempt's arena. */
+struct outcome {
+    struct verdict verdict; /* ACCEPT: delivered; DEFER; REFUSE: bounce */
+    enum stage stage;
+    unsigned code;      /* of the peer's reply, 0 when it gave none */
+    struct bytes reply; /* full text, lines joined by LF */
+    struct bytes enhanced;
+    struct bytes host; /* "mx1.example.org[192.0.2.1]:25" or the mailbox's path */
+    struct bytes tls;  /* "TLSv1.3 cipher" or empty */
+};
+
+struct attempt {
+    const struct destination *to;
+    const struct queued_message *message;
+    const uint32_t *recipients; /* indexes into the message's recipients */
+    uint32_t recipient_count;
+    struct outcome *outcomes; /* parallel; zeroed memory means undecided, that is DEFER */
+    struct arena *arena;
+};
+
+/* A connection (or nothing, for Maildir) that may serve several attempts to one destination in
+ * turn. */
+struct deliver_channel;
+MUST_USE struct deliver_channel *
+deliver_channel_open(struct deliver *deliver,
+                     const struct destination *destination); /* NULL: memory */
+void deliver_channel_close(struct deliver_channel *channel); /* QUIT when idle. Sleeps, briefly. */
+/* Fills every outcome. host_failed: nothing could be said to any host (connect, banner, EHLO), so
+ * the destination backs off, not the message. Sleeps. */
+void deliver_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed);
+
+#endif

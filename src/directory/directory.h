@@ -1,0 +1,54 @@
+/*
+ * directory: who exists: file, SQLite (later LDAP, PostgreSQL).
+ *
+ * Flow:   an address -> FOUND with where it leads, ABSENT by an authoritative answer, or FAILED.
+ * Owns:   opened sources; each file is read again when it changes.
+ * Sleeps: directory_find_*; blocking libraries run in the worker pool.
+ * Fails:  LOOKUP_FAILED with a reason; a missing file or table is MISCONFIGURED, a lock
+ * UNAVAILABLE. Never:  says ABSENT because something broke.
+ */
+#ifndef DIRECTORY_DIRECTORY_H
+#define DIRECTORY_DIRECTORY_H
+
+#include "base/base.h"
+#include "config/config.h"
+#include "mail/mail.h"
+#include "observe/observe.h"
+#include "runtime/runtime.h"
+
+struct directory; /* all domains of a configuration */
+
+MUST_USE struct directory *directory_open(const struct config *config, char *why, size_t why_room);
+void directory_close(struct directory *directory);
+
+enum directory_flags { DIRECTORY_DISABLED = 1, DIRECTORY_OVER_QUOTA = 2 };
+
+struct directory_user {
+    struct address address; /* canonical: without tag */
+    struct bytes tag;
+    struct bytes password; /* crypt hash or empty */
+    unsigned flags;
+};
+
+/* One place an address leads to. */
+struct directory_target {
+    struct address address;
+    bool local;                /* a user of a domain of ours, delivered by its `deliver` */
+    struct bytes file_or_pipe; /* "|command" or "/path" from aliases; empty otherwise */
+};
+struct directory_targets {
+    struct directory_target *targets;
+    unsigned count;
+};
+
+/* Is it a user of this domain (tags removed, aliases not followed)? Sleeps. */
+MUST_USE struct lookup directory_find_user(struct directory *directory, struct arena *arena,
+                                           struct address address, struct directory_user *user);
+/*
+ * Follows aliases (bounded: 32 deep, 1,000 targets; a loop is MISCONFIGURED) to final targets.
+ * ABSENT: no user, no alias, no catch-all. postmaster without domain is the first domain's. Sleeps.
+ */
+MUST_USE struct lookup directory_expand(struct directory *directory, struct arena *arena,
+                                        struct address address, struct directory_targets *targets);
+
+#endif

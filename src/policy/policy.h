@@ -1,0 +1,91 @@
+/*
+ * policy: turns facts into verdicts: connection, HELO, sender, recipient, message.
+ *
+ * Flow:   receive asks at each step of the dialogue -> policy asks DNS, directory, filters -> a
+ * verdict. Owns:   the breakers and the memory of filter verdicts by digest. Sleeps: policy_* that
+ * take a transaction; all bounded by their deadlines. Fails:  by a verdict with a cause of our
+ * side; never by accepting. Never:  answers 5yz while a look-up that could have changed the answer
+ * has failed.
+ */
+#ifndef POLICY_POLICY_H
+#define POLICY_POLICY_H
+
+#include "base/base.h"
+#include "config/config.h"
+#include "directory/directory.h"
+#include "mail/mail.h"
+#include "observe/observe.h"
+#include "resolve/resolve.h"
+#include "runtime/runtime.h"
+#include "verdict/verdict.h"
+#include "wire/wire.h"
+
+struct policy;
+
+struct policy_settings {
+    const struct config *config;
+    struct directory *directory;
+    struct resolver *resolver;
+};
+MUST_USE struct policy *policy_open(const struct policy_settings *settings, char *why,
+                                    size_t why_room);
+void policy_close(struct policy *policy);
+
+/* What is known of the client; lives as long as its connection. */
+struct client_facts {
+    uint64_t session;
+    struct endpoint remote, local;
+    enum listen_kind kind;
+    struct bytes helo;
+    struct bytes reverse_name; /* confirmed */
+    struct lookup reverse;     /* how its look-up went */
+    struct bytes user;         /* authenticated as */
+    struct bytes tls;          /* "TLSv1.3 cipher X" or empty */
+    bool esmtp, may_relay;
+    struct arena *arena; /* of the connection */
+};
+
+/* A mail transaction: what the session collects and policy annotates. Cleared at RSET. */
+struct transaction {
+    struct client_facts *client;
+    struct arena *arena;
+    struct envelope envelope; /* recipients: accepted ones, after aliases */
+    uint32_t recipient_room;
+    uint32_t accepted_commands; /* RCPT commands accepted (an alias may add several recipients) */
+    enum { DISPOSITION_DELIVER = 0, DISPOSITION_HOLD, DISPOSITION_DISCARD } disposition;
+    struct bytes hold_why;
+    struct buffer *headers; /* lines that policy adds in front of the message */
+    uint64_t message;       /* id of the draft, once it has one */
+};
+
+/* The message as filters read it. */
+struct policy_message {
+    struct message_source source;
+    struct bytes head;    /* header and the first of the body */
+    struct bytes digest;  /* SHA-256 of the whole message */
+    uint64_t deadline_us; /* over all work after the final dot */
+};
+
+MUST_USE struct verdict policy_connect(struct policy *policy, struct client_facts *client);
+MUST_USE struct verdict policy_sender(struct policy *policy, struct transaction *transaction,
+                                      struct address from);
+/* Adds the targets to transaction->envelope when it accepts. */
+MUST_USE struct verdict policy_recipient(struct policy *policy, struct transaction *transaction,
+                                         const struct recipient *recipient);
+MUST_USE struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
+                                     const struct policy_message *message);
+
+/* Probe states for `status` and the metrics. */
+struct breaker_row {
+    const char *dependency;
+    bool open;
+    unsigned failures;
+    int64_t last_failure_wall_us, last_probe_wall_us;
+    char words[160];
+};
+unsigned policy_breakers(struct policy *policy, struct breaker_row *rows, unsigned room);
+/* Sends the test pattern or a ping through one filter, for `filter test NAME`. Sleeps. */
+MUST_USE struct verdict policy_test_filter(struct policy *policy, struct arena *arena,
+                                           const char *name);
+
+#endif

@@ -1,0 +1,91 @@
+/*
+ * resolve: DNS questions and answers.
+ *
+ * Flow:   resolve_ask(question) -> libunbound (validating) in the loop -> FOUND, ABSENT or FAILED.
+ *         In the simulator resolve_sim.c answers from the seeded world instead (same header).
+ * Owns:   one libunbound context a loop.
+ * Sleeps: resolve_ask and all that is built on it, until the deadline.
+ * Fails:  LOOKUP_FAILED with a reason; NXDOMAIN and NODATA are ABSENT only when a server said so.
+ * Never:  turns a time-out into "absent".
+ */
+#ifndef RESOLVE_RESOLVE_H
+#define RESOLVE_RESOLVE_H
+
+#include "base/base.h"
+#include "observe/observe.h"
+#include "runtime/runtime.h"
+
+enum dns_type {
+    DNS_A = 1,
+    DNS_NS = 2,
+    DNS_CNAME = 5,
+    DNS_SOA = 6,
+    DNS_PTR = 12,
+    DNS_MX = 15,
+    DNS_TXT = 16,
+    DNS_AAAA = 28,
+    DNS_TLSA = 52
+};
+
+struct resolver;
+struct resolver_settings {
+    const struct endpoint *forward; /* none: the servers of /etc/resolv.conf */
+    unsigned forward_count;
+    uint64_t timeout_us;      /* one question in all */
+    const char *trust_anchor; /* file or NULL: DNSSEC off */
+};
+MUST_USE struct resolver *resolver_open(const struct resolver_settings *settings, char *why,
+                                        size_t why_room);
+void resolver_close(struct resolver *resolver);
+
+/* One record's data, decoded by type; others stay raw. */
+struct dns_record {
+    enum dns_type type;
+    uint16_t preference; /* MX */
+    struct bytes
+        name; /* MX, PTR, NS, CNAME: host name in text, lower case, no final dot; "" is the root */
+    struct bytes text;    /* TXT: strings glued with no space */
+    struct ip_address ip; /* A, AAAA */
+    struct bytes raw;     /* rdata */
+};
+
+struct dns_answer {
+    struct dns_record *records; /* of the type asked, CNAMEs followed; none unless FOUND */
+    unsigned count;
+    uint32_t ttl_s;
+    bool secure;   /* validated by DNSSEC */
+    bool nxdomain; /* ABSENT because the name does not exist (else: no such type) */
+};
+
+/*
+ * Names are text without escapes, at most 253 octets; a bad name is ABSENT. Everything in the
+ * answer lives in the arena. Sleeps.
+ */
+MUST_USE struct lookup resolve_ask(struct resolver *resolver, struct arena *arena,
+                                   struct bytes name, enum dns_type type,
+                                   struct dns_answer *answer);
+
+/* One host of a destination, by preference. */
+struct mail_host {
+    struct bytes name;
+    uint16_t preference;
+    struct ip_address *addresses; /* IPv6 and IPv4 interleaved */
+    unsigned address_count;
+    struct lookup lookup; /* of its addresses */
+    bool secure;
+};
+struct mail_hosts {
+    struct mail_host *hosts; /* sorted by preference, shuffled within one */
+    unsigned count;
+    bool null_mx, implicit; /* RFC 7505; RFC 5321 5.1 fallback to A/AAAA */
+    bool nxdomain;
+};
+/* MX by RFC 5321 5.1. FOUND when at least one host has an address, or null_mx. Sleeps. */
+MUST_USE struct lookup resolve_mail_hosts(struct resolver *resolver, struct arena *arena,
+                                          struct bytes domain, struct mail_hosts *hosts);
+
+/* Reverse name with forward confirmation: FOUND only when confirmed. Sleeps. */
+MUST_USE struct lookup resolve_reverse(struct resolver *resolver, struct arena *arena,
+                                       const struct ip_address *ip, struct bytes *name);
+
+#endif

@@ -1,0 +1,61 @@
+/*
+ * schedule: when, how many at once, and when to give up.
+ *
+ * Flow:   spool_take -> group by destination -> a fiber per destination slot -> deliver_attempt ->
+ *         spool_settle -> done, next try, or a notification to the sender.
+ * Owns:   the destinations' state and the leases; all on one loop.
+ * Sleeps: its fibers.
+ * Fails:  never gives up for a fault of ours.
+ * Never:  bounces but here: schedule_expire is the only function that turns a defer into a bounce.
+ */
+#ifndef SCHEDULE_SCHEDULE_H
+#define SCHEDULE_SCHEDULE_H
+
+#include "base/base.h"
+#include "config/config.h"
+#include "deliver/deliver.h"
+#include "history/history.h"
+#include "runtime/runtime.h"
+#include "spool/spool.h"
+
+struct schedule;
+struct schedule_settings {
+    const struct config *config;
+    struct spool *spool;
+    struct deliver *deliver;
+};
+MUST_USE struct schedule *schedule_open(const struct schedule_settings *settings, char *why,
+                                        size_t why_room);
+/* Lets attempts that are past the dot end, cancels the others (they stay queued). Sleeps. */
+void schedule_stop(struct schedule *schedule, uint64_t deadline_us);
+void schedule_close(struct schedule *schedule);
+
+/* Pure, for tests: the next try after `attempts` tries of a message accepted at accepted_wall_us.
+ * chance: 0..1000. */
+int64_t schedule_next_wall_us(const struct config_retry *retry, uint32_t attempts,
+                              int64_t accepted_wall_us, int64_t now_wall_us, unsigned chance);
+
+/* Operator's actions on what the filter names; they return how many messages they touched. Sleep.
+ */
+enum schedule_action { ACTION_RETRY, ACTION_HOLD, ACTION_RELEASE, ACTION_DROP, ACTION_BOUNCE };
+struct schedule_request {
+    enum schedule_action action;
+    uint64_t id;                            /* 0: by the others */
+    const char *destination_domain, *cause; /* or NULL */
+    bool all;
+    const char *who; /* for the journal */
+};
+MUST_USE struct lookup schedule_act(struct schedule *schedule,
+                                    const struct schedule_request *request, uint64_t *touched);
+
+struct destination_row {
+    char key[320];
+    unsigned waiting, active, limit, failures;
+    bool suspended, backing_off;
+    int64_t next_wall_us;
+    enum cause last_cause;
+};
+unsigned schedule_destinations(struct schedule *schedule, struct destination_row *rows,
+                               unsigned room);
+
+#endif
