@@ -4,14 +4,15 @@ enum { CLASS_DIGIT_DEFER = 4, CLASS_DIGIT_REFUSE = 5, CLASS_DIGIT_ACCEPT = 2 };
 
 /* Octal-looking codes such as 00 and 01 are below 8, so their value is what they show. */
 static const struct cause_row ROWS[CAUSE_COUNT] = {
-#define CAUSE(symbol, cause_text, class, cause_side, last_digits, subject_detail, reply, what, next)   \
-    [CAUSE_##symbol] = {.name = (cause_text),                                                          \
-                        .kind = VERDICT_##class,                                                       \
-                        .side = SIDE_##cause_side,                                                     \
-                        .code = CLASS_DIGIT_##class * 100 + (last_digits),                             \
-                        .enhanced = (subject_detail),                                                  \
-                        .text = (reply),                                                               \
-                        .meaning = (what),                                                             \
+#define CAUSE(symbol, cause_text, class, cause_side, last_digits, subject_detail, reply, what,     \
+              next)                                                                                \
+    [CAUSE_##symbol] = {.name = (cause_text),                                                      \
+                        .kind = VERDICT_##class,                                                   \
+                        .side = SIDE_##cause_side,                                                 \
+                        .code = CLASS_DIGIT_##class * 100 + (last_digits),                         \
+                        .enhanced = (subject_detail),                                              \
+                        .text = (reply),                                                           \
+                        .meaning = (what),                                                         \
                         .advice = (next)},
 #include "verdict/causes.def"
 #undef CAUSE
