@@ -1,0 +1,123 @@
+/*
+ * The answers to `status` and `health`, from memory. Runs on the console's loop; nothing here
+ * sleeps.
+ */
+#include "console/console_private.h"
+
+#include <string.h>
+
+enum { MOST_DESTINATIONS = 100, MOST_BREAKERS = 64 };
+
+static json_t *time_or_null(int64_t wall_us)
+{
+    char text[TIME_TEXT_MAX];
+
+    return wall_us == 0 ? json_null() : json_string(time_print_rfc3339(wall_us, text, sizeof text));
+}
+
+static json_t *queue_json(const struct spool_counts *counts)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "messages", (json_int_t)counts->messages,
+                     "ready", (json_int_t)counts->ready, "deferred", (json_int_t)counts->deferred,
+                     "held", (json_int_t)counts->held, "in_delivery", (json_int_t)counts->leased,
+                     "oldest", time_or_null(counts->oldest_wall_us));
+}
+
+static json_t *breakers_json(struct console *console)
+{
+    struct breaker_row rows[MOST_BREAKERS];
+    const unsigned count = policy_breakers(console->settings.policy, rows, MOST_BREAKERS);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < count; i++)
+        json_array_append_new(
+            list, json_pack("{s:s, s:b, s:i, s:o, s:o, s:s}", "dependency", rows[i].dependency,
+                            "open", rows[i].open, "failures", (int)rows[i].failures, "last_failure",
+                            time_or_null(rows[i].last_failure_wall_us), "last_probe",
+                            time_or_null(rows[i].last_probe_wall_us), "text", rows[i].words));
+    return list;
+}
+
+static json_t *destinations_json(struct console *console)
+{
+    struct destination_row *rows = calloc(MOST_DESTINATIONS, sizeof *rows);
+    json_t *list = json_array();
+
+    if (!rows)
+        return list;
+    const unsigned count =
+        schedule_destinations(console->settings.schedule, rows, MOST_DESTINATIONS);
+    for (unsigned i = 0; i < count; i++)
+        json_array_append_new(
+            list,
+            json_pack("{s:s, s:i, s:i, s:i, s:b, s:o, s:s}", "destination", rows[i].key, "waiting",
+                      (int)rows[i].waiting, "active", (int)rows[i].active, "limit",
+                      (int)rows[i].limit, "backing_off", rows[i].backing_off, "next",
+                      time_or_null(rows[i].next_wall_us), "cause",
+                      rows[i].last_cause == CAUSE_UNDECIDED ? "" : cause_name(rows[i].last_cause)));
+    free(rows);
+    return list;
+}
+
+json_t *console_status(struct console *console)
+{
+    const struct console_settings *settings = &console->settings;
+    struct spool_counts counts = {0};
+
+    spool_counts(settings->spool, &counts);
+    return json_pack(
+        "{s:s, s:o, s:I, s:i, s:o, s:{s:s, s:b, s:s, s:I}, s:o, s:o}", "hostname",
+        settings->config->hostname, "started", time_or_null(settings->started_wall_us), "uptime_s",
+        (json_int_t)((clock_wall_us() - settings->started_wall_us) / 1000000), "sessions",
+        (int)settings->session_count(settings->session_argument), "queue", queue_json(&counts),
+        "spool", "directory", console->directory, "read_only", counts.read_only, "fault",
+        counts.fault, "bytes", (json_int_t)counts.bytes_live, "breakers", breakers_json(console),
+        "destinations", destinations_json(console));
+}
+
+/* Healthy means: a new message would be taken now. Each reason against it is a cause with its
+ * words. */
+json_t *console_health(struct console *console)
+{
+    struct breaker_row rows[MOST_BREAKERS];
+    const unsigned count = policy_breakers(console->settings.policy, rows, MOST_BREAKERS);
+    const struct verdict admits = spool_admits(console->settings.spool, 0);
+    json_t *reasons = json_array();
+
+    if (!verdict_accepts(&admits))
+        json_array_append_new(reasons, json_pack("{s:s, s:s}", "cause", cause_name(admits.cause),
+                                                 "text", cause_row(admits.cause)->meaning));
+    for (unsigned i = 0; i < count; i++)
+        if (rows[i].open)
+            json_array_append_new(reasons, json_pack("{s:s, s:s, s:s}", "cause", "breaker.open",
+                                                     "dependency", rows[i].dependency, "text",
+                                                     rows[i].words));
+    return json_pack("{s:b, s:o}", "healthy", json_array_size(reasons) == 0, "reasons", reasons);
+}
+
+json_t *console_act(struct console *console, enum schedule_action action, const json_t *request)
+{
+    const char *id = json_string_value(json_object_get(request, "id"));
+    struct schedule_request order = {
+        .action = action,
+        .destination_domain = json_string_value(json_object_get(request, "dest")),
+        .cause = json_string_value(json_object_get(request, "cause")),
+        .all = json_is_true(json_object_get(request, "all")),
+        .who = "control socket",
+    };
+    uint64_t touched = 0;
+    enum cause known;
+
+    if (id && !id_parse(bytes_of_text(id), &order.id))
+        return json_pack("{s:s}", "error", "not a message id");
+    if (order.cause && !cause_parse(bytes_of_text(order.cause), &known))
+        return json_pack("{s:s}", "error", "no such cause");
+    if (!id && !order.destination_domain && !order.cause && !order.all)
+        return json_pack("{s:s}", "error", "name a message, a destination, a cause, or all");
+    const struct lookup done = schedule_act(console->settings.schedule, &order, &touched);
+    if (done.status == LOOKUP_FAILED)
+        return json_pack("{s:s, s:I}", "error", "the spool could not record it", "touched",
+                         (json_int_t)touched);
+    return json_pack("{s:b, s:I}", "found", done.status == LOOKUP_FOUND, "touched",
+                     (json_int_t)touched);
+}

@@ -1,0 +1,207 @@
+/*
+ * HTTP: /metrics, /health and one plain page. libmicrohttpd runs a thread of its own; what it shows
+ * of the server's state it asks over the control socket, so that no lock is shared with the mail
+ * path and /health proves that the loop still turns.
+ */
+#include "console/console_private.h"
+
+#include <microhttpd.h>
+#include <netinet/in.h>
+#include <string.h>
+
+enum { WEB_CONNECTIONS = 64, WEB_TIMEOUT_S = 30 };
+
+static enum MHD_Result web_send(struct MHD_Connection *connection, unsigned status,
+                                const char *type, struct bytes body)
+{
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        body.count, (void *)(uintptr_t)body.at, MHD_RESPMEM_MUST_COPY);
+
+    if (!response)
+        return MHD_NO;
+    MHD_add_response_header(response, "Content-Type", type);
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    MHD_add_response_header(response, "Content-Security-Policy",
+                            "default-src 'none'; style-src 'unsafe-inline'");
+    const enum MHD_Result queued = MHD_queue_response(connection, status, response);
+    MHD_destroy_response(response);
+    return queued;
+}
+
+/* The answer of the server's own loop to a request, or NULL when it gives none. */
+static json_t *web_ask(const struct console *console, const char *request)
+{
+    CLEANUP(buffer_free) struct buffer answer = {0};
+    char why[256];
+    json_error_t fault;
+
+    if (!console_ask(console->directory, bytes_of_text(request), &answer, why, sizeof why))
+        return NULL;
+    return json_loadb((const char *)answer.at, answer.count, 0, &fault);
+}
+
+static enum MHD_Result web_metrics(const struct console *console, struct MHD_Connection *connection)
+{
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(CONSOLE_ANSWER_MAX);
+
+    (void)console;
+    metrics_print(&text);
+    return web_send(connection, text.failed ? MHD_HTTP_INTERNAL_SERVER_ERROR : MHD_HTTP_OK,
+                    "text/plain; version=0.0.4; charset=utf-8", buffer_view(&text));
+}
+
+static enum MHD_Result web_health(const struct console *console, struct MHD_Connection *connection)
+{
+    json_t *health = web_ask(console, "{\"do\":\"health\"}");
+    const bool healthy = json_is_true(json_object_get(health, "healthy"));
+    char *text = health ? json_dumps(health, JSON_INDENT(2)) : NULL;
+    const enum MHD_Result sent = web_send(
+        connection, healthy ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, "application/json",
+        bytes_of_text(text ? text
+                           : "{\"healthy\":false,\"reasons\":[{\"cause\":\"server.busy\"}]}"));
+
+    free(text);
+    json_decref(health);
+    return sent;
+}
+
+static void html_escape(struct buffer *into, const char *text)
+{
+    for (; text && *text; text++) {
+        const char *entity = *text == '<'   ? "&lt;"
+                             : *text == '>' ? "&gt;"
+                             : *text == '&' ? "&amp;"
+                                            : NULL;
+        if (entity)
+            buffer_add_text(into, entity);
+        else
+            buffer_add_byte(into, (uint8_t)*text);
+    }
+}
+
+static void page_cell(struct buffer *into, const json_t *row, const char *member)
+{
+    const json_t *value = json_object_get(row, member);
+
+    buffer_add_text(into, "<td>");
+    if (json_is_string(value))
+        html_escape(into, json_string_value(value));
+    else if (json_is_integer(value))
+        buffer_print(into, "%lld", (long long)json_integer_value(value));
+    else if (json_is_boolean(value))
+        buffer_add_text(into, json_is_true(value) ? "yes" : "no");
+    buffer_add_text(into, "</td>");
+}
+
+static void page_table(struct buffer *into, const json_t *rows, const char *const *members)
+{
+    buffer_add_text(into, "<table><tr>");
+    for (const char *const *member = members; *member; member++)
+        buffer_print(into, "<th>%s</th>", *member);
+    buffer_add_text(into, "</tr>");
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        buffer_add_text(into, "<tr>");
+        for (const char *const *member = members; *member; member++)
+            page_cell(into, json_array_get(rows, i), *member);
+        buffer_add_text(into, "</tr>");
+    }
+    buffer_add_text(into, "</table>");
+}
+
+static void page_print(struct buffer *into, const json_t *status)
+{
+    static const char *const queue[] = {"messages",    "ready",  "deferred", "held",
+                                        "in_delivery", "oldest", NULL};
+    static const char *const breakers[] = {"dependency",   "open", "failures",
+                                           "last_failure", "text", NULL};
+    static const char *const destinations[] = {"destination", "waiting", "active", "limit",
+                                               "backing_off", "next",    "cause",  NULL};
+    json_t *one = json_pack("[O]", json_object_get(status, "queue"));
+
+    buffer_add_text(
+        into, "<!doctype html><meta charset=utf-8><title>Holdfast</title><style>body{font:14px "
+              "sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}td,th{border:1px "
+              "solid #ccc;padding:.3em .6em;text-align:left}</style><h1>");
+    html_escape(into, json_string_value(json_object_get(status, "hostname")));
+    buffer_add_text(into, "</h1><h2>Queue</h2>");
+    page_table(into, one, queue);
+    buffer_add_text(into, "<h2>Dependencies</h2>");
+    page_table(into, json_object_get(status, "breakers"), breakers);
+    buffer_add_text(into, "<h2>Destinations</h2>");
+    page_table(into, json_object_get(status, "destinations"), destinations);
+    buffer_add_text(into, "<p><a href=/metrics>metrics</a> <a href=/health>health</a></p>");
+    json_decref(one);
+}
+
+static enum MHD_Result web_page(const struct console *console, struct MHD_Connection *connection)
+{
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(CONSOLE_ANSWER_MAX);
+    json_t *status = web_ask(console, "{\"do\":\"status\"}");
+
+    if (status)
+        page_print(&text, status);
+    else
+        buffer_add_text(&text, "The server does not answer.");
+    json_decref(status);
+    return web_send(connection, status ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE,
+                    "text/html; charset=utf-8", buffer_view(&text));
+}
+
+static const struct {
+    const char *path;
+    enum MHD_Result (*serve)(const struct console *console, struct MHD_Connection *connection);
+} PAGES[] = {{"/", web_page}, {"/metrics", web_metrics}, {"/health", web_health}};
+
+static enum MHD_Result web_request(void *argument, struct MHD_Connection *connection,
+                                   const char *url, const char *method, const char *version,
+                                   const char *data, size_t *data_bytes, void **state)
+{
+    (void)version;
+    (void)data;
+    (void)data_bytes;
+    (void)state;
+    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
+        return web_send(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "text/plain",
+                        BYTES_LITERAL("GET only\n"));
+    for (size_t i = 0; i < COUNT_OF(PAGES); i++)
+        if (strcmp(url, PAGES[i].path) == 0)
+            return PAGES[i].serve(argument, connection);
+    return web_send(connection, MHD_HTTP_NOT_FOUND, "text/plain", BYTES_LITERAL("no such page\n"));
+}
+
+bool console_web_open(struct console *console, char *why, size_t why_room)
+{
+    const struct endpoint *at = &console->settings.config->web;
+    struct sockaddr_in ipv4 = {.sin_family = AF_INET, .sin_port = htons(at->port)};
+    struct sockaddr_in6 ipv6 = {.sin6_family = AF_INET6, .sin6_port = htons(at->port)};
+    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL;
+    char text[ENDPOINT_TEXT_MAX];
+
+    if (at->family == ENDPOINT_NONE)
+        return true;
+    memcpy(&ipv4.sin_addr, at->ip.octets, sizeof ipv4.sin_addr);
+    memcpy(&ipv6.sin6_addr, at->ip.octets, sizeof ipv6.sin6_addr);
+    if (at->family == ENDPOINT_IPV6)
+        flags |= MHD_USE_IPv6;
+    console->web = MHD_start_daemon(
+        flags, at->port, NULL, NULL, web_request, console, MHD_OPTION_SOCK_ADDR,
+        at->family == ENDPOINT_IPV6 ? (struct sockaddr *)&ipv6 : (struct sockaddr *)&ipv4,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)WEB_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)WEB_TIMEOUT_S, MHD_OPTION_END);
+    if (!console->web)
+        snprintf(why, why_room, "web: cannot listen on %s", endpoint_print(at, text, sizeof text));
+    return console->web != NULL;
+}
+
+static void web_stop(void *argument)
+{
+    MHD_stop_daemon(argument);
+}
+
+/* On a thread of the pool: the daemon's thread may be waiting for an answer of this very loop. */
+void console_web_close(struct console *console)
+{
+    if (console->web && work_run(web_stop, console->web) != IO_OK)
+        observe_note(LOG_WARNING, "console", "the web daemon did not stop in order");
+    console->web = NULL;
+}

@@ -1,0 +1,57 @@
+/*
+ * diagnose: why is this mail not moving, whose fault is it, and what to do.
+ *
+ * Flow:   an id, or a question -> recorded facts from spool and history -> one story as JSON ->
+ * text. Owns:   nothing. Sleeps: never in fibers: it reads databases and blocks, so it is called by
+ * commands or in the worker pool. Fails:  by false and words that say what could not be read.
+ * Never:  states what no record backs.
+ */
+#ifndef DIAGNOSE_DIAGNOSE_H
+#define DIAGNOSE_DIAGNOSE_H
+
+#include <jansson.h>
+
+#include "base/base.h"
+#include "history/history.h"
+#include "observe/observe.h"
+#include "spool/spool.h"
+#include "verdict/verdict.h"
+
+/* Where the stories come from. */
+struct diagnose_place {
+    const char *spool_directory;
+    int64_t now_wall_us;
+};
+
+/*
+ * The story of a message, or of a session, by id. ABSENT: nothing is recorded under this id. *story
+ * is the caller's (json_decref). FAILED fills `why`.
+ */
+MUST_USE struct lookup diagnose_story(const struct diagnose_place *place, uint64_t id,
+                                      json_t **story, char *why, size_t why_room);
+void diagnose_print_story(struct buffer *into, const json_t *story);
+
+/* What we deferred since then: by cause, who came back, who is still out (the ledger). */
+MUST_USE bool diagnose_ledger(const struct diagnose_place *place, int64_t since_wall_us,
+                              json_t **summary, char *why, size_t why_room);
+void diagnose_print_ledger(struct buffer *into, const json_t *summary);
+
+/* The queue, grouped: by destination, cause or age; or one row a recipient (DIAGNOSE_BY_NONE). */
+enum diagnose_grouping {
+    DIAGNOSE_BY_NONE = 0,
+    DIAGNOSE_BY_DESTINATION,
+    DIAGNOSE_BY_CAUSE,
+    DIAGNOSE_BY_AGE
+};
+MUST_USE bool diagnose_queue(const struct diagnose_place *place,
+                             const struct spool_view_filter *filter,
+                             enum diagnose_grouping grouping, json_t **rows, char *why);
+#define DIAGNOSE_WHY_ROOM 256
+void diagnose_print_queue(struct buffer *into, const json_t *rows, enum diagnose_grouping grouping);
+
+/* One row of the catalogue of causes:
+ * {"cause","side","kind","code","enhanced","text","meaning","advice"}. */
+json_t *diagnose_cause(enum cause cause);
+void diagnose_print_cause(struct buffer *into, const json_t *cause);
+
+#endif
