@@ -1,0 +1,451 @@
+/*
+ * unbound: the seam to libunbound: resolver_open, resolver_close and resolve_ask, and nothing else.
+ * The simulator links its own three functions instead of this file.
+ *
+ * One context a loop, made at the loop's first question; its worker thread validates, a pump fiber
+ * on the loop waits for its descriptor and hands out the answers. libunbound retries for minutes,
+ * so the deadline is ours: a question that is late is cancelled and reported as a time-out.
+ */
+#include <pthread.h>
+#include <string.h>
+#include <unbound.h>
+
+#include "resolve/codec.h"
+
+enum {
+    DNS_LOOPS_MAX = 256,
+    DNS_QUESTIONS_MAX = 4000, /* in flight a loop; above it we are the ones who are overloaded */
+    DNS_CLASS_IN = 1,
+    RCODE_NOERROR = 0,
+    RCODE_NXDOMAIN = 3,
+};
+
+/* What one loop has. The context and the count are touched by that loop's thread only. */
+struct dns_loop {
+    struct resolver *resolver;
+    struct loop *loop;
+    struct ub_ctx *context;
+    struct fiber *pump; /* guarded by the resolver's lock */
+    unsigned waiting;
+};
+
+struct resolver {
+    pthread_mutex_t lock; /* around memory operations and the making of a context only */
+    struct endpoint *forward;
+    unsigned forward_count;
+    uint64_t timeout_us;
+    char *trust_anchor;
+    struct dns_loop *loops[DNS_LOOPS_MAX];
+    unsigned loop_count;
+    unsigned asking; /* questions in flight on all loops */
+    unsigned pumps;
+    bool closing;
+    struct waitlist changed; /* asking or pumps went down */
+};
+
+struct question {
+    struct fiber *fiber;
+    struct ub_result *result;
+    int error;
+    bool done;
+};
+
+/* ------------------------------------------------------------------ a context */
+
+struct context_option {
+    const char *name, *value;
+};
+
+/*
+ * Loopback servers are asked like others. A server that was down must be tried again soon after it
+ * came back: by default libunbound remembers it as dead for a quarter of an hour.
+ */
+static const struct context_option CONTEXT_OPTIONS[] = {
+    {"do-not-query-localhost:", "no"},   {"unblock-lan-zones:", "yes"},
+    {"infra-host-ttl:", "10"},           {"infra-keep-probing:", "yes"},
+    {"outgoing-range:", "256"},          {"outgoing-num-tcp:", "16"},
+    {"num-queries-per-thread:", "4096"}, {"msg-cache-size:", "4m"},
+    {"rrset-cache-size:", "8m"},         {"use-syslog:", "no"},
+};
+
+/* libunbound answers these by itself; whoever names servers to ask wants to hear those. */
+static const char *const BUILT_IN_ZONES[] = {
+    "127.in-addr.arpa.",
+    "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa.",
+};
+
+static int context_set_options(struct ub_ctx *context)
+{
+    int error = 0;
+
+    for (size_t i = 0; error == 0 && i < COUNT_OF(CONTEXT_OPTIONS); i++)
+        error = ub_ctx_set_option(context, CONTEXT_OPTIONS[i].name, CONTEXT_OPTIONS[i].value);
+    return error;
+}
+
+static int context_set_servers(struct ub_ctx *context, const struct resolver *resolver)
+{
+    int error = 0;
+
+    if (resolver->forward_count == 0)
+        return ub_ctx_resolvconf(context, NULL);
+    for (unsigned i = 0; error == 0 && i < resolver->forward_count; i++) {
+        char ip[ENDPOINT_TEXT_MAX], server[ENDPOINT_TEXT_MAX + 8];
+
+        ip_print(&resolver->forward[i].ip, ip, sizeof ip);
+        snprintf(server, sizeof server, "%s@%u", ip, resolver->forward[i].port);
+        error = ub_ctx_set_fwd(context, server);
+    }
+    return error;
+}
+
+static int context_set_trust(struct ub_ctx *context, const struct resolver *resolver)
+{
+    if (!resolver->trust_anchor)
+        return ub_ctx_set_option(context, "module-config:", "iterator");
+    return ub_ctx_add_ta_file(context, resolver->trust_anchor);
+}
+
+static int context_configure(struct ub_ctx *context, const struct resolver *resolver)
+{
+    int error = ub_ctx_debugout(context, NULL);
+
+    error = error ? error : context_set_options(context);
+    error = error ? error : context_set_servers(context, resolver);
+    error = error ? error : context_set_trust(context, resolver);
+    error = error ? error : ub_ctx_async(context, 1);
+    for (size_t i = 0; !error && resolver->forward_count > 0 && i < COUNT_OF(BUILT_IN_ZONES); i++)
+        error = ub_ctx_zone_remove(context, BUILT_IN_ZONES[i]);
+    return error;
+}
+
+/* NULL with *error set. */
+static struct ub_ctx *context_open(const struct resolver *resolver, int *error)
+{
+    struct ub_ctx *context = ub_ctx_create();
+
+    *error = context ? context_configure(context, resolver) : UB_NOMEM;
+    if (*error != 0 && context) {
+        ub_ctx_delete(context);
+        return NULL;
+    }
+    return context;
+}
+
+/* ------------------------------------------------------------------ the pump */
+
+static void pump_wait(struct dns_loop *here)
+{
+    const struct io_result ready =
+        descriptor_wait(ub_fd(here->context), false, deadline_in(60 * US_PER_S));
+
+    if (ready.status == IO_OK)
+        (void)ub_process(here->context);
+    else if (ready.status == IO_FAILED)
+        (void)fiber_sleep_until(deadline_in(100 * US_PER_MS));
+}
+
+/* Hands out the answers until it is cancelled (close, or the end of its loop). */
+static void pump_main(void *argument)
+{
+    struct dns_loop *here = argument;
+    struct resolver *resolver = here->resolver;
+
+    while (!fiber_cancelled())
+        pump_wait(here);
+    pthread_mutex_lock(&resolver->lock);
+    here->pump = NULL;
+    resolver->pumps--;
+    waitlist_wake_all(&resolver->changed);
+    pthread_mutex_unlock(&resolver->lock);
+}
+
+/* ------------------------------------------------------------------ open and close */
+
+static bool resolver_copy_settings(struct resolver *resolver,
+                                   const struct resolver_settings *settings)
+{
+    const char *anchor = settings->trust_anchor;
+
+    resolver->timeout_us = settings->timeout_us ? settings->timeout_us : 5 * US_PER_S;
+    resolver->forward_count = settings->forward_count;
+    resolver->forward = calloc(settings->forward_count + 1u, sizeof *resolver->forward);
+    if (!resolver->forward)
+        return false;
+    for (unsigned i = 0; i < settings->forward_count; i++)
+        resolver->forward[i] = settings->forward[i];
+    if (anchor && anchor[0] != '\0')
+        resolver->trust_anchor = strdup(anchor);
+    return !anchor || anchor[0] == '\0' || resolver->trust_anchor;
+}
+
+static void resolver_free(struct resolver *resolver)
+{
+    for (unsigned i = 0; i < resolver->loop_count; i++) {
+        ub_ctx_delete(resolver->loops[i]->context);
+        free(resolver->loops[i]);
+    }
+    free(resolver->forward);
+    free(resolver->trust_anchor);
+    pthread_mutex_destroy(&resolver->lock);
+    free(resolver);
+}
+
+/* Called with the lock held. NULL when memory or threads are out. */
+static struct dns_loop *resolver_add_loop(struct resolver *resolver, int *error)
+{
+    struct dns_loop *here = NULL;
+
+    if (resolver->loop_count == DNS_LOOPS_MAX || !(here = calloc(1, sizeof *here))) {
+        *error = UB_NOMEM;
+        return NULL;
+    }
+    *here = (struct dns_loop){.resolver = resolver, .loop = loop_self()};
+    here->context = context_open(resolver, error);
+    if (!here->context) {
+        free(here);
+        return NULL;
+    }
+    resolver->loops[resolver->loop_count++] = here;
+    return here;
+}
+
+/* The first loop's context is made at once, so that a bad setting is told at the start. */
+struct resolver *resolver_open(const struct resolver_settings *settings, char *why, size_t why_room)
+{
+    struct resolver *resolver = calloc(1, sizeof *resolver);
+    int error = UB_NOMEM;
+
+    if (!resolver) {
+        snprintf(why, why_room, "resolver: out of memory");
+        return NULL;
+    }
+    pthread_mutex_init(&resolver->lock, NULL);
+    if (resolver_copy_settings(resolver, settings) && resolver_add_loop(resolver, &error))
+        return resolver;
+    snprintf(why, why_room, "resolver: %s", ub_strerror(error));
+    resolver_free(resolver);
+    return NULL;
+}
+
+/* Sleeps until *count is zero. False when it took too long. */
+static bool resolver_drain(struct resolver *resolver, const unsigned *count, uint64_t deadline_us)
+{
+    struct waiter waiter;
+    bool drained = false;
+
+    if (!fiber_self())
+        return *count == 0;
+    waitlist_join(&resolver->changed, &waiter);
+    for (;;) {
+        pthread_mutex_lock(&resolver->lock);
+        drained = *count == 0;
+        pthread_mutex_unlock(&resolver->lock);
+        if (drained || fiber_park(deadline_us) == IO_TIMEOUT)
+            break;
+    }
+    waitlist_leave(&resolver->changed, &waiter);
+    return drained;
+}
+
+/* Sleeps until the questions in flight and the pumps have ended, which is bounded. */
+void resolver_close(struct resolver *resolver)
+{
+    if (!resolver)
+        return;
+    const bool masked = fiber_self() ? fiber_mask_cancel(true) : false;
+
+    pthread_mutex_lock(&resolver->lock);
+    resolver->closing = true;
+    pthread_mutex_unlock(&resolver->lock);
+    bool drained =
+        resolver_drain(resolver, &resolver->asking, deadline_in(resolver->timeout_us + US_PER_S));
+    pthread_mutex_lock(&resolver->lock);
+    for (unsigned i = 0; i < resolver->loop_count; i++)
+        if (resolver->loops[i]->pump)
+            fiber_cancel(resolver->loops[i]->pump);
+    pthread_mutex_unlock(&resolver->lock);
+    drained = resolver_drain(resolver, &resolver->pumps, deadline_in(2 * US_PER_S)) && drained;
+    if (drained)
+        resolver_free(resolver);
+    else
+        observe_note(LOG_WARNING, "resolve", "questions still open at the end, memory kept");
+    if (fiber_self())
+        fiber_mask_cancel(masked);
+}
+
+/* ------------------------------------------------------------------ a question */
+
+/* Called with the lock held. */
+static struct dns_loop *resolver_find_loop(struct resolver *resolver)
+{
+    int error = 0;
+
+    for (unsigned i = 0; i < resolver->loop_count; i++)
+        if (resolver->loops[i]->loop == loop_self())
+            return resolver->loops[i];
+    return resolver_add_loop(resolver, &error);
+}
+
+/* Called with the lock held: a context opened before its loop ran has its loop set here. */
+static bool loop_has_pump(struct dns_loop *here)
+{
+    if (!here->pump) {
+        here->pump = fiber_start("dns.pump", pump_main, here);
+        here->resolver->pumps += here->pump ? 1 : 0;
+    }
+    return here->pump != NULL;
+}
+
+/* This loop's context with its pump running, counted as asking; NULL when we cannot ask. */
+static struct dns_loop *resolver_enter(struct resolver *resolver)
+{
+    pthread_mutex_lock(&resolver->lock);
+    struct dns_loop *here = resolver->closing ? NULL : resolver_find_loop(resolver);
+
+    if (here && (here->waiting >= DNS_QUESTIONS_MAX || !loop_has_pump(here)))
+        here = NULL;
+    if (here) {
+        here->waiting++;
+        resolver->asking++;
+    }
+    pthread_mutex_unlock(&resolver->lock);
+    return here;
+}
+
+static void resolver_leave(struct dns_loop *here)
+{
+    struct resolver *resolver = here->resolver;
+
+    pthread_mutex_lock(&resolver->lock);
+    here->waiting--;
+    resolver->asking--;
+    if (resolver->closing)
+        waitlist_wake_all(&resolver->changed);
+    pthread_mutex_unlock(&resolver->lock);
+}
+
+/* Runs in the pump, on the asking fiber's loop. */
+static void on_answer(void *argument, int error, struct ub_result *result)
+{
+    struct question *question = argument;
+
+    question->error = error;
+    question->result = result;
+    question->done = true;
+    fiber_wake(question->fiber);
+}
+
+/* Sleeps until the answer, the deadline or cancellation; the latter two take the question back. */
+static enum io_status question_wait(struct question *question, uint64_t deadline_us)
+{
+    while (!question->done) {
+        const enum io_status status = fiber_park(deadline_us);
+
+        if (status != IO_OK && !question->done)
+            return status;
+    }
+    return IO_OK;
+}
+
+static struct lookup answer_fill(struct arena *arena, const struct ub_result *result,
+                                 enum dns_type type, struct dns_answer *answer)
+{
+    unsigned count = 0;
+
+    while (count < DNS_RECORDS_MAX && result->data[count])
+        count++;
+    answer->records = ARENA_NEW_ARRAY(arena, count + 1u, struct dns_record);
+    if (!answer->records)
+        return lookup_failed(LOOKUP_REASON_PARTIAL, BYTES_LITERAL("the answer is too large"));
+    for (unsigned i = 0; i < count; i++) {
+        const struct bytes data = bytes_of(result->data[i], (size_t)MAX_OF(result->len[i], 0));
+
+        if (dns_record_decode(arena, type, data, &answer->records[answer->count]))
+            answer->count++;
+    }
+    if (answer->count == 0)
+        return lookup_failed(LOOKUP_REASON_PARTIAL, BYTES_LITERAL("the answer makes no sense"));
+    return lookup_found();
+}
+
+static struct lookup answer_failed(struct arena *arena, const struct ub_result *result)
+{
+    static const char *const names[] = {"NOERROR",  "FORMERR", "SERVFAIL",
+                                        "NXDOMAIN", "NOTIMP",  "REFUSED"};
+    const unsigned rcode = (unsigned)result->rcode;
+
+    return lookup_failed(LOOKUP_REASON_UNAVAILABLE, rcode < COUNT_OF(names)
+                                                        ? bytes_of_text(names[rcode])
+                                                        : arena_print(arena, "RCODE %u", rcode));
+}
+
+static struct lookup answer_read(struct arena *arena, const struct ub_result *result,
+                                 enum dns_type type, struct dns_answer *answer)
+{
+    if (result->bogus)
+        return lookup_failed(LOOKUP_REASON_BOGUS,
+                             arena_copy(arena, bytes_of_text(result->why_bogus)));
+    answer->secure = result->secure != 0;
+    answer->ttl_s = (uint32_t)MAX_OF(result->ttl, 0);
+    if (result->rcode == RCODE_NOERROR && result->havedata)
+        return answer_fill(arena, result, type, answer);
+    answer->nxdomain = result->rcode == RCODE_NXDOMAIN;
+    if (result->rcode == RCODE_NOERROR || answer->nxdomain)
+        return lookup_absent();
+    return answer_failed(arena, result);
+}
+
+static struct lookup question_failed(enum io_status status)
+{
+    if (status == IO_TIMEOUT)
+        return lookup_failed(LOOKUP_REASON_TIMEOUT, BYTES_LITERAL("no answer in time"));
+    return lookup_failed(LOOKUP_REASON_CANCELLED, BYTES_EMPTY);
+}
+
+static struct lookup ask_here(struct dns_loop *here, struct arena *arena, const char *name,
+                              struct dns_answer *answer, enum dns_type type)
+{
+    struct question question = {.fiber = fiber_self()};
+    int id = 0;
+    const int error =
+        ub_resolve_async(here->context, name, (int)type, DNS_CLASS_IN, &question, on_answer, &id);
+
+    if (error != 0)
+        return lookup_failed(LOOKUP_REASON_UNAVAILABLE, bytes_of_text(ub_strerror(error)));
+    const enum io_status status = question_wait(&question, deadline_in(here->resolver->timeout_us));
+
+    if (status != IO_OK) {
+        (void)ub_cancel(here->context, id);
+        return question_failed(status);
+    }
+    if (question.error != 0 || !question.result) {
+        ub_resolve_free(question.result);
+        return lookup_failed(LOOKUP_REASON_UNAVAILABLE, bytes_of_text(ub_strerror(question.error)));
+    }
+    const struct lookup lookup = answer_read(arena, question.result, type, answer);
+    ub_resolve_free(question.result);
+    return lookup;
+}
+
+struct lookup resolve_ask(struct resolver *resolver, struct arena *arena, struct bytes name,
+                          enum dns_type type, struct dns_answer *answer)
+{
+    const uint64_t start_us = clock_now_us();
+    char text[DNS_NAME_MAX + 2];
+
+    *answer = (struct dns_answer){0};
+    if (!dns_name_text(name, text, sizeof text)) {
+        answer->nxdomain = true;
+        return lookup_absent();
+    }
+    struct dns_loop *here = resolver_enter(resolver);
+
+    if (!here)
+        return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("too many questions"));
+    const struct lookup lookup = ask_here(here, arena, text, answer, type);
+
+    resolver_leave(here);
+    metric_observe(HISTOGRAM_DNS, clock_now_us() - start_us);
+    return lookup;
+}
