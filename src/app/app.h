@@ -1,0 +1,41 @@
+/*
+ * app: main(), wiring, the command line. What its files share.
+ */
+#ifndef APP_APP_H
+#define APP_APP_H
+
+#include "base/base.h"
+#include "config/config.h"
+
+/* Exit codes of every command. */
+enum { EXIT_FINE = 0, EXIT_FINDINGS = 1, EXIT_USAGE = 2, EXIT_UNREACHABLE = 75 };
+
+/* What was typed behind the command's name. */
+#define COMMAND_WORDS_MAX 8
+struct command_line {
+    const char *config_file; /* -c; NULL: found by config_open */
+    const char *dest, *cause, *by, *since;
+    bool json, all, in;
+    const char *words[COMMAND_WORDS_MAX]; /* what is no option */
+    unsigned word_count;
+};
+
+/* Loads the named file, or $HOLDFAST_CONFIG, or /etc/holdfast/holdfast.conf, or the embedded
+ * default, whose state lies beside the binary. Prints what is wrong on standard error and returns
+ * NULL. */
+MUST_USE struct config *app_config_open(const char *file);
+/* Makes what the embedded default needs: folders, a users file. */
+MUST_USE bool app_prepare_default(const struct config *config);
+bool app_config_is_default(const struct config *config);
+
+/* One function a command; they return an exit code. */
+#define COMMAND(word, function, usage, help) int function(const struct command_line *line);
+#include "app/commands.def"
+#undef COMMAND
+
+/* Prints a JSON document and frees it, or text; false when standard output failed. */
+struct json_t;
+int app_print_buffer(struct buffer *text);
+int app_print_json(struct json_t *document);
+
+#endif

@@ -1,0 +1,345 @@
+/*
+ * The commands that read, ask or act; `serve` has its own file.
+ */
+#include "app/app.h"
+
+#include <jansson.h>
+#include <string.h>
+#include <time.h>
+
+#include "console/console.h"
+#include "diagnose/diagnose.h"
+#include "spool/spool.h"
+#include "verdict/verdict.h"
+
+#define ANSWER_LIMIT (256 * MIB)
+
+static void close_config(struct config *const *config)
+{
+    if (*config)
+        config_free(*config);
+}
+
+static int64_t now_wall_us(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static int usage(const struct command_line *line, const char *expected)
+{
+    fprintf(stderr, "usage: holdfast %s %s\n", line->words[0], expected);
+    return EXIT_USAGE;
+}
+
+int command_config(const struct command_line *line)
+{
+    const char *word = line->word_count == 2 ? line->words[1] : "";
+    const bool show = strcmp(word, "show") == 0;
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+
+    if (!show && strcmp(word, "check") != 0)
+        return usage(line, "check|show [-c FILE]");
+    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    if (!config)
+        return EXIT_FINDINGS;
+    if (show)
+        config_print(&text, config);
+    else
+        buffer_print(&text, "%s: fine\n", config->file);
+    return app_print_buffer(&text);
+}
+
+/* Asks the running server; *answer is NULL and the exit code returned when it cannot be reached. */
+static int ask(const char *directory, json_t *request, json_t **answer)
+{
+    CLEANUP(buffer_free) struct buffer reply = {0};
+    char why[512];
+    json_error_t fault;
+    char *text = json_dumps(request, JSON_COMPACT);
+
+    json_decref(request);
+    *answer = NULL;
+    const bool reached =
+        text && console_ask(directory, bytes_of_text(text), &reply, why, sizeof why);
+    free(text);
+    if (!reached) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        return EXIT_UNREACHABLE;
+    }
+    *answer = json_loadb((const char *)reply.at, reply.count, 0, &fault);
+    const char *error = json_string_value(json_object_get(*answer, "error"));
+    if (*answer && !error)
+        return EXIT_FINE;
+    fprintf(stderr, "holdfast: %s\n", error ? error : "the server's answer is no JSON");
+    json_decref(*answer);
+    *answer = NULL;
+    return EXIT_FINDINGS;
+}
+
+static long long number(const json_t *object, const char *member)
+{
+    return (long long)json_integer_value(json_object_get(object, member));
+}
+
+static const char *word_of(const json_t *object, const char *member)
+{
+    const char *text = json_string_value(json_object_get(object, member));
+
+    return text ? text : "";
+}
+
+static void print_breakers(struct buffer *text, const json_t *rows)
+{
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        buffer_print(text, "  %-24s %s", word_of(row, "dependency"),
+                     json_is_true(json_object_get(row, "open")) ? "DOWN" : "up");
+        if (number(row, "failures") > 0)
+            buffer_print(text, ", %lld failure(s) in a row, last %s, last probe %s: %s",
+                         number(row, "failures"), word_of(row, "last_failure"),
+                         word_of(row, "last_probe"), word_of(row, "text"));
+        buffer_add_text(text, "\n");
+    }
+}
+
+static void print_destinations(struct buffer *text, const json_t *rows)
+{
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        buffer_print(
+            text, "  %-40s %lld waiting, %lld of %lld in delivery%s", word_of(row, "destination"),
+            number(row, "waiting"), number(row, "active"), number(row, "limit"),
+            json_is_true(json_object_get(row, "backing_off")) ? ", backing off until " : "");
+        if (json_is_true(json_object_get(row, "backing_off")))
+            buffer_print(text, "%s (%s)", word_of(row, "next"), word_of(row, "cause"));
+        buffer_add_text(text, "\n");
+    }
+}
+
+static void print_status(struct buffer *text, const json_t *status)
+{
+    const json_t *queue = json_object_get(status, "queue"),
+                 *spool = json_object_get(status, "spool");
+    char uptime[64];
+
+    buffer_print(
+        text, "%s: up %s, %lld session(s)\n", word_of(status, "hostname"),
+        duration_print((uint64_t)number(status, "uptime_s") * US_PER_S, uptime, sizeof uptime),
+        number(status, "sessions"));
+    buffer_print(text,
+                 "queue: %lld message(s): %lld ready, %lld deferred, %lld held, %lld in delivery; "
+                 "oldest %s\n",
+                 number(queue, "messages"), number(queue, "ready"), number(queue, "deferred"),
+                 number(queue, "held"), number(queue, "in_delivery"),
+                 *word_of(queue, "oldest") ? word_of(queue, "oldest") : "-");
+    buffer_print(text, "spool: %s%s%s%s\n", word_of(spool, "directory"),
+                 json_is_true(json_object_get(spool, "read_only")) ? " READ-ONLY" : "",
+                 *word_of(spool, "fault") ? ", last fault: " : "", word_of(spool, "fault"));
+    if (json_array_size(json_object_get(status, "breakers")) > 0)
+        buffer_add_text(text, "dependencies:\n");
+    print_breakers(text, json_object_get(status, "breakers"));
+    if (json_array_size(json_object_get(status, "destinations")) > 0)
+        buffer_add_text(text, "destinations:\n");
+    print_destinations(text, json_object_get(status, "destinations"));
+}
+
+int command_status(const struct command_line *line)
+{
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+    json_t *status = NULL;
+
+    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    if (!config)
+        return EXIT_FINDINGS;
+    const int code = ask(config->spool, json_pack("{s:s}", "do", "status"), &status);
+    if (!status)
+        return code;
+    if (line->json)
+        return app_print_json(status);
+    print_status(&text, status);
+    json_decref(status);
+    return app_print_buffer(&text);
+}
+
+int command_act(const struct command_line *line)
+{
+    const char *id = line->word_count == 2 ? line->words[1] : NULL;
+    json_t *answer = NULL;
+    json_t *request = json_pack("{s:s, s:b}", "do", line->words[0], "all", line->all);
+
+    if (id)
+        json_object_set_new(request, "id", json_string(id));
+    if (line->dest)
+        json_object_set_new(request, "dest", json_string(line->dest));
+    if (line->cause)
+        json_object_set_new(request, "cause", json_string(line->cause));
+    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    if (!config) {
+        json_decref(request);
+        return EXIT_FINDINGS;
+    }
+    const int code = ask(config->spool, request, &answer);
+    if (!answer)
+        return code;
+    const long long touched = number(answer, "touched");
+    if (line->json)
+        return app_print_json(answer) == EXIT_FINE && touched > 0 ? EXIT_FINE : EXIT_FINDINGS;
+    json_decref(answer);
+    printf("%s: %lld message(s)\n", line->words[0], touched);
+    return touched > 0 ? EXIT_FINE : EXIT_FINDINGS;
+}
+
+static bool grouping_of(const char *by, enum diagnose_grouping *grouping)
+{
+    static const struct {
+        const char *word;
+        enum diagnose_grouping grouping;
+    } words[] = {
+        {"dest", DIAGNOSE_BY_DESTINATION}, {"cause", DIAGNOSE_BY_CAUSE}, {"age", DIAGNOSE_BY_AGE}};
+
+    for (size_t i = 0; by && i < COUNT_OF(words); i++) {
+        if (strcmp(by, words[i].word) == 0) {
+            *grouping = words[i].grouping;
+            return true;
+        }
+    }
+    return !by;
+}
+
+static int print_queue(const struct command_line *line, const struct spool_view_filter *filter,
+                       enum diagnose_grouping grouping)
+{
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+    char why[DIAGNOSE_WHY_ROOM];
+    json_t *rows = NULL;
+
+    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    if (!config)
+        return EXIT_FINDINGS;
+    const struct diagnose_place place = {.spool_directory = config->spool,
+                                         .now_wall_us = now_wall_us()};
+    if (!diagnose_queue(&place, filter, grouping, &rows, why)) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        return EXIT_UNREACHABLE;
+    }
+    if (line->json)
+        return app_print_json(rows);
+    diagnose_print_queue(&text, rows, grouping);
+    json_decref(rows);
+    return app_print_buffer(&text);
+}
+
+int command_queue(const struct command_line *line)
+{
+    const struct spool_view_filter filter = {.domain = line->dest, .cause = line->cause};
+    enum diagnose_grouping grouping = DIAGNOSE_BY_NONE;
+
+    if (line->word_count != 1 || !grouping_of(line->by, &grouping))
+        return usage(line, "[--by dest|cause|age] [--dest D] [--cause C] [--json]");
+    return print_queue(line, &filter, grouping);
+}
+
+static int why_in(const struct command_line *line, const struct diagnose_place *place)
+{
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+    uint64_t since_us = 24 * 3600 * US_PER_S;
+    char why[512];
+    json_t *summary = NULL;
+
+    if (line->since && !duration_parse(bytes_of_text(line->since), &since_us))
+        return usage(line, "--in [--since 2h]");
+    if (!diagnose_ledger(place, place->now_wall_us - (int64_t)since_us, &summary, why,
+                         sizeof why)) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        return EXIT_UNREACHABLE;
+    }
+    if (line->json)
+        return app_print_json(summary);
+    diagnose_print_ledger(&text, summary);
+    json_decref(summary);
+    return app_print_buffer(&text);
+}
+
+static int why_id(const struct command_line *line, const struct diagnose_place *place)
+{
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+    char why[512] = "";
+    uint64_t id = 0;
+    json_t *story = NULL;
+
+    if (!id_parse(bytes_of_text(line->words[1]), &id)) {
+        fprintf(stderr, "holdfast: %s is no id: 13 letters and digits\n", line->words[1]);
+        return EXIT_USAGE;
+    }
+    const struct lookup found = diagnose_story(place, id, &story, why, sizeof why);
+    if (found.status != LOOKUP_FOUND) {
+        fprintf(stderr, "holdfast: %s\n",
+                found.status == LOOKUP_ABSENT ? "nothing is recorded under this id" : why);
+        return found.status == LOOKUP_ABSENT ? EXIT_FINDINGS : EXIT_UNREACHABLE;
+    }
+    if (line->json)
+        return app_print_json(story);
+    diagnose_print_story(&text, story);
+    json_decref(story);
+    return app_print_buffer(&text);
+}
+
+int command_why(const struct command_line *line)
+{
+    const struct spool_view_filter filter = {.domain = line->dest};
+
+    if (line->dest && line->word_count == 1)
+        return print_queue(line, &filter, DIAGNOSE_BY_NONE);
+    if (line->in ? line->word_count != 1 : line->word_count != 2)
+        return usage(line, "ID | --in [--since 2h] | --dest D [--json]");
+    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    if (!config)
+        return EXIT_FINDINGS;
+    const struct diagnose_place place = {.spool_directory = config->spool,
+                                         .now_wall_us = now_wall_us()};
+    return line->in ? why_in(line, &place) : why_id(line, &place);
+}
+
+int command_explain(const struct command_line *line)
+{
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+    enum cause named = CAUSE_UNDECIDED;
+    json_t *rows = json_array();
+    const bool all = line->word_count == 1;
+
+    if (!all && (line->word_count != 2 || !cause_parse(bytes_of_text(line->words[1]), &named))) {
+        json_decref(rows);
+        fprintf(stderr, "holdfast: no such cause; `holdfast explain` lists them (replies of other "
+                        "servers are not explained in this version)\n");
+        return EXIT_USAGE;
+    }
+    for (unsigned cause = 0; cause < CAUSE_COUNT; cause++)
+        if (all || cause == named)
+            json_array_append_new(rows, diagnose_cause((enum cause)cause));
+    for (size_t i = 0; !line->json && i < json_array_size(rows); i++)
+        diagnose_print_cause(&text, json_array_get(rows, i));
+    if (line->json)
+        return app_print_json(all ? rows : json_incref(json_array_get(rows, 0)));
+    json_decref(rows);
+    return app_print_buffer(&text);
+}
+
+int command_spool(const struct command_line *line)
+{
+    char why[512];
+
+    if (line->word_count != 2 || strcmp(line->words[1], "rebuild") != 0)
+        return usage(line, "rebuild [-c FILE]");
+    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    if (!config)
+        return EXIT_FINDINGS;
+    if (!spool_rebuild(config->spool, why, sizeof why)) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        return EXIT_FINDINGS;
+    }
+    printf("%s: index rebuilt from the log\n", config->spool);
+    return EXIT_FINE;
+}

@@ -1,0 +1,113 @@
+/*
+ * Finding a configuration, and the embedded default.
+ */
+#include "app/app.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DEFAULT_NAME "embedded default"
+#define SYSTEM_FILE "/etc/holdfast/holdfast.conf"
+
+/* Loopback only, no root, no outside service; %s is the state folder beside the binary. */
+static const char DEFAULT_TEXT[] =
+    "hostname = \"localhost\"\n"
+    "spool = \"%1$s/spool\"\n"
+    "listen smtp { address = \"127.0.0.1:2525\" }\n"
+    "listen submission { address = \"127.0.0.1:2587\"  kind = submission }\n"
+    "tls { certificate = \"%1$s/cert.pem\"  key = \"%1$s/key.pem\" }\n"
+    "domain \"localhost\" { users = \"file:%1$s/users\"  deliver = "
+    "\"maildir:%1$s/mail/{domain}/{user}\" }\n"
+    "domain \"demo.example\" { users = \"file:%1$s/users\"  deliver = "
+    "\"maildir:%1$s/mail/{domain}/{user}\" }\n"
+    "relay { from = {\"127.0.0.0/8\"}  via = \"\" }\n"
+    "web { address = \"127.0.0.1:8025\" }\n";
+
+static const char DEFAULT_USERS[] =
+    "# name, or name@domain, one a line\npostmaster\ndemo\nalice\nbob\n";
+
+static bool state_directory(char *into, size_t room)
+{
+    char binary[4096];
+    const ssize_t count = readlink("/proc/self/exe", binary, sizeof binary - 1);
+
+    if (count <= 0)
+        return false;
+    binary[count] = 0;
+    char *slash = strrchr(binary, '/');
+    if (!slash)
+        return false;
+    *slash = 0;
+    const int printed = snprintf(into, room, "%s/state", binary);
+    return printed > 0 && (size_t)printed < room;
+}
+
+static struct config *report(struct config *config, struct config_errors *errors)
+{
+    if (!config)
+        fprintf(stderr, "%.*s", BYTES_PRINT(buffer_view(&errors->text)));
+    config_errors_free(errors);
+    return config;
+}
+
+static struct config *default_open(void)
+{
+    char state[4096];
+    struct config_errors errors = {0};
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(64 * KIB);
+
+    if (!state_directory(state, sizeof state)) {
+        fputs("holdfast: cannot tell where the binary lies; give a configuration with -c\n",
+              stderr);
+        return NULL;
+    }
+    buffer_print(&text, DEFAULT_TEXT, state);
+    buffer_add_byte(&text, 0);
+    if (text.failed)
+        return NULL;
+    return report(config_parse((const char *)text.at, DEFAULT_NAME, &errors), &errors);
+}
+
+struct config *app_config_open(const char *file)
+{
+    struct config_errors errors = {0};
+
+    if (!file)
+        file = getenv("HOLDFAST_CONFIG");
+    if (!file && access(SYSTEM_FILE, F_OK) == 0)
+        file = SYSTEM_FILE;
+    return file ? report(config_load(file, &errors), &errors) : default_open();
+}
+
+bool app_config_is_default(const struct config *config)
+{
+    return strcmp(config->file, DEFAULT_NAME) == 0;
+}
+
+static bool make_folder(const char *path)
+{
+    if (mkdir(path, 0700) == 0 || errno == EEXIST)
+        return true;
+    fprintf(stderr, "holdfast: %s: %s\n", path, strerror(errno));
+    return false;
+}
+
+bool app_prepare_default(const struct config *config)
+{
+    char state[4096], path[4200];
+
+    (void)config;
+    if (!state_directory(state, sizeof state) || !make_folder(state))
+        return false;
+    snprintf(path, sizeof path, "%s/mail", state);
+    if (!make_folder(path))
+        return false;
+    snprintf(path, sizeof path, "%s/users", state);
+    FILE *users = fopen(path, "wx");
+    if (!users)
+        return errno == EEXIST;
+    const bool written = fputs(DEFAULT_USERS, users) >= 0;
+    return (fclose(users) == 0) && written;
+}

@@ -1,0 +1,123 @@
+/*
+ * main(): reads the command line and calls the command.
+ */
+#include "app/app.h"
+
+#include <jansson.h>
+#include <string.h>
+
+static const struct command {
+    const char *word;
+    int (*run)(const struct command_line *line);
+    const char *usage, *help;
+} COMMANDS[] = {
+#define COMMAND(word, function, usage, help) {word, function, usage, help},
+#include "app/commands.def"
+#undef COMMAND
+};
+
+static int print_usage(FILE *into)
+{
+    fputs("usage: holdfast COMMAND ...\n", into);
+    for (size_t i = 0; i < COUNT_OF(COMMANDS); i++)
+        fprintf(into, "  %-8s %-62s %s\n", COMMANDS[i].word, COMMANDS[i].usage, COMMANDS[i].help);
+    fputs("-c FILE: the configuration (else $HOLDFAST_CONFIG, /etc/holdfast/holdfast.conf, or the "
+          "embedded default).\n"
+          "Exit: 0 fine, 1 findings, 2 usage, 75 the server cannot be reached.\n",
+          into);
+    return into == stdout ? EXIT_FINE : EXIT_USAGE;
+}
+
+/* Options with a value, then those without. */
+static const struct {
+    const char *name;
+    size_t offset;
+} VALUE_OPTIONS[] = {{"-c", offsetof(struct command_line, config_file)},
+                     {"--dest", offsetof(struct command_line, dest)},
+                     {"--cause", offsetof(struct command_line, cause)},
+                     {"--by", offsetof(struct command_line, by)},
+                     {"--since", offsetof(struct command_line, since)}},
+  FLAG_OPTIONS[] = {{"--json", offsetof(struct command_line, json)},
+                    {"--all", offsetof(struct command_line, all)},
+                    {"--in", offsetof(struct command_line, in)}};
+
+/* Takes one argument (and its value); returns how many words it was, 0 when it is not understood.
+ */
+static int take_argument(struct command_line *line, char **arguments)
+{
+    for (size_t i = 0; i < COUNT_OF(VALUE_OPTIONS); i++) {
+        if (strcmp(arguments[0], VALUE_OPTIONS[i].name) == 0 && arguments[1]) {
+            *(const char **)(void *)((char *)line + VALUE_OPTIONS[i].offset) = arguments[1];
+            return 2;
+        }
+    }
+    for (size_t i = 0; i < COUNT_OF(FLAG_OPTIONS); i++) {
+        if (strcmp(arguments[0], FLAG_OPTIONS[i].name) == 0) {
+            *(bool *)(void *)((char *)line + FLAG_OPTIONS[i].offset) = true;
+            return 1;
+        }
+    }
+    if (arguments[0][0] == '-' && arguments[0][1] != 0)
+        return 0;
+    if (line->word_count == COMMAND_WORDS_MAX)
+        return 0;
+    line->words[line->word_count++] = arguments[0];
+    return 1;
+}
+
+static const struct command *find_command(const char *word)
+{
+    for (size_t i = 0; i < COUNT_OF(COMMANDS); i++)
+        if (strcmp(word, COMMANDS[i].word) == 0)
+            return &COMMANDS[i];
+    return NULL;
+}
+
+int main(int count, char **arguments)
+{
+    struct command_line line = {0};
+
+    if (count < 2)
+        return print_usage(stderr);
+    if (strcmp(arguments[1], "help") == 0 || strcmp(arguments[1], "--help") == 0 ||
+        strcmp(arguments[1], "-h") == 0)
+        return print_usage(stdout);
+    if (strcmp(arguments[1], "--version") == 0 || strcmp(arguments[1], "version") == 0)
+        return puts("holdfast " HOLDFAST_VERSION) < 0;
+    const struct command *command = find_command(arguments[1]);
+    if (!command) {
+        fprintf(stderr, "holdfast: no such command: %s\n", arguments[1]);
+        return print_usage(stderr);
+    }
+    line.words[line.word_count++] = command->word;
+    for (int i = 2; i < count;) {
+        const int taken = take_argument(&line, arguments + i);
+        if (taken == 0) {
+            fprintf(stderr, "holdfast %s: not understood: %s\nusage: holdfast %s %s\n",
+                    command->word, arguments[i], command->word, command->usage);
+            return EXIT_USAGE;
+        }
+        i += taken;
+    }
+    return command->run(&line);
+}
+
+int app_print_buffer(struct buffer *text)
+{
+    const bool whole = !text->failed && fwrite(text->at, 1, text->count, stdout) == text->count &&
+                       fflush(stdout) == 0;
+
+    buffer_free(text);
+    if (!whole)
+        fputs("holdfast: could not write the answer\n", stderr);
+    return whole ? EXIT_FINE : EXIT_FINDINGS;
+}
+
+int app_print_json(struct json_t *document)
+{
+    const bool whole = json_dumpf(document, stdout, JSON_INDENT(2)) == 0 && putchar('\n') != EOF &&
+                       fflush(stdout) == 0;
+
+    json_decref(document);
+    return whole ? EXIT_FINE : EXIT_FINDINGS;
+}

@@ -1,0 +1,128 @@
+/*
+ * Commands that run a few rooms in a small world of their own: `filter test`, `route`.
+ */
+#include "app/app.h"
+
+#include <string.h>
+
+#include "deliver/deliver.h"
+#include "directory/directory.h"
+#include "policy/policy.h"
+#include "resolve/resolve.h"
+#include "runtime/runtime.h"
+
+enum { WHY_ROOM = 512 };
+
+struct filter_test {
+    const struct config *config;
+    const char *name;
+};
+
+static int filter_test_with(const struct policy_settings *settings, const char *name)
+{
+    char why[WHY_ROOM];
+    struct arena arena = ARENA_WITH_LIMIT(MIB);
+    struct policy *policy = policy_open(settings, why, sizeof why);
+
+    if (!policy) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        return EXIT_FINDINGS;
+    }
+    const struct verdict verdict = policy_test_filter(policy, &arena, name);
+    const bool fine = verdict_accepts(&verdict);
+    const struct cause_row *row = cause_row(verdict.cause);
+    printf("%s: %s%s%.*s\n", name, row->name, verdict.detail.count ? ": " : "",
+           BYTES_PRINT(verdict.detail));
+    if (!fine)
+        printf("  means: %s\n  do:    %s\n", row->meaning, row->advice);
+    arena_clear(&arena);
+    policy_close(policy);
+    return fine ? EXIT_FINE : EXIT_FINDINGS;
+}
+
+static int filter_test_main(void *argument)
+{
+    const struct filter_test *test = argument;
+    const struct resolver_settings resolver = {.timeout_us = test->config->resolver.timeout_us,
+                                               .forward = test->config->resolver.forward,
+                                               .forward_count =
+                                                   test->config->resolver.forward_count};
+    char why[WHY_ROOM] = "";
+    struct policy_settings settings = {.config = test->config};
+    int code = EXIT_FINDINGS;
+
+    settings.resolver = resolver_open(&resolver, why, sizeof why);
+    settings.directory = settings.resolver ? directory_open(test->config, why, sizeof why) : NULL;
+    if (settings.directory)
+        code = filter_test_with(&settings, test->name);
+    else
+        fprintf(stderr, "holdfast: %s\n", why);
+    if (settings.directory)
+        directory_close(settings.directory);
+    if (settings.resolver)
+        resolver_close(settings.resolver);
+    return code;
+}
+
+int command_filter(const struct command_line *line)
+{
+    if (line->word_count != 3 || strcmp(line->words[1], "test") != 0) {
+        fputs("usage: holdfast filter test NAME [-c FILE]\n", stderr);
+        return EXIT_USAGE;
+    }
+    struct config *config = app_config_open(line->config_file);
+    if (!config)
+        return EXIT_FINDINGS;
+    struct filter_test test = {.config = config, .name = line->words[2]};
+    const int code = world_run(filter_test_main, &test, 1);
+    config_free(config);
+    return code;
+}
+
+struct route_question {
+    const struct config *config;
+    const char *address;
+};
+
+static int route_main(void *argument)
+{
+    const struct route_question *question = argument;
+    const struct deliver_settings settings = {.config = question->config};
+    char why[WHY_ROOM];
+    struct arena arena = ARENA_WITH_LIMIT(64 * KIB);
+    struct address address;
+    struct destination destination = {0};
+    int code = EXIT_FINDINGS;
+
+    struct deliver *deliver = deliver_open(&settings, why, sizeof why);
+    if (!deliver) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        return EXIT_FINDINGS;
+    }
+    if (address_parse(&arena, bytes_of_text(question->address), &address)) {
+        deliver_route(deliver, address, &destination);
+        printf("%s\n", destination.key);
+        code = EXIT_FINE;
+    } else {
+        fprintf(stderr, "holdfast: %s is no address\n", question->address);
+        code = EXIT_USAGE;
+    }
+    arena_clear(&arena);
+    deliver_close(deliver);
+    return code;
+}
+
+int command_route(const struct command_line *line)
+{
+    if (line->word_count != 2) {
+        fputs("usage: holdfast route ADDRESS [-c FILE]\n", stderr);
+        return EXIT_USAGE;
+    }
+    struct config *config = app_config_open(line->config_file);
+    if (!config)
+        return EXIT_FINDINGS;
+    struct route_question question = {.config = config, .address = line->words[1]};
+    const int code = world_run(route_main, &question, 1);
+    config_free(config);
+    return code;
+}
