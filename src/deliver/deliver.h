@@ -23,12 +23,24 @@
 #include "wire/wire.h"
 
 struct deliver;
+
+/* How long to wait for a peer, by stage (RFC 5321 4.5.3.2). A zero member takes the default. */
+struct deliver_timeouts {
+    uint64_t connect_us;  /* one address: 30 s */
+    uint64_t greeting_us; /* banner, EHLO, MAIL, RCPT, STARTTLS and its handshake: 5 min */
+    uint64_t data_us;     /* the reply to DATA: 2 min */
+    uint64_t block_us;    /* one piece of the body: 3 min */
+    uint64_t dot_us;      /* the final reply: 10 min, so that "maybe delivered" stays rare */
+    uint64_t quit_us;     /* 2 s: nothing depends on the answer to QUIT */
+};
+
 struct deliver_settings {
     const struct config *config;
     struct resolver *resolver;
     struct directory *directory;
-    struct spool *spool;     /* to read bodies */
-    struct tls_context *tls; /* client side; NULL: never TLS */
+    struct spool *spool;              /* to read bodies */
+    struct tls_context *tls;          /* client side; NULL: never TLS */
+    struct deliver_timeouts timeouts; /* zero: the defaults; tests shorten them */
 };
 MUST_USE struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
                                       size_t why_room);
@@ -56,6 +68,8 @@ struct outcome {
     struct bytes enhanced;
     struct bytes host; /* "mx1.example.org[192.0.2.1]:25" or the mailbox's path */
     struct bytes tls;  /* "TLSv1.3 cipher" or empty */
+    bool
+        dsn_passed_on; /* the next hop offers DSN (RFC 3461), so notifying of success is its duty */
 };
 
 struct attempt {
@@ -74,8 +88,12 @@ MUST_USE struct deliver_channel *
 deliver_channel_open(struct deliver *deliver,
                      const struct destination *destination); /* NULL: memory */
 void deliver_channel_close(struct deliver_channel *channel); /* QUIT when idle. Sleeps, briefly. */
-/* Fills every outcome. host_failed: nothing could be said to any host (connect, banner, EHLO), so
- * the destination backs off, not the message. Sleeps. */
+/*
+ * Fills every outcome. host_failed: nothing could be said to any host (connect, banner, EHLO), so
+ * the destination backs off, not the message. A cancelled fiber leaves what was not decided as
+ * CAUSE_UNDECIDED: it was not tried. From the final dot to its reply cancellation is masked, so no
+ * shutdown makes a delivery ambiguous. Sleeps.
+ */
 void deliver_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed);
 
 #endif

@@ -1,0 +1,96 @@
+/* deliver: opening and closing, channels, and the choice between the kinds of delivery. */
+#include "deliver/inside.h"
+
+#include <string.h>
+
+static uint64_t or_default(uint64_t value_us, uint64_t default_us)
+{
+    return value_us ? value_us : default_us;
+}
+
+struct deliver *deliver_open(const struct deliver_settings *settings, char *why, size_t why_room)
+{
+    struct deliver *deliver = calloc(1, sizeof(*deliver));
+
+    if (!deliver) {
+        snprintf(why, why_room, "deliver: out of memory");
+        return NULL;
+    }
+    const struct deliver_timeouts *asked = &settings->timeouts;
+    *deliver =
+        (struct deliver){.config = settings->config,
+                         .resolver = settings->resolver,
+                         .directory = settings->directory,
+                         .spool = settings->spool,
+                         .tls = settings->tls,
+                         .opened_wall_us = clock_wall_us(),
+                         .timeouts = {.connect_us = or_default(asked->connect_us, 30 * US_PER_S),
+                                      .greeting_us = or_default(asked->greeting_us, 300 * US_PER_S),
+                                      .data_us = or_default(asked->data_us, 120 * US_PER_S),
+                                      .block_us = or_default(asked->block_us, 180 * US_PER_S),
+                                      .dot_us = or_default(asked->dot_us, 600 * US_PER_S),
+                                      .quit_us = or_default(asked->quit_us, 2 * US_PER_S)}};
+    return deliver;
+}
+
+void deliver_close(struct deliver *deliver)
+{
+    free(deliver);
+}
+
+struct deliver_channel *deliver_channel_open(struct deliver *deliver,
+                                             const struct destination *destination)
+{
+    struct deliver_channel *channel = calloc(1, sizeof(*channel));
+
+    if (!channel)
+        return NULL;
+    channel->deliver = deliver;
+    channel->to = *destination;
+    channel->out = BUFFER_WITH_LIMIT(4 * DELIVER_PIECE_BYTES);
+    return channel;
+}
+
+void deliver_channel_close(struct deliver_channel *channel)
+{
+    if (!channel)
+        return;
+    session_quit(channel);
+    free(channel->piece);
+    buffer_free(&channel->out);
+    free(channel);
+}
+
+static void attempt_misconfigured(struct deliver_channel *channel, struct attempt *attempt,
+                                  const char *why)
+{
+    struct outcome outcome = outcome_of_verdict(
+        channel, STAGE_MAILBOX,
+        verdict_with(CAUSE_MAILBOX_MISCONFIGURED, arena_copy(attempt->arena, bytes_of_text(why))));
+
+    outcome.reply = outcome.verdict.detail;
+    attempt_fill(attempt, outcome);
+}
+
+void deliver_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed)
+{
+    *host_failed = false;
+    channel->arena = attempt->arena;
+    memset(attempt->outcomes, 0, attempt->recipient_count * sizeof(*attempt->outcomes));
+    switch (channel->to.kind) {
+    case DELIVER_NONE:
+        attempt_misconfigured(channel, attempt, "the domain has no `deliver` setting");
+        break;
+    case DELIVER_PIPE:
+        attempt_misconfigured(channel, attempt, "delivery into a pipe is not supported yet");
+        break;
+    case DELIVER_MAILDIR:
+        maildir_attempt(channel, attempt);
+        break;
+    case DELIVER_LMTP:
+    case DELIVER_SMTP:
+        smtp_attempt(channel, attempt, host_failed);
+        break;
+    }
+    channel->arena = NULL; /* it is the caller's; what is kept between attempts is not in it */
+}

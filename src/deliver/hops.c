@@ -1,0 +1,165 @@
+/*
+ * The addresses of a next hop, in the order to try them: a configured endpoint or host, an address
+ * literal, or the MX records of the domain (RFC 5321 5.1), without ourselves and what lies behind
+ * us.
+ */
+#include "deliver/inside.h"
+
+static void hops_add(struct next_hops *hops, struct next_hop hop)
+{
+    if (hops->count < DELIVER_HOPS_MAX)
+        hops->hops[hops->count++] = hop;
+}
+
+static struct endpoint endpoint_of(const struct ip_address *ip, uint16_t port)
+{
+    return (struct endpoint){.family = ip->family, .ip = *ip, .port = port};
+}
+
+static struct verdict verdict_of_failed_lookup(struct lookup lookup)
+{
+    if (lookup.reason == LOOKUP_REASON_BOGUS)
+        return verdict_with(CAUSE_TLS_POLICY_UNMET, lookup.detail);
+    return verdict_with(CAUSE_DNS_MX_TEMPERROR, lookup.detail);
+}
+
+/* A configured host name: its addresses, never its MX records. */
+static struct verdict hops_of_host(struct deliver_channel *channel, struct next_hops *hops)
+{
+    static const enum dns_type TYPES[] = {DNS_AAAA, DNS_A};
+    const struct config_deliver *via = channel->to.via;
+    struct lookup failed = lookup_absent();
+
+    for (unsigned i = 0; i < COUNT_OF(TYPES); i++) {
+        struct dns_answer answer = {0};
+        const struct lookup lookup =
+            resolve_ask(channel->deliver->resolver, channel->arena, via->host, TYPES[i], &answer);
+        if (lookup.status == LOOKUP_FAILED)
+            failed = lookup;
+        if (lookup.status != LOOKUP_FOUND)
+            continue;
+        for (unsigned r = 0; r < answer.count; r++)
+            hops_add(hops, (struct next_hop){.name = via->host,
+                                             .at = endpoint_of(&answer.records[r].ip, via->port),
+                                             .secure = answer.secure});
+    }
+    if (hops->count > 0)
+        return verdict_accept();
+    /* A configured next hop without an address is a mistake of this host's, not of the sender's. */
+    return failed.status == LOOKUP_FAILED ? verdict_of_failed_lookup(failed)
+                                          : verdict_of(CAUSE_MAILBOX_MISCONFIGURED);
+}
+
+static bool address_is_ours(const struct config *config, const struct endpoint *at)
+{
+    for (unsigned i = 0; i < config->listen_count; i++) {
+        const struct endpoint *listen = &config->listens[i].address;
+        if (listen->port == at->port && listen->family == at->family &&
+            ip_equal(&listen->ip, &at->ip))
+            return true;
+    }
+    return false;
+}
+
+static bool host_is_ours(const struct config *config, const struct mail_host *host)
+{
+    if (bytes_equal_text_nocase(host->name, config->hostname))
+        return true;
+    for (unsigned i = 0; i < host->address_count; i++) {
+        const struct endpoint at = endpoint_of(&host->addresses[i], config->smtp_port);
+        if (address_is_ours(config, &at))
+            return true;
+    }
+    return false;
+}
+
+/* Our own preference, or beyond all when we are no MX of the domain. */
+static uint32_t own_preference(const struct config *config, const struct mail_hosts *found)
+{
+    for (unsigned i = 0; i < found->count; i++) {
+        if (host_is_ours(config, &found->hosts[i]))
+            return found->hosts[i].preference;
+    }
+    return UINT32_MAX;
+}
+
+static struct verdict hops_of_mail_hosts(struct deliver_channel *channel,
+                                         const struct mail_hosts *found, struct next_hops *hops)
+{
+    const struct config *config = channel->deliver->config;
+    const uint32_t own = own_preference(config, found);
+    bool any_failed = false, any_before_us = false;
+
+    for (unsigned i = 0; i < found->count; i++) {
+        const struct mail_host *host = &found->hosts[i];
+        if (host->preference >= own)
+            continue; /* RFC 5321 5.1: nobody who would send it back to us */
+        any_before_us = true;
+        any_failed = any_failed || host->lookup.status == LOOKUP_FAILED;
+        for (unsigned a = 0; a < host->address_count; a++)
+            hops_add(hops,
+                     (struct next_hop){.name = host->name,
+                                       .at = endpoint_of(&host->addresses[a], config->smtp_port),
+                                       .secure = host->secure});
+    }
+    if (hops->count > 0)
+        return verdict_accept();
+    if (!any_before_us && own != UINT32_MAX)
+        return verdict_of(CAUSE_ROUTE_LOOP);
+    return verdict_of(any_failed ? CAUSE_DNS_MX_TEMPERROR : CAUSE_DESTINATION_NO_ADDRESS);
+}
+
+static struct verdict hops_of_domain(struct deliver_channel *channel, struct next_hops *hops)
+{
+    struct mail_hosts found = {0};
+    const struct lookup lookup = resolve_mail_hosts(channel->deliver->resolver, channel->arena,
+                                                    bytes_of_text(channel->to.domain), &found);
+
+    switch (lookup.status) {
+    case LOOKUP_FAILED:
+        return verdict_of_failed_lookup(lookup);
+    case LOOKUP_ABSENT:
+        return verdict_of(found.nxdomain ? CAUSE_DESTINATION_UNKNOWN
+                                         : CAUSE_DESTINATION_NO_ADDRESS);
+    case LOOKUP_FOUND:
+        break;
+    }
+    if (found.null_mx)
+        return verdict_of(CAUSE_DESTINATION_NULL_MX);
+    return hops_of_mail_hosts(channel, &found, hops);
+}
+
+/* "[192.0.2.1]" or "[IPv6:2001:db8::1]" as domain (RFC 5321 4.1.3). */
+static struct verdict hops_of_literal(struct deliver_channel *channel, struct next_hops *hops)
+{
+    const struct config *config = channel->deliver->config;
+    const struct bytes domain = bytes_of_text(channel->to.domain);
+    struct bytes inner = bytes_slice(domain, 1, domain.count - 2);
+    struct ip_address ip;
+
+    if (bytes_starts_with_nocase(inner, BYTES_LITERAL("IPv6:")))
+        inner = bytes_skip(inner, 5);
+    if (domain.count < 2 || !ip_parse(inner, &ip))
+        return verdict_of(CAUSE_DESTINATION_UNKNOWN);
+    const struct endpoint at = endpoint_of(&ip, config->smtp_port);
+    if (address_is_ours(config, &at))
+        return verdict_of(CAUSE_ROUTE_LOOP);
+    hops_add(hops, (struct next_hop){.at = at});
+    return verdict_accept();
+}
+
+struct verdict hops_find(struct deliver_channel *channel, struct next_hops *hops)
+{
+    const struct config_deliver *via = channel->to.via;
+
+    hops->count = 0;
+    if (via && via->endpoint.family != ENDPOINT_NONE) {
+        hops_add(hops, (struct next_hop){.at = via->endpoint});
+        return verdict_accept();
+    }
+    if (!via && channel->to.domain[0] == '[')
+        return hops_of_literal(channel, hops);
+    if (!channel->deliver->resolver)
+        return verdict_with(CAUSE_LOCAL_FAILED, BYTES_LITERAL("no resolver"));
+    return via ? hops_of_host(channel, hops) : hops_of_domain(channel, hops);
+}

@@ -1,0 +1,623 @@
+/*
+ * Mail transactions in an open session: MAIL, RCPT, DATA, the body, the dot; pipelined where the
+ * peer offers it (RFC 2920), in groups so small that neither side can block on a full socket.
+ *
+ * A reply to MAIL, DATA or the dot is about this message at this host, a reply to RCPT about that
+ * recipient only. Once the dot went out, silence means "maybe delivered".
+ */
+#include "deliver/inside.h"
+
+#include <string.h>
+
+enum step_kind { STEP_RESET, STEP_MAIL, STEP_RCPT, STEP_DATA };
+struct step {
+    enum step_kind kind;
+    uint32_t chosen; /* for RCPT: index into transaction.chosen */
+};
+
+#define STEPS_MAX (DELIVER_TRANSACTION_RECIPIENTS + 3)
+
+struct transaction {
+    struct deliver_channel *channel;
+    struct attempt *attempt;
+    struct spool_body *body;
+    uint32_t chosen[DELIVER_TRANSACTION_RECIPIENTS]; /* positions in the attempt */
+    bool taken[DELIVER_TRANSACTION_RECIPIENTS];      /* RCPT was answered 2yz */
+    uint32_t chosen_count, taken_count, surplus_count;
+    struct step steps[STEPS_MAX];
+    uint32_t step_count;
+    bool use_utf8, use_8bit;
+    bool mail_said_yes, go_ahead; /* 250 to MAIL; 354 to DATA */
+    bool stale;                   /* the reused connection was dead before MAIL's reply */
+    bool over;                    /* no further command of this transaction */
+};
+
+static struct outcome *outcome_at(struct transaction *transaction, uint32_t chosen)
+{
+    return &transaction->attempt->outcomes[transaction->chosen[chosen]];
+}
+
+/* ------------------------------------------------------------------ commands */
+
+static void print_mail(const struct transaction *transaction, struct buffer *out)
+{
+    const struct queued_message *message = transaction->attempt->message;
+    const struct envelope *envelope = &message->envelope;
+    const unsigned offered = transaction->channel->extensions;
+
+    buffer_add_text(out, "MAIL FROM:<");
+    address_print(out, envelope->from);
+    buffer_add_text(out, ">");
+    if (offered & EXTENSION_SIZE)
+        buffer_print(out, " SIZE=%llu", (unsigned long long)message->size_bytes);
+    if (transaction->use_8bit)
+        buffer_add_text(out, " BODY=8BITMIME");
+    if (transaction->use_utf8)
+        buffer_add_text(out, " SMTPUTF8");
+    if (envelope->requiretls)
+        buffer_add_text(out, " REQUIRETLS");
+    if (offered & EXTENSION_DSN) {
+        if (envelope->dsn_return != RETURN_DEFAULT)
+            buffer_add_text(out, envelope->dsn_return == RETURN_FULL ? " RET=FULL" : " RET=HDRS");
+        if (envelope->envelope_id.count > 0) {
+            buffer_add_text(out, " ENVID=");
+            xtext_encode(out, envelope->envelope_id);
+        }
+    }
+    buffer_add_text(out, "\r\n");
+}
+
+static void print_notify(struct buffer *out, unsigned notify)
+{
+    static const struct {
+        unsigned flag;
+        const char *name;
+    } NAMES[] = {{NOTIFY_SUCCESS, "SUCCESS"}, {NOTIFY_FAILURE, "FAILURE"}, {NOTIFY_DELAY, "DELAY"}};
+    const char *separator = " NOTIFY=";
+
+    if (notify & NOTIFY_NEVER) {
+        buffer_add_text(out, " NOTIFY=NEVER");
+        return;
+    }
+    for (unsigned i = 0; i < COUNT_OF(NAMES); i++) {
+        if (!(notify & NAMES[i].flag))
+            continue;
+        buffer_print(out, "%s%s", separator, NAMES[i].name);
+        separator = ",";
+    }
+}
+
+static void print_rcpt(const struct transaction *transaction, uint32_t chosen, struct buffer *out)
+{
+    const struct recipient *recipient =
+        attempt_recipient(transaction->attempt, transaction->chosen[chosen]);
+
+    buffer_add_text(out, "RCPT TO:<");
+    address_print(out, recipient->address);
+    buffer_add_text(out, ">");
+    if (transaction->channel->extensions & EXTENSION_DSN) {
+        struct bytes type;
+        const struct bytes rest = bytes_cut(recipient->original, ';', &type);
+        print_notify(out, recipient->notify);
+        if (rest.count > 0) {
+            buffer_print(out, " ORCPT=%.*s;", BYTES_PRINT(type));
+            xtext_encode(out, rest);
+        }
+    }
+    buffer_add_text(out, "\r\n");
+}
+
+static void print_step(const struct transaction *transaction, const struct step *step,
+                       struct buffer *out)
+{
+    switch (step->kind) {
+    case STEP_RESET:
+        buffer_add_text(out, "RSET\r\n");
+        break;
+    case STEP_MAIL:
+        print_mail(transaction, out);
+        break;
+    case STEP_RCPT:
+        print_rcpt(transaction, step->chosen, out);
+        break;
+    case STEP_DATA:
+        buffer_add_text(out, "DATA\r\n");
+        break;
+    }
+}
+
+static void transaction_plan(struct transaction *transaction)
+{
+    uint32_t count = 0;
+
+    if (transaction->channel->needs_reset)
+        transaction->steps[count++] = (struct step){.kind = STEP_RESET};
+    transaction->steps[count++] = (struct step){.kind = STEP_MAIL};
+    for (uint32_t i = 0; i < transaction->chosen_count; i++)
+        transaction->steps[count++] = (struct step){.kind = STEP_RCPT, .chosen = i};
+    transaction->steps[count++] = (struct step){.kind = STEP_DATA};
+    transaction->step_count = count;
+}
+
+/* ------------------------------------------------------------------ replies */
+
+static enum stage stage_of(enum step_kind kind)
+{
+    switch (kind) {
+    case STEP_RESET:
+    case STEP_MAIL:
+        return STAGE_MAIL;
+    case STEP_RCPT:
+        return STAGE_RCPT;
+    case STEP_DATA:
+        return STAGE_DATA;
+    }
+    return STAGE_NONE;
+}
+
+/* The same end for all that were asked for and have none yet. */
+static void transaction_fail(struct transaction *transaction, struct outcome outcome)
+{
+    transaction->over = true;
+    for (uint32_t i = 0; i < transaction->chosen_count; i++) {
+        if (outcome_at(transaction, i)->verdict.cause == CAUSE_UNDECIDED)
+            *outcome_at(transaction, i) = outcome;
+    }
+}
+
+/* 452 to RCPT after others were taken: the surplus goes in the next transaction (RFC 5321
+ * 4.5.3.1.10). 452 4.2.2 and the like are about that recipient. */
+static bool reply_is_surplus(const struct transaction *transaction, const struct smtp_reply *reply)
+{
+    const bool about_count = reply->enhanced.count == 0 ||
+                             bytes_equal_text(reply->enhanced, "4.5.3") ||
+                             bytes_equal_text(reply->enhanced, "5.5.3");
+
+    return transaction->taken_count > 0 && about_count &&
+           (reply->code == 452 || reply->code == 552);
+}
+
+static void hear_rcpt(struct transaction *transaction, uint32_t chosen,
+                      const struct smtp_reply *reply)
+{
+    if (!transaction->mail_said_yes)
+        return; /* 503 after a refused MAIL says nothing of the recipient */
+    if (reply->code / 100 == 2) {
+        transaction->taken[chosen] = true;
+        transaction->taken_count++;
+    } else if (reply_is_surplus(transaction, reply)) {
+        transaction->surplus_count++;
+    } else {
+        *outcome_at(transaction, chosen) =
+            outcome_of_reply(transaction->channel, STAGE_RCPT, reply);
+    }
+}
+
+static void hear_data(struct transaction *transaction, const struct smtp_reply *reply)
+{
+    transaction->go_ahead = reply->code == 354;
+    if (transaction->go_ahead || transaction->taken_count == 0)
+        return;
+    const struct outcome outcome = outcome_of_reply(transaction->channel, STAGE_DATA, reply);
+    transaction->over = true;
+    for (uint32_t i = 0; i < transaction->chosen_count; i++) {
+        if (transaction->taken[i])
+            *outcome_at(transaction, i) = outcome;
+    }
+}
+
+static void hear_mail(struct transaction *transaction, const struct smtp_reply *reply)
+{
+    transaction->mail_said_yes = reply->code / 100 == 2;
+    if (transaction->mail_said_yes)
+        return;
+    if (reply->code == 421 && transaction->channel->reused) {
+        transaction->stale = true; /* "enough for this connection" is about the connection */
+        transaction->over = true;
+        return;
+    }
+    transaction_fail(transaction, outcome_of_reply(transaction->channel, STAGE_MAIL, reply));
+}
+
+static void hear_step(struct transaction *transaction, const struct step *step,
+                      const struct smtp_reply *reply)
+{
+    switch (step->kind) {
+    case STEP_RESET:
+        if (reply->code == 421)
+            hear_mail(transaction, reply);
+        break;
+    case STEP_MAIL:
+        hear_mail(transaction, reply);
+        break;
+    case STEP_RCPT:
+        hear_rcpt(transaction, step->chosen, reply);
+        break;
+    case STEP_DATA:
+        hear_data(transaction, reply);
+        break;
+    }
+}
+
+/* The connection ended, or made no sense, before the dot. */
+static void transaction_lost(struct transaction *transaction, enum stage stage,
+                             enum wire_status status)
+{
+    struct deliver_channel *channel = transaction->channel;
+
+    transaction->over = true;
+    if (channel->reused && stage == STAGE_MAIL && !transaction->mail_said_yes &&
+        (status == WIRE_END || status == WIRE_FAILED))
+        transaction->stale = true;
+    else
+        transaction_fail(transaction, outcome_of_status(channel, stage, status));
+    session_abort(channel);
+}
+
+/* 421 ends the session wherever it comes; after a reply that does not fit its command nobody knows
+ * to what the next one belongs. */
+static bool reply_keeps_session(const struct step *step, const struct smtp_reply *reply)
+{
+    const unsigned class = reply->code / 100;
+
+    if (reply->code == 421)
+        return false;
+    return class == 4 || class == 5 || (step->kind == STEP_DATA ? reply->code == 354 : class == 2);
+}
+
+/* Reads the reply of one step; false when the session is gone. */
+static bool transaction_hear(struct transaction *transaction, const struct step *step,
+                             uint64_t wait_us)
+{
+    struct deliver_channel *channel = transaction->channel;
+    struct smtp_reply reply = {0};
+    const enum wire_status status =
+        smtp_read_reply(&channel->input, channel->arena, deadline_in(wait_us), &reply);
+
+    if (status != WIRE_OK) {
+        transaction_lost(transaction, stage_of(step->kind), status);
+        return false;
+    }
+    hear_step(transaction, step, &reply);
+    if (reply_keeps_session(step, &reply))
+        return true;
+    if (!transaction->stale)
+        transaction_fail(transaction, outcome_of_reply(channel, stage_of(step->kind), &reply));
+    session_abort(channel);
+    return false;
+}
+
+static uint64_t wait_of(const struct transaction *transaction, const struct step *step)
+{
+    const struct deliver_timeouts *timeouts = &transaction->channel->deliver->timeouts;
+
+    return step->kind == STEP_DATA ? timeouts->data_us : timeouts->greeting_us;
+}
+
+/* Would this command make sense after what was answered so far? */
+static bool step_is_due(const struct transaction *transaction, const struct step *step)
+{
+    return !transaction->over && !(step->kind == STEP_DATA && transaction->taken_count == 0);
+}
+
+/* Sends steps [from, to) at once, then reads as many replies. A failed write is not the end of it:
+ * the peer's last words may still be in the socket. */
+static bool transaction_exchange(struct transaction *transaction, uint32_t from, uint32_t to)
+{
+    struct deliver_channel *channel = transaction->channel;
+
+    buffer_clear(&channel->out);
+    for (uint32_t i = from; i < to; i++)
+        print_step(transaction, &transaction->steps[i], &channel->out);
+    if (channel->out.failed) {
+        transaction_fail(transaction,
+                         outcome_of_verdict(channel, STAGE_MAIL, verdict_of(CAUSE_LOCAL_FAILED)));
+        session_abort(channel);
+        return false;
+    }
+    const struct io_result sent = stream_write(channel->stream, buffer_view(&channel->out),
+                                               deadline_in(channel->deliver->timeouts.greeting_us));
+    for (uint32_t i = from; i < to; i++) {
+        const uint64_t wait_us =
+            sent.status == IO_OK ? wait_of(transaction, &transaction->steps[i]) : 2 * US_PER_S;
+        if (!transaction_hear(transaction, &transaction->steps[i], wait_us))
+            return false;
+    }
+    return true;
+}
+
+/* From MAIL to the reply to DATA. True: 354 was said and recipients wait for the body. */
+static bool transaction_address(struct transaction *transaction)
+{
+    const bool pipelines = transaction->channel->extensions & EXTENSION_PIPELINING;
+    const uint32_t group = pipelines ? DELIVER_PIPELINE_STEPS : 1;
+
+    transaction_plan(transaction);
+    for (uint32_t from = 0; from < transaction->step_count;) {
+        const uint32_t to = MIN_OF(from + group, transaction->step_count);
+        if (!step_is_due(transaction, &transaction->steps[from]))
+            break;
+        if (!transaction_exchange(transaction, from, to))
+            return false;
+        from = to;
+    }
+    transaction->channel->needs_reset = true;
+    if (transaction->go_ahead && (transaction->taken_count == 0 || transaction->over)) {
+        session_abort(transaction->channel); /* 354 to nobody: the one way not to send a message */
+        return false;
+    }
+    return transaction->go_ahead && !transaction->over;
+}
+
+/* ------------------------------------------------------------------ the body and the dot */
+
+static void taken_fail(struct transaction *transaction, struct outcome outcome)
+{
+    for (uint32_t i = 0; i < transaction->chosen_count; i++) {
+        if (transaction->taken[i] && outcome_at(transaction, i)->verdict.cause == CAUSE_UNDECIDED)
+            *outcome_at(transaction, i) = outcome;
+    }
+}
+
+/* The peer stopped reading before the dot, so it has no message; it may have said why. */
+static void transaction_cut(struct transaction *transaction, struct io_result sent)
+{
+    struct deliver_channel *channel = transaction->channel;
+    struct smtp_reply reply = {0};
+    struct outcome outcome = outcome_of_status(channel, STAGE_DATA, wire_status_of(sent));
+
+    if (sent.status == IO_FAILED &&
+        smtp_read_reply(&channel->input, channel->arena, deadline_in(2 * US_PER_S), &reply) ==
+            WIRE_OK &&
+        reply.code / 100 >= 4)
+        outcome = outcome_of_reply(channel, STAGE_DATA, &reply);
+    taken_fail(transaction, outcome);
+    session_abort(channel);
+}
+
+static bool body_next(struct transaction *transaction, uint64_t offset, struct bytes *piece)
+{
+    struct deliver_channel *channel = transaction->channel;
+
+    if (!channel->piece)
+        channel->piece = malloc(DELIVER_PIECE_BYTES);
+    if (!channel->piece)
+        return false;
+    const struct io_result got = spool_body_read(
+        transaction->body, (struct span){channel->piece, DELIVER_PIECE_BYTES}, offset);
+    *piece = bytes_of(channel->piece, got.count);
+    return got.status == IO_OK && got.count > 0;
+}
+
+/* Streams the body. What went out cut can only be ended by a reset, never by a dot. The piece with
+ * the dot is sent with cancellation masked, and it stays so until the reply came. */
+static bool transaction_send_body(struct transaction *transaction)
+{
+    struct deliver_channel *channel = transaction->channel;
+    const uint64_t size = spool_body_size(transaction->body);
+    struct wire_stuffer stuffer = {0};
+    uint64_t offset = 0;
+
+    do {
+        struct bytes piece = BYTES_EMPTY;
+        buffer_clear(&channel->out);
+        const bool read = size == 0 || body_next(transaction, offset, &piece);
+        wire_stuff(&stuffer, &channel->out, piece);
+        offset += piece.count;
+        if (offset >= size)
+            wire_stuff_end(&stuffer, &channel->out);
+        if (!read || channel->out.failed) {
+            taken_fail(transaction,
+                       outcome_of_verdict(channel, STAGE_DATA, verdict_of(CAUSE_LOCAL_FAILED)));
+            session_abort(channel);
+            return false;
+        }
+        const struct io_result sent =
+            stream_write(channel->stream, buffer_view(&channel->out),
+                         deadline_in(channel->deliver->timeouts.block_us));
+        if (sent.status != IO_OK) {
+            transaction_cut(transaction, sent);
+            return false;
+        }
+    } while (offset < size);
+    return true;
+}
+
+static struct outcome outcome_of_dot(struct transaction *transaction,
+                                     const struct smtp_reply *reply)
+{
+    struct deliver_channel *channel = transaction->channel;
+    struct outcome outcome = outcome_of_reply(channel, STAGE_DOT, reply);
+
+    if (reply->code / 100 == 2) {
+        outcome.verdict = verdict_with(CAUSE_DELIVERED, reply->text);
+        outcome.dsn_passed_on = channel->extensions & EXTENSION_DSN;
+    }
+    return outcome;
+}
+
+/* One reply for all, or with LMTP one for each recipient taken, in their order (RFC 2033 4.2). */
+static void transaction_hear_end(struct transaction *transaction)
+{
+    struct deliver_channel *channel = transaction->channel;
+    const bool each = channel->to.kind == DELIVER_LMTP;
+    struct outcome outcome = {0};
+    bool heard = false, closing = false;
+
+    for (uint32_t i = 0; i < transaction->chosen_count; i++) {
+        if (!transaction->taken[i])
+            continue;
+        if (!heard || each) {
+            struct smtp_reply reply = {0};
+            const enum wire_status status =
+                smtp_read_reply(&channel->input, channel->arena,
+                                deadline_in(channel->deliver->timeouts.dot_us), &reply);
+            if (status != WIRE_OK) {
+                taken_fail(transaction, outcome_of_status(channel, STAGE_DOT, status));
+                session_abort(channel);
+                return;
+            }
+            outcome = outcome_of_dot(transaction, &reply);
+            closing = closing || reply.code == 421 || outcome.verdict.cause == CAUSE_REMOTE_GARBLED;
+        }
+        heard = true;
+        *outcome_at(transaction, i) = outcome;
+    }
+    channel->needs_reset = false;
+    channel->reused = true;
+    if (closing)
+        session_abort(channel);
+}
+
+static void transaction_run(struct transaction *transaction)
+{
+    if (!transaction_address(transaction))
+        return;
+    const bool masked = fiber_mask_cancel(true);
+    if (transaction_send_body(transaction))
+        transaction_hear_end(transaction);
+    fiber_mask_cancel(masked);
+}
+
+/* ------------------------------------------------------------------ what the peer can take */
+
+static bool body_has_8bit(struct transaction *transaction, uint64_t until)
+{
+    struct bytes piece = BYTES_EMPTY;
+
+    for (uint64_t offset = 0; offset < until; offset += piece.count) {
+        if (!body_next(transaction, offset, &piece))
+            return true; /* unread counts as unfit; sending will name the fault */
+        for (size_t i = 0; i < piece.count && offset + i < until; i++) {
+            if (piece.at[i] >= 0x80)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Length of the header, looked for in the first piece only: a longer header counts whole. */
+static uint64_t body_header_bytes(struct transaction *transaction)
+{
+    struct bytes piece = BYTES_EMPTY;
+
+    return body_next(transaction, 0, &piece) ? header_end(piece) : 0;
+}
+
+static void screen_all(struct transaction *transaction, enum cause cause, const char *why)
+{
+    const struct bytes words = bytes_of_text(why);
+    struct outcome outcome =
+        outcome_of_verdict(transaction->channel, STAGE_MAIL, verdict_with(cause, words));
+
+    outcome.reply = words;
+    attempt_fill(transaction->attempt, outcome);
+}
+
+/* RFC 6531 3.6: without SMTPUTF8 only what is ASCII in envelope and header may go. */
+static void screen_utf8(struct transaction *transaction)
+{
+    struct attempt *attempt = transaction->attempt;
+    const char *why = "the next hop does not offer SMTPUTF8";
+
+    if (!address_is_ascii(attempt->message->envelope.from) ||
+        body_has_8bit(transaction, body_header_bytes(transaction))) {
+        screen_all(transaction, CAUSE_REMOTE_NO_8BIT, why);
+        return;
+    }
+    for (uint32_t i = 0; i < attempt->recipient_count; i++) {
+        if (address_is_ascii(attempt_recipient(attempt, i)->address))
+            continue;
+        attempt->outcomes[i] =
+            outcome_of_verdict(transaction->channel, STAGE_RCPT,
+                               verdict_with(CAUSE_REMOTE_NO_8BIT, bytes_of_text(why)));
+    }
+}
+
+/* Refuses before MAIL what the peer's extensions cannot carry; what they need not carry is sent
+ * without them: most mail declared 8BITMIME is plain ASCII. */
+static void transaction_screen(struct transaction *transaction)
+{
+    const struct deliver_channel *channel = transaction->channel;
+    const struct queued_message *message = transaction->attempt->message;
+    const struct envelope *envelope = &message->envelope;
+    const bool is_8bit = envelope->body != BODY_7BIT;
+
+    if (channel->size_limit > 0 && message->size_bytes > channel->size_limit)
+        screen_all(transaction, CAUSE_MESSAGE_TOO_BIG, "larger than the next hop's SIZE limit");
+    if (envelope->requiretls &&
+        (channel->tls[0] == 0 || !(channel->extensions & EXTENSION_REQUIRETLS)))
+        screen_all(transaction, CAUSE_REQUIRETLS_UNMET, "the next hop does not offer REQUIRETLS");
+    transaction->use_8bit = is_8bit && channel->extensions & EXTENSION_8BITMIME;
+    if (is_8bit && !transaction->use_8bit && body_has_8bit(transaction, message->size_bytes))
+        screen_all(transaction, CAUSE_REMOTE_NO_8BIT, "the next hop does not offer 8BITMIME");
+    transaction->use_utf8 = envelope->smtputf8 && channel->extensions & EXTENSION_SMTPUTF8;
+    if (envelope->smtputf8 && !transaction->use_utf8)
+        screen_utf8(transaction);
+}
+
+/* ------------------------------------------------------------------ the attempt */
+
+static uint32_t transaction_choose(struct transaction *transaction)
+{
+    const struct attempt *attempt = transaction->attempt;
+
+    transaction->chosen_count = 0;
+    for (uint32_t i = 0; i < attempt->recipient_count; i++) {
+        if (attempt->outcomes[i].verdict.cause == CAUSE_UNDECIDED &&
+            transaction->chosen_count < DELIVER_TRANSACTION_RECIPIENTS)
+            transaction->chosen[transaction->chosen_count++] = i;
+    }
+    return transaction->chosen_count;
+}
+
+static bool attempt_connect(struct transaction *transaction, bool *host_failed)
+{
+    struct outcome trouble = {0};
+
+    if (transaction->channel->stream || session_open(transaction->channel, &trouble))
+        return true;
+    *host_failed = trouble.verdict.cause != CAUSE_UNDECIDED &&
+                   cause_row(trouble.verdict.cause)->side == SIDE_THEIRS &&
+                   trouble.verdict.kind == VERDICT_DEFER;
+    attempt_fill(transaction->attempt, trouble);
+    return false;
+}
+
+/*
+ * Transactions until everybody has an outcome. Each one decides at least one recipient, but for a
+ * stale one: a kept connection that died of idleness is replaced in silence, as nothing was said on
+ * it yet; the new one is not `reused`, so that happens once.
+ */
+static void attempt_transact(struct transaction *transaction, bool *host_failed)
+{
+    const struct transaction blank = *transaction;
+
+    while (transaction_choose(transaction) > 0) {
+        if (!attempt_connect(transaction, host_failed))
+            return;
+        transaction_screen(transaction);
+        if (transaction_choose(transaction) > 0)
+            transaction_run(transaction);
+        if (fiber_cancelled())
+            return;
+        if (!transaction->channel->stream && !transaction->stale)
+            attempt_fill(transaction->attempt,
+                         outcome_of_status(transaction->channel, STAGE_RCPT, WIRE_END));
+        *transaction = blank;
+    }
+}
+
+void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed)
+{
+    CLEANUP(spool_body_close) struct spool_body *body = NULL;
+    const struct verdict opened =
+        spool_body_open(channel->deliver->spool, attempt->message->id, &body);
+
+    if (!verdict_accepts(&opened)) {
+        attempt_fill(attempt, outcome_of_verdict(channel, STAGE_COMMIT, opened));
+        return;
+    }
+    struct transaction transaction = {.channel = channel, .attempt = attempt, .body = body};
+    attempt_transact(&transaction, host_failed);
+}
