@@ -1,0 +1,277 @@
+/*
+ * From DATA or BDAT to a durable message and its 250 (RFC 5321 4.1.1.4, RFC 3030).
+ *
+ * Sleeps: on the client, on DNS and filters, on the disk. Fails: by a verdict; the 250 is said only
+ * with a receipt that is durable.
+ */
+#include "receive/session.h"
+
+enum {
+    COMMIT_LEAST_SECONDS = 10, /* the disk gets this much, however long the filters took */
+    RECEIVED_BYTES = 8 * 1024,
+};
+
+/* ------------------------------------------------------------------ what the header says */
+
+/* Hops, and that a header once begun holds nothing but fields. A message without any header, even
+ * one that starts with text, is taken as all body (RFC 5321 6.4 leaves that to us). */
+MUST_USE static struct verdict message_check_header(const struct session *session)
+{
+    struct bytes head = spool_draft_head(session->intake.draft);
+    const bool whole = head.count == spool_draft_size(session->intake.draft);
+    struct header_walk walk = HEADER_WALK_OF(head);
+    struct header_field field;
+    uint32_t fields = 0, hops = 0;
+
+    while (header_next(&walk, &field)) {
+        fields++;
+        if (bytes_equal_text_nocase(field.name, "Received"))
+            hops++;
+    }
+    if (hops > session->config->limits.hops)
+        return verdict_of(CAUSE_MESSAGE_LOOP);
+    /* Of a header longer than the view, the end may be half a field: it is not judged. */
+    if (walk.malformed && fields > 0 && (whole || header_end(head) < head.count))
+        return verdict_of(CAUSE_MESSAGE_MALFORMED_HEADER);
+    return verdict_accept();
+}
+
+/* ------------------------------------------------------------------ judging */
+
+static struct io_result message_read(void *draft, struct span into, uint64_t offset)
+{
+    return spool_draft_read(draft, into, offset);
+}
+
+MUST_USE static struct verdict receive_judge(struct session *session, uint64_t deadline_us)
+{
+    struct intake *intake = &session->intake;
+    uint8_t digest[DIGEST_MAX];
+    size_t digest_count = 0;
+
+    REQUIRE(intake_verdict(session));
+    REQUIRE(message_check_header(session));
+    if (intake->digest)
+        digest_count = digest_finish(intake->digest, (struct span){digest, sizeof digest});
+    const struct policy_message message = {
+        .source = {.read = message_read,
+                   .argument = intake->draft,
+                   .size_bytes = spool_draft_size(intake->draft)},
+        .head = spool_draft_head(intake->draft),
+        .digest = bytes_of(digest, digest_count),
+        .deadline_us = deadline_us,
+    };
+    const bool masked = fiber_mask_cancel(false);
+    const struct verdict verdict =
+        policy_judge(session->receive->settings.policy, &session->transaction, &message);
+    fiber_mask_cancel(masked);
+    return verdict;
+}
+
+/* ------------------------------------------------------------------ storing */
+
+/* The words of RFC 3848 and 6531. */
+static const char *message_protocol(const struct session *session)
+{
+    static const char *const words[3][4] = {
+        {"ESMTP", "ESMTPS", "ESMTPA", "ESMTPSA"},
+        {"UTF8SMTP", "UTF8SMTPS", "UTF8SMTPA", "UTF8SMTPSA"},
+        {"LMTP", "LMTPS", "LMTPA", "LMTPSA"},
+    };
+    const unsigned how =
+        (session->client.tls.count ? 1U : 0U) | (session->client.user.count ? 2U : 0U);
+
+    if (session->listen->kind == LISTEN_LMTP)
+        return words[2][how];
+    if (!session->client.esmtp)
+        return "SMTP";
+    return words[session->transaction.envelope.smtputf8 ? 1 : 0][how];
+}
+
+MUST_USE static struct verdict message_prepend(struct session *session)
+{
+    CLEANUP(buffer_free) struct buffer received = BUFFER_WITH_LIMIT(RECEIVED_BYTES);
+    const struct envelope *envelope = &session->transaction.envelope;
+    struct received_facts facts = {
+        .hostname = session->config->hostname,
+        .helo = session->client.helo,
+        .client = session->client.remote,
+        .client_name = session->client.reverse_name,
+        .protocol = message_protocol(session),
+        .tls = session->client.tls,
+        .message = session->transaction.message,
+        .wall_us = envelope->accepted_wall_us,
+    };
+
+    if (session->transaction.accepted_commands == 1 && envelope->recipient_count == 1) {
+        const struct recipient *only = &envelope->recipients[0];
+        facts.only_recipient = address_is_null(only->asked) ? only->address : only->asked;
+    }
+    received_print(&received, &facts);
+    /* Without them the message is not what policy said it would be, so it is not taken. */
+    if (received.failed || session->headers.failed)
+        return verdict_of(CAUSE_SERVER_BUSY);
+    if (session->headers.count > 0)
+        REQUIRE(spool_draft_prepend(session->intake.draft, buffer_view(&session->headers)));
+    return spool_draft_prepend(session->intake.draft, buffer_view(&received));
+}
+
+MUST_USE static struct verdict receive_commit(struct session *session, uint64_t deadline_us,
+                                              struct spool_receipt *receipt)
+{
+    struct transaction *transaction = &session->transaction;
+    const struct spool_commit_options options = {
+        .deadline_us = MAX_OF(deadline_us, deadline_in(COMMIT_LEAST_SECONDS * US_PER_S)),
+        .discard = transaction->disposition == DISPOSITION_DISCARD,
+    };
+
+    transaction->envelope.accepted_wall_us = clock_wall_us();
+    if (transaction->disposition == DISPOSITION_HOLD) {
+        transaction->envelope.held = true;
+        transaction->envelope.held_why = transaction->hold_why;
+    }
+    REQUIRE(message_prepend(session));
+    return spool_commit(session->intake.draft, &transaction->envelope, &options, receipt);
+}
+
+/* ------------------------------------------------------------------ the final reply */
+
+static void message_accepted(struct session *session, const struct spool_receipt *receipt,
+                             uint64_t took_us)
+{
+    char id[ID_TEXT_MAX];
+
+    INVARIANT(receipt->durable);
+    id_print(receipt->message, id, sizeof id);
+    for (unsigned i = 0; i < session->replies; i++)
+        session_say(session, "250 2.0.0 Accepted as %s", id);
+    session->errors = 0;
+    struct event event = {.kind = EVENT_MESSAGE_ACCEPTED,
+                          .stage = STAGE_DOT,
+                          .message = receipt->message,
+                          .size_bytes = spool_draft_size(session->intake.draft),
+                          .took_us = took_us};
+    session_event(session, &event);
+}
+
+/* From the end of the body to a durable message. Any objection, ours or theirs, leaves by REQUIRE.
+ */
+MUST_USE static struct verdict receive_message(struct session *session,
+                                               struct spool_receipt *receipt)
+{
+    const uint64_t deadline = deadline_in(session->config->limits.after_dot_us);
+
+    REQUIRE(receive_judge(session, deadline));         /* sleeps on DNS and filters */
+    return receive_commit(session, deadline, receipt); /* on the disk */
+}
+
+/* The body is complete: its fate, and LMTP's reply for each recipient (RFC 2033 4.2). */
+MUST_USE static struct verdict message_end(struct session *session)
+{
+    const uint64_t dot_us = clock_now_us();
+    struct spool_receipt receipt = {0};
+
+    session->stage = STAGE_DOT;
+    session->message_over = true;
+    if (session->listen->kind == LISTEN_LMTP)
+        session->replies = session->transaction.accepted_commands;
+    REQUIRE(receive_message(session, &receipt));
+    message_accepted(session, &receipt, clock_now_us() - dot_us);
+    return verdict_accept();
+}
+
+/* ------------------------------------------------------------------ DATA */
+
+MUST_USE static struct verdict data_allowed(const struct session *session,
+                                            const struct smtp_command *command)
+{
+    REQUIRE(verb_permits(session, command));
+    if (command->argument.count > 0)
+        return verdict_of(CAUSE_PROTOCOL_SYNTAX);
+    if (session->transaction.accepted_commands == 0)
+        return verdict_of(CAUSE_PROTOCOL_NO_RECIPIENTS);
+    return verdict_accept();
+}
+
+MUST_USE static struct verdict data_body(struct session *session)
+{
+    session_say(session, "354 End data with <CR><LF>.<CR><LF>");
+    session_flush(session);
+    session->stage = STAGE_DATA;
+    session->message_over = true;
+    if (session->lost)
+        return verdict_of(CAUSE_CLIENT_LOST);
+    spool_session_sending(session->receive->settings.spool, true);
+    const struct verdict read = intake_read_data(session);
+    spool_session_sending(session->receive->settings.spool, false);
+    return read;
+}
+
+struct verdict session_data(struct session *session, const struct smtp_command *command)
+{
+    REQUIRE(data_allowed(session, command));
+    REQUIRE(intake_open(session));
+    REQUIRE(data_body(session)); /* sleeps on the client */
+    return message_end(session);
+}
+
+/* ------------------------------------------------------------------ BDAT */
+
+/* Why this chunk may not be taken. Its octets are on the wire already and have to be read anyway.
+ */
+MUST_USE static struct verdict bdat_allowed(struct session *session)
+{
+    const unsigned within = STATE_MAIL | STATE_RCPT | STATE_CHUNKS;
+
+    if (!(session->state & within))
+        return verdict_of(CAUSE_PROTOCOL_SEQUENCE);
+    if (session->transaction.accepted_commands == 0)
+        return verdict_of(CAUSE_PROTOCOL_NO_RECIPIENTS);
+    if (session->state == STATE_CHUNKS)
+        return verdict_accept();
+    return intake_open(session);
+}
+
+/* The octets of a refused chunk pass by; `objection` is what is said after them. */
+MUST_USE static struct verdict bdat_pass(struct session *session, uint64_t octets,
+                                         const struct verdict *objection)
+{
+    intake_close(session);
+    session->intake.objection = *objection;
+    session->intake.objected = true;
+    REQUIRE(intake_read_chunk(session, octets));
+    return *objection;
+}
+
+MUST_USE static struct verdict bdat_take(struct session *session,
+                                         const struct smtp_command *command)
+{
+    spool_session_sending(session->receive->settings.spool, true);
+    const struct verdict read = intake_read_chunk(session, command->chunk_bytes);
+    spool_session_sending(session->receive->settings.spool, false);
+    REQUIRE(read);
+    if (command->chunk_last && session->intake.after_cr)
+        intake_object(session, CAUSE_MESSAGE_MALFORMED);
+    return intake_verdict(session);
+}
+
+struct verdict session_bdat(struct session *session, const struct smtp_command *command)
+{
+    /* Without a length nobody knows where the next command begins. */
+    if (command->fault != SMTP_FINE) {
+        session->closing = true;
+        return verdict_of(verb_fault_cause(command->fault));
+    }
+    const struct verdict allowed = bdat_allowed(session);
+    if (!verdict_accepts(&allowed))
+        return bdat_pass(session, command->chunk_bytes, &allowed);
+    session->state = STATE_CHUNKS;
+    session->message_over = true; /* a chunk that fails ends the message (RFC 3030 2) */
+    REQUIRE(bdat_take(session, command));
+    if (command->chunk_last)
+        return message_end(session);
+    session->message_over = false;
+    session_say(session, "250 2.0.0 %llu octets received",
+                (unsigned long long)command->chunk_bytes);
+    return verdict_accept();
+}

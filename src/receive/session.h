@@ -1,0 +1,178 @@
+/*
+ * What the files of receive share: one client's session and the entry it has in the register.
+ *
+ * A session lives on the stack of its fiber. It is masked against cancellation but for three waits:
+ * for a command, for a body, and inside policy_judge; so neither a draft nor a reply is cut by a
+ * shutdown.
+ */
+#ifndef RECEIVE_SESSION_H
+#define RECEIVE_SESSION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "receive/receive.h"
+#include "wire/wire.h"
+
+/* ------------------------------------------------------------------ the register of clients */
+
+enum { GUEST_BUCKETS = 1024 };
+
+/* A connection that was admitted, from accept to the end of its fiber. */
+struct guest {
+    struct receive *receive;
+    const struct config_listen *listen;
+    struct stream *stream; /* moves to the session */
+    struct fiber *fiber;   /* set while the session runs; under receive->lock */
+    atomic_bool idle;      /* it waits for a command */
+    struct guest *next, *previous;
+    unsigned bucket;
+    uint8_t key[8], key_count; /* who it is, for the limit of one client */
+};
+
+enum door_state { DOOR_OPENING = 0, DOOR_OPEN, DOOR_FAILED, DOOR_CLOSED };
+
+/* One listener on one loop, with its accept fiber. */
+struct door {
+    struct receive *receive;
+    const struct config_listen *listen;
+    struct endpoint at; /* asked for; then as bound */
+    struct fiber *fiber;
+    bool shared;
+    atomic_int state; /* enum door_state */
+    struct io_result fault;
+};
+
+struct receive {
+    struct receive_settings settings;
+    struct door *doors;
+    unsigned door_count;
+    atomic_uint guests;
+    atomic_bool stopping;
+    struct waitlist changed; /* a door's state, or the count of guests */
+    pthread_mutex_t lock;    /* the buckets; held around memory operations only */
+    struct guest *buckets[GUEST_BUCKETS];
+};
+
+/* Enters the client in the register, or says why not (421). The stream stays the caller's until
+ * accepted. */
+MUST_USE struct verdict receive_admit(struct receive *receive, const struct config_listen *listen,
+                                      struct stream *stream, struct guest **guest);
+void receive_leave(struct guest *guest); /* frees it */
+void door_main(void *argument);          /* the accept fiber of a struct door */
+
+/* ------------------------------------------------------------------ a session */
+
+enum session_state {
+    STATE_FRESH = 1,   /* no greeting yet */
+    STATE_GREETED = 2, /* EHLO, HELO or LHLO; no transaction */
+    STATE_MAIL = 4,    /* a sender, no recipient */
+    STATE_RCPT = 8,    /* at least one recipient */
+    STATE_CHUNKS = 16, /* in the middle of a message by BDAT */
+    STATE_ANY = 31,
+};
+
+/* A body while it comes in. The first objection stands; reading goes on to the true end, so that
+ * the session stays in step. */
+struct intake {
+    struct spool_draft *draft; /* NULL: none open */
+    struct digest *digest;     /* NULL: no filter asks for it */
+    uint64_t begin_us;         /* of this DATA or BDAT */
+    uint64_t begin_count;      /* octets before it */
+    uint64_t count;            /* octets of the message so far, kept or not */
+    bool after_cr;             /* BDAT: the last octet was CR */
+    bool objected;
+    struct verdict objection;
+};
+
+struct session {
+    struct guest *guest;
+    struct receive *receive;
+    const struct config *config;
+    const struct config_listen *listen;
+    struct stream *stream;
+    struct wire_input input;
+    struct buffer output; /* replies not yet sent; empty and without memory while idle */
+    uint64_t opened_us, ends_us;
+    enum session_state state;
+    enum stage stage;     /* of the command at hand, for the journal */
+    unsigned replies;     /* how many a verdict of this command gets: 1, or LMTP's per recipient */
+    unsigned errors;      /* protocol errors since the last accepted message */
+    struct address asked; /* the path of the command at hand, for the journal */
+    bool answered;        /* the command at hand has a reply */
+    bool lost;            /* the client is gone: nothing more can be said */
+    bool closing;         /* close after what was said */
+    bool objecting;       /* closing because of a fault: wait a little for the client to read it */
+    bool message_over;    /* the transaction ends with this command's reply */
+    bool has_standing;    /* an objection to the client itself, told at each MAIL */
+    struct verdict standing;
+    struct arena connection_arena, transaction_arena;
+    struct client_facts client;
+    struct transaction transaction;
+    struct buffer headers; /* lines that policy adds */
+    struct intake intake;
+    char client_text[ENDPOINT_TEXT_MAX];
+    char helo[MAIL_DOMAIN_MAX + 1];
+    char tls[96];
+};
+
+void session_run(struct guest *guest); /* the whole dialogue; ends with receive_leave. Sleeps. */
+void session_main(void *guest);        /* the same as a fiber's main */
+uint64_t session_deadline(const struct session *session, uint64_t duration_us);
+
+/* ------------------------------------------------------------------ commands */
+
+typedef struct verdict verb_handler(struct session *session, const struct smtp_command *command);
+
+enum verb_service { SERVICE_SMTP = 1, SERVICE_LMTP = 2, SERVICE_EITHER = 3 };
+enum verb_faults { FAULTS_CHECKED = 0, FAULTS_OWN };
+
+struct verb_row {
+    unsigned services; /* enum verb_service */
+    unsigned states;   /* enum session_state */
+    enum verb_faults faults;
+    enum stage stage;
+    verb_handler *handle;
+};
+const struct verb_row *verb_row(enum smtp_verb verb);
+/* Is the command allowed now, and well formed? */
+MUST_USE struct verdict verb_permits(const struct session *session,
+                                     const struct smtp_command *command);
+enum cause verb_fault_cause(enum smtp_fault fault);
+
+/* A handler that accepts has said its reply; an objection is said by its caller. */
+verb_handler session_unknown, session_foreign, session_ehlo, session_helo, session_starttls,
+    session_auth, session_mail, session_rcpt, session_data, session_bdat, session_rset,
+    session_noop, session_vrfy, session_not_implemented, session_help, session_quit;
+
+/* ------------------------------------------------------------------ replies and the journal */
+
+/* A whole reply, CR LF added; collected until session_flush. */
+void session_say(struct session *session, const char *format, ...) PRINTF_LIKE(2, 3);
+/* Says an objection as reply and event, and counts errors; a 421 closes. */
+void session_object(struct session *session, const struct verdict *objection);
+void session_flush(struct session *session); /* one write; sets lost on failure. Sleeps. */
+void session_event(const struct session *session, struct event *event); /* fills in who and what */
+
+/* ------------------------------------------------------------------ transactions and bodies */
+
+void transaction_reset(struct session *session); /* forgets sender, recipients and draft */
+
+/* Makes ready for a body: the spool admits it and there is a draft. */
+MUST_USE struct verdict intake_open(struct session *session);
+void intake_resume(struct session *session); /* the clock of the next DATA or BDAT starts */
+void intake_add(struct session *session, struct bytes piece);
+void intake_object(struct session *session, enum cause cause);
+MUST_USE struct verdict intake_verdict(const struct session *session);
+bool intake_beyond_reason(const struct session *session, uint64_t more); /* not worth reading on */
+void intake_close(struct session *session);
+/* Reads the body after 354, or one chunk. ACCEPT: all of it was read, whatever stands against it.
+ * Sleep. */
+MUST_USE struct verdict intake_read_data(struct session *session);
+MUST_USE struct verdict intake_read_chunk(struct session *session, uint64_t octets);
+
+/* The handshake on the session's stream, STARTTLS or implicit. Sleeps. */
+MUST_USE struct verdict session_handshake(struct session *session);
+bool session_offers_tls(const struct session *session);
+
+#endif
