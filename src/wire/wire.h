@@ -19,7 +19,9 @@
 /* ------------------------------------------------------------------ buffered input */
 
 #define WIRE_BUFFER_BYTES 16384
-#define WIRE_COMMAND_MAX 4096 /* longest command line we keep; a longer one is one error */
+/* Longest command line we keep; a longer one is one error. RFC 4954 4 asks for AUTH lines of 12288.
+ */
+#define WIRE_COMMAND_MAX (12288 + 64)
 
 struct wire_input {
     struct stream *stream; /* not owned */
@@ -47,7 +49,9 @@ enum wire_status wire_status_of(struct io_result result);
 /*
  * A line up to CR LF, without it, valid until the next call. TOO_LONG: the line was eaten whole. A
  * bare LF or CR, or NUL, within: MALFORMED, the line was eaten whole up to CR LF. Never buffers
- * over the maximum; an endless line gives WIRE_END after `WIRE_ENDLESS_BYTES`.
+ * over the maximum; an endless line gives WIRE_END after `WIRE_ENDLESS_BYTES`. A TLS hello where a
+ * line should begin never ends in CR LF: it is given out as it came, and smtp_parse_command names
+ * it FOREIGN.
  */
 #define WIRE_ENDLESS_BYTES (512 * 1024)
 enum wire_status wire_read_line(struct wire_input *input, uint64_t deadline_us, struct bytes *line);
@@ -55,15 +59,20 @@ enum wire_status wire_read_line(struct wire_input *input, uint64_t deadline_us, 
 enum wire_status wire_read_raw(struct wire_input *input, size_t most, uint64_t deadline_us,
                                struct bytes *piece);
 
-/* DATA: dot-unstuffed pieces in order; `last` when CR LF . CR LF was met. Bare CR, LF or NUL sets
- * `malformed` (sticky) and reading goes on to the true end, so the session stays in step. */
+/* DATA: dot-unstuffed pieces in order, views until the next call; `ended` when CR LF . CR LF was
+ * met. Bare CR, LF or NUL sets `malformed` (sticky) and reading goes on to the true end, so the
+ * session stays in step. */
 struct wire_data {
     struct wire_input *input;
     int state;
     bool malformed, ended;
-    uint64_t bytes; /* given out */
-    size_t longest_line;
+    uint64_t bytes;      /* given out */
+    size_t longest_line; /* without its CR LF */
+    size_t line_length;  /* of the line that is still open */
 };
+#define WIRE_DATA_OF(from) ((struct wire_data){.input = (from)})
+/* OK with a piece, which may be empty when `ended` was set with it; END: the client left half-way.
+ */
 enum wire_status wire_read_data(struct wire_data *data, uint64_t deadline_us, struct bytes *piece);
 
 /* ------------------------------------------------------------------ SMTP server side: commands
@@ -87,7 +96,7 @@ enum smtp_verb {
     SMTP_STARTTLS,
     SMTP_AUTH,
     SMTP_ETRN,
-    SMTP_TURN,
+    SMTP_TURN, /* and SEND, SOML, SAML: known, never implemented */
     SMTP_XCLIENT,
     SMTP_FOREIGN, /* HTTP verbs, header lines, a TLS hello: another protocol */
 };
@@ -102,9 +111,10 @@ enum smtp_fault {
 
 struct smtp_command {
     enum smtp_verb verb;
-    struct bytes argument; /* trimmed rest of the line */
-    enum smtp_fault fault;
-    struct address path; /* MAIL, RCPT */
+    struct bytes argument; /* trimmed rest of the line: a view of it */
+    enum smtp_fault fault; /* the first one; what lies behind it may be unset */
+    struct address path;   /* MAIL, RCPT; in the arena, as all parameters */
+    bool path_bare; /* came without brackets: then the fault is ADDRESS, yet path is filled in */
     /* MAIL parameters */
     uint64_t size_bytes; /* 0: not given */
     enum body_kind body;
@@ -119,6 +129,11 @@ struct smtp_command {
     bool chunk_last;
     unsigned parameter_count; /* ESMTP parameters present: refused after HELO */
 };
+/*
+ * MAIL with letters beyond ASCII but without SMTPUTF8 has the fault UTF8; RCPT does not know the
+ * transaction, so its caller asks address_is_ascii. MAIL or RCPT without "FROM:<", "TO:<" at all is
+ * UNKNOWN. BODY=BINARYMIME and every parameter are parsed whether offered or not.
+ */
 void smtp_parse_command(struct arena *arena, struct bytes line, struct smtp_command *command);
 
 /* ------------------------------------------------------------------ SMTP and LMTP client side */
@@ -131,7 +146,11 @@ struct smtp_reply {
     struct bytes text;     /* all lines, with codes, joined by LF */
     unsigned line_count;
 };
-/* Reads one reply, every line, bounded. The text lives in the arena. Sleeps. */
+/*
+ * Reads one reply, every line, bounded. The text lives in the arena. MALFORMED, with code 0 and
+ * what was read so far: no code, one outside 200..599, or lines that disagree; TOO_LONG: over a
+ * limit. After either the connection is out of step and good for nothing. Sleeps.
+ */
 enum wire_status smtp_read_reply(struct wire_input *input, struct arena *arena,
                                  uint64_t deadline_us, struct smtp_reply *reply);
 
@@ -148,7 +167,7 @@ enum smtp_extension {
     EXTENSION_REQUIRETLS = 512,
     EXTENSION_BINARYMIME = 1024,
 };
-/* From the lines of an EHLO reply. */
+/* From the lines of an EHLO reply, all but the first. *size_limit is 0 when none is declared. */
 unsigned smtp_parse_extensions(struct bytes reply_text, uint64_t *size_limit);
 
 /* Writes a body as DATA: CRLF lines, dots stuffed, bare CR and LF made CR LF, NUL dropped, and at
