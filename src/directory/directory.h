@@ -5,7 +5,8 @@
  * Owns:   opened sources; each file is read again when it changes.
  * Sleeps: directory_find_*; blocking libraries run in the worker pool.
  * Fails:  LOOKUP_FAILED with a reason; a missing file or table is MISCONFIGURED, a lock
- * UNAVAILABLE. Never:  says ABSENT because something broke.
+ * UNAVAILABLE. A domain without a `users` setting takes every local part.
+ * Never:  says ABSENT because something broke.
  */
 #ifndef DIRECTORY_DIRECTORY_H
 #define DIRECTORY_DIRECTORY_H
@@ -35,6 +36,7 @@ struct directory_target {
     struct address address;
     bool local;                /* a user of a domain of ours, delivered by its `deliver` */
     struct bytes file_or_pipe; /* "|command" or "/path" from aliases; empty otherwise */
+    unsigned flags;            /* enum directory_flags, of a local user */
 };
 struct directory_targets {
     struct directory_target *targets;

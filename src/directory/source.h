@@ -1,0 +1,161 @@
+/* What the files of this room share: cached files, name tables, the sources of a domain. */
+#ifndef DIRECTORY_SOURCE_H
+#define DIRECTORY_SOURCE_H
+
+#include <pthread.h>
+
+#include "directory/directory.h"
+
+/* ------------------------------------------------------------------ names -> values, ASCII case
+ * ignored */
+
+struct name_slot {
+    struct bytes name;
+    void *value;
+};
+struct name_table {
+    struct name_slot *slots;
+    size_t room; /* a power of two, at least twice the count */
+    size_t count;
+};
+MUST_USE bool name_table_open(struct name_table *table, struct arena *arena, size_t most);
+/* False when the name is there already, or the table is full. */
+MUST_USE bool name_table_add(struct name_table *table, struct bytes name, void *value);
+void *name_table_find(const struct name_table *table, struct bytes name); /* NULL: absent */
+
+/* ------------------------------------------------------------------ files that are read again
+ * when they change */
+
+#define SNAPSHOT_FILES_MAX 64
+#define SNAPSHOT_FILE_BYTES_MAX (64 * MIB)
+
+struct watched_file {
+    const char *path;
+    struct file_facts facts;
+    bool read; /* its text was read whole */
+};
+
+/* A file (and what it includes) as it was read once. Immutable, shared, freed by its last holder.
+ */
+struct snapshot {
+    _Atomic unsigned holders;
+    struct arena arena;
+    struct lookup state; /* FOUND: the table stands; FAILED: why it does not */
+    struct watched_file files[SNAPSHOT_FILES_MAX];
+    unsigned file_count;
+    bool fresh; /* changed less than a second before it was read: a writer may be half way */
+    struct name_table names;
+};
+
+/* Fills snapshot->names from the text, or sets snapshot->state. May read further files. */
+typedef void snapshot_parse(struct snapshot *snapshot, struct bytes text);
+
+struct cached_file {
+    const char *path;
+    snapshot_parse *parse;
+    pthread_mutex_t lock; /* around the next two members only */
+    struct snapshot *now;
+    uint64_t checked_us;
+};
+
+void cached_file_open(struct cached_file *file, const char *path, snapshot_parse *parse);
+void cached_file_close(struct cached_file *file);
+/*
+ * The file as it stands, looked at again at most once a second unless `at_once`; NULL when memory
+ * is out. Give it back with snapshot_release. Sleeps.
+ */
+MUST_USE struct snapshot *cached_file_take(struct cached_file *file, bool at_once);
+void snapshot_release(struct snapshot *snapshot);
+
+/* For parsers: reads a file whole into the snapshot's arena and watches it. Sleeps. */
+MUST_USE struct lookup snapshot_read(struct snapshot *snapshot, const char *path,
+                                     struct bytes *text);
+/* "FILE:LINE: what"; the state becomes MISCONFIGURED, since a guess could refuse mail. */
+void snapshot_malformed(struct snapshot *snapshot, unsigned line, const char *what);
+
+/* ------------------------------------------------------------------ users and aliases in files */
+
+struct file_user {
+    struct bytes name; /* as written: "bob" or "bob@example.com" */
+    struct bytes password;
+    unsigned flags;
+};
+void users_parse(struct snapshot *snapshot, struct bytes text); /* names -> struct file_user */
+
+enum alias_kind {
+    ALIAS_NAME,    /* a local part of the same domain */
+    ALIAS_USER,    /* "\name": the user itself, aliases not followed */
+    ALIAS_ADDRESS, /* local@domain */
+    ALIAS_PROGRAM, /* "|command" or "/file" */
+    ALIAS_INCLUDE, /* ":include:/file" */
+};
+struct alias_item {
+    enum alias_kind kind;
+    struct bytes text;
+    struct address address;  /* ALIAS_ADDRESS */
+    struct alias_list *list; /* ALIAS_INCLUDE */
+    struct alias_item *next;
+};
+struct alias_list {
+    struct bytes name;
+    struct lookup state; /* FOUND, or why the included file could not be read */
+    struct alias_item *items, **end;
+};
+void aliases_parse(struct snapshot *snapshot, struct bytes text); /* names -> struct alias_list */
+
+/* ------------------------------------------------------------------ users in SQLite */
+
+struct sqlite_source;
+/* `location`: FILE, FILE?table=NAME or FILE?query=SELECT ... NULL with `why` filled in. */
+MUST_USE struct sqlite_source *sqlite_source_open(const char *location, char *why, size_t why_room);
+void sqlite_source_close(struct sqlite_source *source);
+/* Sleeps (worker pool). */
+MUST_USE struct lookup sqlite_find_user(struct sqlite_source *source, struct arena *arena,
+                                        struct address address, struct directory_user *user);
+
+/* ------------------------------------------------------------------ a domain's sources */
+
+enum source_kind {
+    SOURCE_EVERYONE = 0, /* no list: every local part is a user */
+    SOURCE_FILE,
+    SOURCE_SQLITE,
+};
+struct directory_domain {
+    const struct config_domain *config;
+    enum source_kind users_kind;
+    struct cached_file users_file;
+    struct sqlite_source *users_sqlite;
+    bool has_aliases;
+    struct cached_file aliases_file;
+};
+struct directory {
+    const struct config *config;
+    struct directory_domain *domains;
+    unsigned domain_count;
+};
+/* NULL: not ours. An empty domain with the local part postmaster is the first domain's. */
+struct directory_domain *directory_domain_of(struct directory *directory, struct address address);
+
+/* One look-up of a caller: what it has to remember beside the answer. */
+struct search {
+    struct directory *directory;
+    struct arena *arena;
+    bool at_once; /* look at the files again now */
+    bool fresh;   /* a file that was asked had just changed */
+};
+/* One form of the local part; tags are not looked at. Sleeps. */
+MUST_USE struct lookup search_user(struct search *search, struct directory_domain *domain,
+                                   struct address address, struct directory_user *user);
+/*
+ * The alias of this address. *list stays valid while *held is held; release it with
+ * snapshot_release (NULL is fine). Sleeps.
+ */
+MUST_USE struct lookup search_alias(struct search *search, struct directory_domain *domain,
+                                    struct address address, struct snapshot **held,
+                                    const struct alias_list **list);
+
+/* "user+tag" -> "user" and "tag"; false when there is no tag. */
+bool address_split_tag(const struct config_domain *domain, struct bytes local, struct bytes *user,
+                       struct bytes *tag);
+
+#endif
