@@ -64,6 +64,8 @@ const char *event_name(enum event_kind kind);
 
 typedef void observe_sink(void *argument, const struct event *event);
 bool observe_add_sink(observe_sink *sink, void *argument); /* false when four are there */
+/* Takes it out again; events that are under way on other threads may still reach it. */
+void observe_remove_sink(observe_sink *sink, const void *argument);
 void observe_remove_sinks(void);
 
 enum log_format { LOG_JSON, LOG_POSTFIX, LOG_NONE };
