@@ -28,7 +28,8 @@ enum fiber_state { DEAD = 0, RUNNING, TOKEN, PARKED, QUEUED, WOKEN };
 struct fiber {
     int state;      /* atomic */
     bool cancelled; /* atomic */
-    bool masked, started, ended, idle;
+    bool masked, started, ended;
+    uint8_t idle; /* looks of the trimmer since it parked; see scheduler_trim_stacks */
     struct loop *loop;
     const char *name;
     fiber_main *main;
@@ -353,7 +354,7 @@ static void fiber_entry(struct context_transfer transfer)
     fiber->main(fiber->argument);
     fiber->ended = true;
     switch_out(fiber);
-    INVARIANT(!"an ended fiber was resumed");
+    INVARIANT(!fiber->ended); /* nobody resumes it */
 }
 
 static void fiber_bury(struct scheduler *scheduler, struct fiber *fiber)
@@ -438,15 +439,21 @@ void scheduler_destroy(struct scheduler *scheduler)
     *scheduler = (struct scheduler){0};
 }
 
-void scheduler_trim_stacks(struct scheduler *scheduler)
+enum { IDLE_TRIMMED = 2 };
+
+bool scheduler_trim_stacks(struct scheduler *scheduler)
 {
+    bool more = false;
+
     for (struct fiber *fiber = scheduler->live; fiber; fiber = fiber->live_next) {
-        if (__atomic_load_n(&fiber->state, __ATOMIC_RELAXED) != PARKED)
+        if (fiber->idle == IDLE_TRIMMED)
             continue;
-        if (fiber->idle)
+        if (++fiber->idle == IDLE_TRIMMED)
             stack_trim(&fiber->stack, fiber->context);
-        fiber->idle = !fiber->idle;
+        else
+            more = true;
     }
+    return more;
 }
 
 /* ------------------------------------------------------------------ the life of a fiber */
@@ -463,7 +470,8 @@ static struct fiber *start(struct loop *loop, const char *name, size_t stack_siz
         return NULL;
     }
     /* A late wake may read the state at any moment, so it alone is never simply overwritten. */
-    fiber->cancelled = fiber->masked = fiber->started = fiber->ended = fiber->idle = false;
+    fiber->cancelled = fiber->masked = fiber->started = fiber->ended = false;
+    fiber->idle = 0;
     fiber->loop = loop;
     fiber->name = name;
     fiber->deadline_us = DEADLINE_NEVER;
@@ -540,7 +548,7 @@ enum io_status fiber_park(uint64_t deadline_us)
         timer_arm(fiber->loop->scheduler, fiber, deadline_us);
         switch_out(fiber);
         fiber->deadline_us = DEADLINE_NEVER;
-        fiber->idle = false;
+        fiber->idle = 0;
     }
     const int former = __atomic_exchange_n(&fiber->state, RUNNING, __ATOMIC_ACQ_REL);
     if (cancel_pending(fiber))

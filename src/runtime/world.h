@@ -83,9 +83,10 @@ void scheduler_expire(struct scheduler *scheduler, uint64_t now_us);
 void scheduler_stop(struct scheduler *scheduler);
 /* Frees the timers; the scheduler has no live fibers, or they are given up (their stacks leak). */
 void scheduler_destroy(struct scheduler *scheduler);
-/* Gives back the dirty stack pages below the stack pointer of fibers that have stayed parked since
- * the last call: an idle connection then costs one page. Own thread only. */
-void scheduler_trim_stacks(struct scheduler *scheduler);
+/* Gives back the dirty stack pages below the stack pointer of fibers that stayed parked since the
+ * last call: an idle connection then costs one page. True when another call would find more. Own
+ * thread only, outside of fibers. */
+bool scheduler_trim_stacks(struct scheduler *scheduler);
 
 /* Stack sizes. SQLite and the like run on blocking loops and below main. */
 #define FIBER_STACK_SESSION (64 * KIB)
