@@ -433,6 +433,20 @@ void scheduler_stop(struct scheduler *scheduler)
         fiber_cancel(fiber);
 }
 
+void scheduler_abandon(struct scheduler *scheduler)
+{
+    scheduler_take_inbox(scheduler);
+    while (scheduler->ready_first) {
+        struct fiber *fiber = scheduler->ready_first;
+
+        scheduler_take(scheduler, fiber);
+        if (!fiber->started)
+            live_add(scheduler, fiber);
+    }
+    while (scheduler->live)
+        fiber_bury(scheduler, scheduler->live);
+}
+
 void scheduler_destroy(struct scheduler *scheduler)
 {
     free(scheduler->timers);
@@ -446,7 +460,7 @@ bool scheduler_trim_stacks(struct scheduler *scheduler)
     bool more = false;
 
     for (struct fiber *fiber = scheduler->live; fiber; fiber = fiber->live_next) {
-        if (fiber->idle == IDLE_TRIMMED)
+        if (fiber->idle == IDLE_TRIMMED || fiber == scheduler->current)
             continue;
         if (++fiber->idle == IDLE_TRIMMED)
             stack_trim(&fiber->stack, fiber->context);

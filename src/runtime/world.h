@@ -81,11 +81,14 @@ uint64_t scheduler_wake_hint(const struct scheduler *scheduler);
 void scheduler_expire(struct scheduler *scheduler, uint64_t now_us);
 /* Cancels all fibers of the scheduler, and each that will start later. Own thread only. */
 void scheduler_stop(struct scheduler *scheduler);
+/* Ends every fiber without running it again, as the end of a process does: stacks and structs come
+ * back, what the fibers had allocated does not. For a simulated crash. */
+void scheduler_abandon(struct scheduler *scheduler);
 /* Frees the timers; the scheduler has no live fibers, or they are given up (their stacks leak). */
 void scheduler_destroy(struct scheduler *scheduler);
 /* Gives back the dirty stack pages below the stack pointer of fibers that stayed parked since the
  * last call: an idle connection then costs one page. True when another call would find more. Own
- * thread only, outside of fibers. */
+ * thread only. */
 bool scheduler_trim_stacks(struct scheduler *scheduler);
 
 /* Stack sizes. SQLite and the like run on blocking loops and below main. */
