@@ -30,6 +30,21 @@ MUST_USE struct schedule *schedule_open(const struct schedule_settings *settings
 void schedule_stop(struct schedule *schedule, uint64_t deadline_us);
 void schedule_close(struct schedule *schedule);
 
+/*
+ * Pure, for tests: the only function that turns a defer into a bounce. Gives back CAUSE_EXPIRED
+ * when the message's lifetime is over and it had its fair number of attempts, else the verdict
+ * itself. A fault of ours never expires, so an outage here bounces nothing; a clock that jumps
+ * cannot replace attempts.
+ */
+MUST_USE struct verdict schedule_expire(const struct config_retry *retry, uint32_t attempts,
+                                        int64_t accepted_wall_us, int64_t now_wall_us,
+                                        struct verdict verdict);
+/* Pure: attempts without which nothing expires: half of what the schedule makes, at most 12. */
+uint32_t schedule_fair_attempts(const struct config_retry *retry);
+/* Pure: the time that a greylisting reply names ("in 300 seconds", "5 min"), 0 when it is none; 5
+ * minutes when it names no time. */
+uint64_t schedule_named_delay_us(struct bytes reply);
+
 /* Pure, for tests: the next try after `attempts` tries of a message accepted at accepted_wall_us.
  * chance: 0..1000. */
 int64_t schedule_next_wall_us(const struct config_retry *retry, uint32_t attempts,
@@ -55,6 +70,7 @@ struct destination_row {
     int64_t next_wall_us;
     enum cause last_cause;
 };
+/* Asks the scheduler's loop when called from another. Sleeps. */
 unsigned schedule_destinations(struct schedule *schedule, struct destination_row *rows,
                                unsigned room);
 

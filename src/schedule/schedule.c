@@ -1,0 +1,412 @@
+/*
+ * schedule: the fiber that takes messages from the spool and parts them by destination; start, stop
+ * and the view from outside. The spool alone remembers: a restart goes on from what it holds.
+ */
+#include "schedule/inside.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------ on the scheduler's loop */
+
+struct call {
+    void (*work)(void *argument);
+    void *argument;
+    struct fiber *caller;
+    atomic_bool done;
+};
+
+static void call_main(void *argument)
+{
+    struct call *call = argument;
+    struct fiber *caller = call->caller;
+
+    call->work(call->argument);
+    atomic_store(&call->done, true); /* from here on the call may be gone */
+    fiber_wake(caller);
+}
+
+bool schedule_on_loop(struct schedule *schedule, void (*work)(void *argument), void *argument)
+{
+    struct call call = {.work = work, .argument = argument, .caller = fiber_self()};
+
+    if (loop_self() == schedule->loop) {
+        work(argument);
+        return true;
+    }
+    if (!fiber_start_on(schedule->loop, "schedule.call", call_main, &call))
+        return false;
+    const bool masked = fiber_mask_cancel(true); /* the call stands on this stack */
+    while (!atomic_load(&call.done)) {
+        const enum io_status status = fiber_park(deadline_in(60 * US_PER_S));
+        (void)status; /* whatever woke us, only `done` counts */
+    }
+    fiber_mask_cancel(masked);
+    return true;
+}
+
+/* ------------------------------------------------------------------ holds */
+
+struct hold *hold_find(struct schedule *schedule, uint64_t id)
+{
+    for (struct hold *hold = schedule->holds; hold; hold = hold->next) {
+        if (hold->message->id == id)
+            return hold;
+    }
+    return NULL;
+}
+
+void hold_release(struct schedule *schedule, struct hold *hold)
+{
+    if (hold->previous)
+        hold->previous->next = hold->next;
+    else
+        schedule->holds = hold->next;
+    if (hold->next)
+        hold->next->previous = hold->previous;
+    spool_release(schedule->spool, hold->message);
+    free(hold);
+    schedule->leased--;
+    if (schedule->taker_waits && schedule->leased < SCHEDULE_MESSAGES_MAX - 64)
+        fiber_wake(schedule->taker);
+}
+
+static struct hold *hold_open(struct schedule *schedule, struct queued_message *message)
+{
+    struct hold *hold = calloc(1, sizeof(*hold));
+
+    if (!hold)
+        return NULL;
+    hold->message = message;
+    hold->next = schedule->holds;
+    if (hold->next)
+        hold->next->previous = hold;
+    schedule->holds = hold;
+    schedule->leased++;
+    return hold;
+}
+
+/* ------------------------------------------------------------------ parting by destination */
+
+static struct job *job_open(struct hold *hold, struct place *place)
+{
+    struct job *job = calloc(1, sizeof(*job));
+
+    if (!job)
+        return NULL;
+    job->hold = hold;
+    job->place = place;
+    job->hold_next = hold->jobs;
+    hold->jobs = job;
+    hold->job_count++;
+    place_push(place, job);
+    return job;
+}
+
+static bool job_add(struct job *job, uint32_t index)
+{
+    if (job->count == job->room) {
+        const uint32_t room = job->room ? job->room * 2 : 1;
+        uint32_t *recipients = reallocarray(job->recipients, room, sizeof(*recipients));
+        if (!recipients)
+            return false;
+        job->recipients = recipients;
+        job->room = room;
+    }
+    job->recipients[job->count++] = index;
+    return true;
+}
+
+static bool hold_add_recipient(struct schedule *schedule, struct hold *hold, uint32_t index)
+{
+    struct destination to;
+
+    deliver_route(schedule->deliver, hold->message->envelope.recipients[index].address, &to);
+    struct place *place = place_find(schedule, &to);
+    if (!place)
+        return false;
+    /* Nobody else has run since this message's jobs were queued, so its job is the last one. */
+    struct job *job = place->last && place->last->hold == hold ? place->last : NULL;
+    if (!job)
+        job = job_open(hold, place);
+    return job && job_add(job, index);
+}
+
+/* Due now, or as soon as the first one is: what the spool gave is never given back untouched. */
+static int64_t due_until(const struct queued_message *message)
+{
+    int64_t first = INT64_MAX;
+
+    for (uint32_t i = 0; i < message->envelope.recipient_count; i++) {
+        if (message->recipients[i].state == RECIPIENT_WAITING)
+            first = MIN_OF(first, message->recipients[i].next_wall_us);
+    }
+    return MAX_OF(first, clock_wall_us());
+}
+
+static void hold_start(struct hold *hold)
+{
+    for (struct job *job = hold->jobs; job; job = job->hold_next)
+        slots_start(job->place);
+}
+
+/* Ends jobs that got no recipient for want of memory; true when something is left to do. */
+static bool hold_trim(struct hold *hold)
+{
+    for (struct job *job = hold->jobs, *next; job; job = next) {
+        next = job->hold_next;
+        if (job->count > 0)
+            continue;
+        place_withdraw(job->place, job);
+        struct job **at = &hold->jobs;
+        while (*at != job)
+            at = &(*at)->hold_next;
+        *at = next;
+        hold->job_count--;
+        free(job);
+    }
+    return hold->job_count > 0;
+}
+
+bool hold_add(struct schedule *schedule, struct queued_message *message, bool force)
+{
+    const int64_t until = force ? INT64_MAX : due_until(message);
+    struct hold *hold = hold_open(schedule, message);
+    bool complete = hold != NULL;
+
+    if (!hold) {
+        spool_release(schedule->spool, message);
+        return false;
+    }
+    for (uint32_t i = 0; i < message->envelope.recipient_count && complete; i++) {
+        const struct queued_recipient *recipient = &message->recipients[i];
+        if (recipient->state == RECIPIENT_WAITING && recipient->next_wall_us <= until)
+            complete = hold_add_recipient(schedule, hold, i);
+    }
+    if (hold_trim(hold))
+        hold_start(hold);
+    else
+        hold_release(schedule, hold);
+    return complete;
+}
+
+/* ------------------------------------------------------------------ sharing the memory */
+
+static struct place *place_slowest(struct schedule *schedule)
+{
+    struct place *slowest = NULL;
+
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
+        for (struct place *place = schedule->buckets[i]; place; place = place->next_in_bucket) {
+            if (place->waiting > SCHEDULE_MESSAGES_MAX / 4 &&
+                clock_now_us() - place->first->queued_us > PLACE_SLOW_US &&
+                (!slowest || place->waiting > slowest->waiting))
+                slowest = place;
+        }
+    }
+    return slowest;
+}
+
+/* All leases are out: a slow place with the lion's share gives back half of what waits for it, so
+ * that mail for others can come in. */
+static void schedule_share(struct schedule *schedule)
+{
+    struct place *place = place_slowest(schedule);
+
+    struct job *job = place ? place_cut_half(place) : NULL;
+
+    for (struct job *next; job; job = next) {
+        next = job->next;
+        place->busy++; /* as if by a slot: the place stays while this sleeps */
+        place->slots++;
+        job_postpone(schedule, job, clock_wall_us() + 60 * (int64_t)US_PER_S);
+        place->slots--;
+        place->busy--;
+    }
+}
+
+/* ------------------------------------------------------------------ the taker */
+
+static void taker_sweep(struct schedule *schedule)
+{
+    if (clock_now_us() - schedule->swept_us < US_PER_S)
+        return;
+    schedule->swept_us = clock_now_us();
+    places_sweep(schedule);
+}
+
+static void taker_wait_for_room(struct schedule *schedule)
+{
+    schedule_share(schedule);
+    if (schedule->leased < SCHEDULE_MESSAGES_MAX)
+        return;
+    schedule->taker_waits = true;
+    const enum io_status status = fiber_park(deadline_in(US_PER_S));
+    (void)status; /* the loop looks at the count again, and at `stopping` */
+    schedule->taker_waits = false;
+}
+
+static void taker_add_all(struct schedule *schedule, struct queued_message *list)
+{
+    bool complete = true;
+
+    for (struct queued_message *message = list, *next; message; message = next) {
+        next = message->next;
+        if (schedule->stopping)
+            spool_release(schedule->spool, message);
+        else
+            complete = hold_add(schedule, message, false) && complete;
+    }
+    if (!complete) { /* out of memory: wait for some of it to come back */
+        const enum io_status status = fiber_sleep_until(deadline_in(US_PER_S));
+        (void)status;
+    }
+}
+
+static void taker_main(void *argument)
+{
+    struct schedule *schedule = argument;
+
+    while (!schedule->stopping && !fiber_cancelled()) {
+        struct queued_message *list = NULL;
+        taker_sweep(schedule);
+        if (schedule->leased >= SCHEDULE_MESSAGES_MAX) {
+            taker_wait_for_room(schedule);
+            continue;
+        }
+        const unsigned most = MIN_OF(SCHEDULE_MESSAGES_MAX - schedule->leased, 256u);
+        const enum io_status status =
+            spool_take(schedule->spool, most, deadline_in(US_PER_S), &list);
+        if (status == IO_OK) {
+            taker_add_all(schedule, list);
+        } else if (status == IO_FAILED) {
+            const enum io_status slept = fiber_sleep_until(deadline_in(US_PER_S));
+            (void)slept;
+        }
+    }
+    schedule->taker_ended = true;
+}
+
+/* ------------------------------------------------------------------ open, stop, close */
+
+struct schedule *schedule_open(const struct schedule_settings *settings, char *why, size_t why_room)
+{
+    struct schedule *schedule = calloc(1, sizeof(*schedule));
+
+    if (!schedule) {
+        snprintf(why, why_room, "schedule: out of memory");
+        return NULL;
+    }
+    schedule->config = settings->config;
+    schedule->spool = settings->spool;
+    schedule->deliver = settings->deliver;
+    schedule->loop = loop_session(0);
+    schedule->taker = fiber_start_on(schedule->loop, "schedule", taker_main, schedule);
+    if (!schedule->taker) {
+        snprintf(why, why_room, "schedule: no fiber");
+        free(schedule);
+        return NULL;
+    }
+    return schedule;
+}
+
+struct stop {
+    struct schedule *schedule;
+    uint64_t deadline_us;
+};
+
+/* What waits goes back to the spool as it is; the slots are cancelled, but deliver masks that from
+ * the dot to its reply, and settle while it records. */
+static void stop_on_loop(void *argument)
+{
+    const struct stop *stop = argument;
+    struct schedule *schedule = stop->schedule;
+
+    schedule->stopping = true;
+    fiber_cancel(schedule->taker);
+    for (struct slot *slot = schedule->slots; slot; slot = slot->next)
+        fiber_cancel(slot->fiber);
+    const bool masked = fiber_mask_cancel(true);
+    while ((schedule->slot_count > 0 || !schedule->taker_ended) &&
+           clock_now_us() < stop->deadline_us) {
+        const uint64_t soon_us = deadline_in(10 * US_PER_MS);
+        const enum io_status status = fiber_sleep_until(MIN_OF(soon_us, stop->deadline_us));
+        (void)status;
+    }
+    fiber_mask_cancel(masked);
+}
+
+void schedule_stop(struct schedule *schedule, uint64_t deadline_us)
+{
+    struct stop stop = {.schedule = schedule, .deadline_us = deadline_us};
+
+    if (!schedule_on_loop(schedule, stop_on_loop, &stop))
+        schedule->stopping = true; /* no fiber to be had: the slots end at their next look */
+}
+
+static void holds_free(struct schedule *schedule)
+{
+    while (schedule->holds) {
+        struct hold *hold = schedule->holds;
+        while (hold->jobs) {
+            struct job *job = hold->jobs;
+            hold->jobs = job->hold_next;
+            free(job->recipients);
+            free(job);
+        }
+        hold_release(schedule, hold);
+    }
+}
+
+void schedule_close(struct schedule *schedule)
+{
+    if (!schedule)
+        return;
+    if (schedule->slot_count > 0 || !schedule->taker_ended)
+        return; /* somebody is still past the dot: the end of the process frees it */
+    holds_free(schedule);
+    places_free(schedule);
+    free(schedule);
+}
+
+/* ------------------------------------------------------------------ the view from outside */
+
+struct listing {
+    struct schedule *schedule;
+    struct destination_row *rows;
+    unsigned room, count;
+};
+
+static void listing_add(struct listing *listing, const struct place *place)
+{
+    if (listing->count == listing->room)
+        return;
+    struct destination_row *row = &listing->rows[listing->count++];
+    *row = (struct destination_row){.waiting = place->waiting,
+                                    .active = place->busy,
+                                    .limit = place_limit(place),
+                                    .failures = place->failures,
+                                    .backing_off = place_pauses(place),
+                                    .next_wall_us = place->resume_wall_us,
+                                    .last_cause = place->last_cause};
+    snprintf(row->key, sizeof(row->key), "%s", place->to.key);
+}
+
+static void listing_main(void *argument)
+{
+    struct listing *listing = argument;
+
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
+        for (const struct place *place = listing->schedule->buckets[i]; place;
+             place = place->next_in_bucket)
+            listing_add(listing, place);
+    }
+}
+
+unsigned schedule_destinations(struct schedule *schedule, struct destination_row *rows,
+                               unsigned room)
+{
+    struct listing listing = {.schedule = schedule, .rows = rows, .room = room};
+
+    return schedule_on_loop(schedule, listing_main, &listing) ? listing.count : 0;
+}

@@ -1,0 +1,273 @@
+/*
+ * Slots: the fibers that deliver. A slot takes the next job of its place, makes one attempt,
+ * records what came of it, and goes on with the same connection; with nothing to do it lingers a
+ * moment, so that a steady flow keeps its connections.
+ */
+#include "schedule/inside.h"
+
+/* ------------------------------------------------------------------ jobs */
+
+void job_end(struct job *job)
+{
+    struct schedule *schedule = job->place->schedule;
+    struct hold *hold = job->hold;
+    struct job **at = &hold->jobs;
+
+    while (*at != job)
+        at = &(*at)->hold_next;
+    *at = job->hold_next;
+    free(job->recipients);
+    free(job);
+    if (--hold->job_count == 0 && !hold->stuck)
+        hold_release(schedule, hold);
+}
+
+/* Back to the spool untried: neither the attempt's number nor the retry's step advances. */
+void job_postpone(struct schedule *schedule, struct job *job, int64_t until_wall_us)
+{
+    struct arena arena = ARENA_WITH_LIMIT(SLOT_ARENA_BYTES);
+    struct queued_message *message = job->hold->message;
+    const struct place *place = job->place;
+    struct decision *decisions = ARENA_NEW_ARRAY(&arena, job->count, struct decision);
+    struct report report = {.schedule = schedule,
+                            .message = message,
+                            .arena = &arena,
+                            .decisions = decisions,
+                            .count = decisions ? job->count : 0};
+
+    for (uint32_t i = 0; i < report.count; i++) {
+        const uint32_t index = job->recipients[i];
+        const struct queued_recipient *recipient = &message->recipients[index];
+        const bool known = place->last_cause != CAUSE_UNDECIDED;
+        decisions[i] = (struct decision){
+            .quiet = true,
+            .settlement = {.recipient = index,
+                           .state = RECIPIENT_WAITING,
+                           .next_wall_us = until_wall_us + (int64_t)(random_u64() % US_PER_S),
+                           .cause = known ? place->last_cause : recipient->cause,
+                           .reply =
+                               known ? bytes_of_text(place->last_words) : recipient->last_reply,
+                           .attempts = recipient->attempts,
+                           .attempt_wall_us = recipient->last_attempt_wall_us,
+                           .delay_notified = recipient->delay_notified}};
+    }
+    const bool masked = fiber_mask_cancel(true);
+    if (report.count > 0 && !settle_report(&report))
+        job->hold->stuck = true;
+    fiber_mask_cancel(masked);
+    arena_clear(&arena);
+    job_end(job);
+}
+
+/* ------------------------------------------------------------------ one attempt */
+
+/* What the attempt tells about the place. A 4yz to a message tells nothing; 421 asks for less. */
+static void slot_judge_place(struct slot *slot, const struct attempt *attempt, bool host_failed)
+{
+    bool closing = false;
+
+    for (uint32_t i = 0; i < attempt->recipient_count; i++)
+        closing = closing || attempt->outcomes[i].code == 421;
+    if (host_failed)
+        place_failed(slot->place, &attempt->outcomes[0]);
+    else if (closing)
+        place_slowed(slot->place);
+    else if (cause_row(attempt->outcomes[0].verdict.cause)->side != SIDE_OURS)
+        place_succeeded(slot->place);
+}
+
+/* Is the sender owed a word, or the message its end, though its destination pauses? */
+static bool job_is_overdue(const struct job *job)
+{
+    const struct config_retry *retry = &job->place->schedule->config->retry;
+    const struct queued_message *message = job->hold->message;
+    const int64_t age_us = clock_wall_us() - message->envelope.accepted_wall_us;
+
+    if (age_us >= (int64_t)retry->expire_after_us)
+        return true;
+    for (uint32_t i = 0; i < job->count && age_us >= (int64_t)retry->warn_after_us; i++) {
+        if (!message->recipients[job->recipients[i]].delay_notified)
+            return true;
+    }
+    return false;
+}
+
+/* Then the place's last answer to another message is the answer to this one. */
+static void attempt_answer(const struct place *place, struct attempt *attempt)
+{
+    const struct bytes words = arena_copy(attempt->arena, bytes_of_text(place->last_words));
+
+    for (uint32_t i = 0; i < attempt->recipient_count; i++)
+        attempt->outcomes[i] = (struct outcome){.verdict = verdict_with(place->last_cause, words),
+                                                .stage = STAGE_CONNECT,
+                                                .reply = words};
+}
+
+static void slot_attempt(struct slot *slot, struct job *job)
+{
+    const uint64_t begun_us = clock_now_us();
+    bool host_failed = false;
+    struct attempt attempt = {.to = &slot->place->to,
+                              .message = job->hold->message,
+                              .recipients = job->recipients,
+                              .recipient_count = job->count,
+                              .outcomes = ARENA_NEW_ARRAY(&slot->arena, job->count, struct outcome),
+                              .arena = &slot->arena};
+
+    if (!attempt.outcomes) {
+        job_end(job); /* out of memory: the lease ends, the spool gives it again */
+        return;
+    }
+    if (place_pauses(slot->place))
+        attempt_answer(slot->place, &attempt);
+    else
+        deliver_attempt(slot->channel, &attempt, &host_failed);
+    const bool masked = fiber_mask_cancel(true); /* what was done is recorded, come what may */
+    if (!slot->schedule->stopping && !place_pauses(slot->place))
+        slot_judge_place(slot, &attempt, host_failed);
+    if (!settle_attempt(slot->place, &attempt, clock_now_us() - begun_us))
+        job->hold->stuck = true;
+    fiber_mask_cancel(masked);
+    job_end(job);
+}
+
+static void slot_run(struct slot *slot, struct job *job)
+{
+    slot->place->busy++;
+    if (place_pauses(slot->place) && !job_is_overdue(job))
+        job_postpone(slot->schedule, job, slot->place->resume_wall_us);
+    else
+        slot_attempt(slot, job);
+    slot->place->busy--;
+    arena_clear(&slot->arena);
+}
+
+/* ------------------------------------------------------------------ a slot's life */
+
+static void slot_leave_idle(struct slot *slot)
+{
+    struct slot **at = &slot->place->idle;
+
+    while (*at && *at != slot)
+        at = &(*at)->next_idle;
+    if (*at)
+        *at = slot->next_idle;
+    slot->idle = false;
+}
+
+/* Waits for the next job with the connection open; false when none came. */
+static bool slot_linger(struct slot *slot)
+{
+    const uint64_t deadline_us = deadline_in(SLOT_LINGER_US);
+
+    slot->idle = true;
+    slot->next_idle = slot->place->idle;
+    slot->place->idle = slot;
+    while (slot->idle && !slot->place->first) {
+        if (fiber_park(deadline_us) != IO_OK)
+            break;
+    }
+    if (slot->idle)
+        slot_leave_idle(slot);
+    return slot->place->first != NULL;
+}
+
+static bool slot_goes_on(const struct slot *slot)
+{
+    return !slot->schedule->stopping && !fiber_cancelled() &&
+           slot->place->slots <= place_limit(slot->place);
+}
+
+static void slot_unlink(struct slot *slot)
+{
+    struct schedule *schedule = slot->schedule;
+
+    if (slot->previous)
+        slot->previous->next = slot->next;
+    else
+        schedule->slots = slot->next;
+    if (slot->next)
+        slot->next->previous = slot->previous;
+    schedule->slot_count--;
+}
+
+/* The place forgets the slot before the QUIT, which may sleep: no job waits for a slot that leaves.
+ */
+static void slot_main(void *argument)
+{
+    struct slot *slot = argument;
+    struct place *place = slot->place;
+
+    slot->channel = deliver_channel_open(slot->schedule->deliver, &place->to);
+    while (slot->channel && slot_goes_on(slot)) {
+        struct job *job = place_pop(place);
+        if (job)
+            slot_run(slot, job);
+        else if (!slot_linger(slot))
+            break;
+    }
+    place->slots--;
+    slot->place = NULL;
+    if (slot->channel)
+        slots_start(place); /* work that came meanwhile; without memory the sweep tries again */
+    deliver_channel_close(slot->channel);
+    arena_clear(&slot->arena);
+    slot_unlink(slot);
+    free(slot);
+}
+
+static bool slot_start(struct place *place)
+{
+    struct schedule *schedule = place->schedule;
+    struct slot *slot = calloc(1, sizeof(*slot));
+
+    if (!slot)
+        return false;
+    *slot = (struct slot){.schedule = schedule,
+                          .place = place,
+                          .arena = ARENA_WITH_LIMIT(SLOT_ARENA_BYTES),
+                          .next = schedule->slots};
+    slot->fiber = fiber_start("delivery", slot_main, slot);
+    if (!slot->fiber) {
+        free(slot);
+        return false;
+    }
+    if (schedule->slots)
+        schedule->slots->previous = slot;
+    schedule->slots = slot;
+    schedule->slot_count++;
+    place->slots++;
+    return true;
+}
+
+static unsigned idle_wake(struct place *place, unsigned most)
+{
+    unsigned count = 0;
+
+    while (place->idle && count < most) {
+        struct slot *slot = place->idle;
+        place->idle = slot->next_idle;
+        slot->idle = false;
+        fiber_wake(slot->fiber);
+        count++;
+    }
+    return count;
+}
+
+/* Slots that are neither busy nor idle are on their way to the queue already. */
+void slots_start(struct place *place)
+{
+    struct schedule *schedule = place->schedule;
+    unsigned idle = 0;
+
+    for (const struct slot *slot = place->idle; slot; slot = slot->next_idle)
+        idle++;
+    const unsigned coming = place->slots - place->busy - idle;
+    unsigned wanted = place->waiting > coming ? place->waiting - coming : 0;
+    wanted -= idle_wake(place, wanted);
+    while (wanted-- > 0 && !schedule->stopping && place->slots < place_limit(place) &&
+           schedule->slot_count < SCHEDULE_SLOTS_MAX) {
+        if (!slot_start(place))
+            return;
+    }
+}
