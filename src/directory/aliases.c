@@ -284,6 +284,6 @@ void aliases_parse(struct snapshot *snapshot, struct bytes text)
     if (memchr(text.count ? text.at : (const uint8_t *)"x", '\0', text.count))
         snapshot_malformed(snapshot, 1, "NUL bytes: this is no text file");
     else if (name_table_open(&snapshot->names, &snapshot->arena, lines))
-        (void)lines_read(&parser, &entry, text); /* what is wrong is in the snapshot's state */
+        lines_read(&parser, &entry, text); /* what is wrong is in the snapshot's state */
     buffer_free(&entry.text);
 }

@@ -49,12 +49,14 @@ struct client_facts {
 struct transaction {
     struct client_facts *client;
     struct arena *arena;
-    struct envelope envelope; /* recipients: accepted ones, after aliases */
-    uint32_t recipient_room;
-    uint32_t accepted_commands; /* RCPT commands accepted (an alias may add several recipients) */
+    struct envelope envelope;   /* recipients: accepted ones, after aliases */
+    uint32_t recipient_room;    /* policy_recipient makes room in the arena as it is needed */
+    uint32_t accepted_commands; /* RCPT commands accepted, counted by policy_recipient (an alias may
+                                   add several recipients) */
     enum { DISPOSITION_DELIVER = 0, DISPOSITION_HOLD, DISPOSITION_DISCARD } disposition;
     struct bytes hold_why;
     struct buffer *headers; /* lines that policy adds in front of the message */
+    struct bytes filter;    /* name of the filter that objected, for the journal */
     uint64_t message;       /* id of the draft, once it has one */
 };
 

@@ -140,9 +140,9 @@ static void pump_wait(struct dns_loop *here)
         descriptor_wait(ub_fd(here->context), false, deadline_in(60 * US_PER_S));
 
     if (ready.status == IO_OK)
-        (void)ub_process(here->context);
+        ub_process(here->context);
     else if (ready.status == IO_FAILED)
-        (void)fiber_sleep_until(deadline_in(100 * US_PER_MS));
+        fiber_sleep_until(deadline_in(100 * US_PER_MS));
 }
 
 /* Hands out the answers until it is cancelled (close, or the end of its loop). */
@@ -416,7 +416,7 @@ static struct lookup ask_here(struct dns_loop *here, struct arena *arena, const 
     const enum io_status status = question_wait(&question, deadline_in(here->resolver->timeout_us));
 
     if (status != IO_OK) {
-        (void)ub_cancel(here->context, id);
+        ub_cancel(here->context, id);
         return question_failed(status);
     }
     if (question.error != 0 || !question.result) {

@@ -1,0 +1,74 @@
+/* What the files of this room share: the room's state and its breakers. */
+#ifndef POLICY_INSIDE_H
+#define POLICY_INSIDE_H
+
+#include <pthread.h>
+
+#include "policy/policy.h"
+
+/* ------------------------------------------------------------------ circuit breakers */
+
+struct breaker;
+/* One probe of the dependency, with its own deadline. Sleeps. */
+typedef bool breaker_probe(struct breaker *breaker, struct arena *arena, struct bytes *words);
+
+/*
+ * Closed -> open after `threshold` failures in a row -> a background fiber probes, ever more slowly
+ * but at least every five seconds -> closed by the first probe that succeeds.
+ */
+struct breaker {
+    char name[96]; /* label and event field, "filter.clamav", "resolver" */
+    struct policy *policy;
+    unsigned threshold;
+    breaker_probe *probe;
+    void *argument; /* of the probe */
+
+    pthread_mutex_t lock; /* around the members below only, never across a sleep */
+    bool open;
+    unsigned failures;
+    enum cause cause; /* of the last failure */
+    char words[160];
+    int64_t last_failure_wall_us, last_probe_wall_us;
+    struct fiber *prober;
+};
+
+void breaker_init(struct breaker *breaker, struct policy *policy, unsigned threshold);
+void breaker_free(struct breaker *breaker);
+/* False while open; *cause and *words (in the arena) are then those of the last failure. */
+MUST_USE bool breaker_allows(struct breaker *breaker, struct arena *arena, enum cause *cause,
+                             struct bytes *words);
+void breaker_succeeded(struct breaker *breaker);
+void breaker_failed(struct breaker *breaker, enum cause cause, struct bytes words);
+bool breaker_is_open(struct breaker *breaker);
+/* Ends every prober of the policy and waits for them. Sleeps. */
+void breakers_stop(struct policy *policy);
+
+/* ------------------------------------------------------------------ the room's state */
+
+struct filter_instance {
+    const struct config_filter *filter;
+    const struct endpoint *at;
+    struct breaker breaker;
+};
+
+struct policy {
+    struct policy_settings settings;
+    struct filter_instance *instances; /* of all filters, in the order of the configuration */
+    unsigned instance_count;
+    struct breaker resolver;
+    _Atomic uint64_t resolver_answered_us; /* when DNS last gave an authoritative answer */
+
+    pthread_mutex_t lock; /* around the members below only */
+    unsigned probers;
+    bool closing;
+    struct waitlist ended; /* probers went down */
+};
+
+/* The cause of a failed look-up in the directory. */
+enum cause directory_cause(enum lookup_reason reason);
+
+/* Early answer at MAIL while a required filter is down on every instance; accepts otherwise. */
+MUST_USE struct verdict policy_check_filters(struct policy *policy,
+                                             struct transaction *transaction);
+
+#endif

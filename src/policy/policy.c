@@ -1,0 +1,297 @@
+/*
+ * policy: opening and closing, the breakers' rows, and the check of a connection and of a sender.
+ */
+#include "policy/inside.h"
+
+enum { FILTER_THRESHOLD = 5, RESOLVER_THRESHOLD = 1 };
+static const uint64_t PROBE_CONNECT_US = 2 * US_PER_S, PROBE_DONE_US = 5 * US_PER_S;
+static const uint64_t ANSWER_IS_RECENT_US = 10 * US_PER_S;
+
+/* ------------------------------------------------------------------ probes */
+
+static bool probe_filter(struct breaker *breaker, struct arena *arena, struct bytes *words)
+{
+    const struct filter_instance *instance = breaker->argument;
+    const struct filter_deadlines deadlines = {deadline_in(PROBE_CONNECT_US),
+                                               deadline_in(PROBE_DONE_US)};
+    const struct clamd_verdict pong = clamd_ping(arena, instance->at, deadlines);
+
+    *words = pong.words;
+    return pong.result == CLAMD_CLEAN;
+}
+
+/* Does DNS answer anything? The root, then our own name: where the configured servers know only
+ * some zones, ours is the likelier one. Sleeps. */
+static bool probe_resolver(struct breaker *breaker, struct arena *arena, struct bytes *words)
+{
+    struct policy *policy = breaker->policy;
+    struct dns_answer answer;
+    struct lookup lookup =
+        resolve_ask(policy->settings.resolver, arena, BYTES_LITERAL("."), DNS_NS, &answer);
+
+    if (lookup.status == LOOKUP_FAILED)
+        lookup = resolve_ask(policy->settings.resolver, arena,
+                             bytes_of_text(policy->settings.config->hostname), DNS_A, &answer);
+    *words = lookup.detail;
+    return lookup.status != LOOKUP_FAILED;
+}
+
+/* ------------------------------------------------------------------ open and close */
+
+static void instance_open(struct policy *policy, const struct config_filter *filter, unsigned index)
+{
+    struct filter_instance *instance = &policy->instances[policy->instance_count++];
+    struct breaker *breaker = &instance->breaker;
+    char at[ENDPOINT_TEXT_MAX];
+
+    *instance = (struct filter_instance){.filter = filter, .at = &filter->addresses[index]};
+    if (filter->address_count > 1)
+        snprintf(breaker->name, sizeof breaker->name, "filter.%.40s@%.40s", filter->name,
+                 endpoint_print(instance->at, at, sizeof at));
+    else
+        snprintf(breaker->name, sizeof breaker->name, "filter.%.60s", filter->name);
+    breaker->probe = probe_filter;
+    breaker->argument = instance;
+    breaker_init(breaker, policy, FILTER_THRESHOLD);
+}
+
+static unsigned count_instances(const struct config *config)
+{
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < config->filter_count; i++)
+        count += config->filters[i].address_count;
+    return count;
+}
+
+struct policy *policy_open(const struct policy_settings *settings, char *why, size_t why_room)
+{
+    const struct config *config = settings->config;
+    struct policy *policy = calloc(1, sizeof *policy);
+
+    if (policy)
+        policy->instances = calloc(count_instances(config) + 1u, sizeof *policy->instances);
+    if (!policy || !policy->instances) {
+        free(policy);
+        snprintf(why, why_room, "policy: out of memory");
+        return NULL;
+    }
+    policy->settings = *settings;
+    pthread_mutex_init(&policy->lock, NULL);
+    for (unsigned i = 0; i < config->filter_count; i++)
+        for (unsigned j = 0; j < config->filters[i].address_count; j++)
+            instance_open(policy, &config->filters[i], j);
+    snprintf(policy->resolver.name, sizeof policy->resolver.name, "resolver");
+    policy->resolver.probe = probe_resolver;
+    breaker_init(&policy->resolver, policy, RESOLVER_THRESHOLD);
+    return policy;
+}
+
+void policy_close(struct policy *policy)
+{
+    if (!policy)
+        return;
+    breakers_stop(policy);
+    if (policy->probers > 0) {
+        observe_note(LOG_WARNING, "policy", "a probe did not end in time, memory kept");
+        return;
+    }
+    for (unsigned i = 0; i < policy->instance_count; i++)
+        breaker_free(&policy->instances[i].breaker);
+    breaker_free(&policy->resolver);
+    pthread_mutex_destroy(&policy->lock);
+    free(policy->instances);
+    free(policy);
+}
+
+static void breaker_fill_row(struct breaker *breaker, struct breaker_row *row)
+{
+    pthread_mutex_lock(&breaker->lock);
+    *row = (struct breaker_row){.dependency = breaker->name,
+                                .open = breaker->open,
+                                .failures = breaker->failures,
+                                .last_failure_wall_us = breaker->last_failure_wall_us,
+                                .last_probe_wall_us = breaker->last_probe_wall_us};
+    snprintf(row->words, sizeof row->words, "%s", breaker->words);
+    pthread_mutex_unlock(&breaker->lock);
+}
+
+unsigned policy_breakers(struct policy *policy, struct breaker_row *rows, unsigned room)
+{
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < policy->instance_count && count < room; i++)
+        breaker_fill_row(&policy->instances[i].breaker, &rows[count++]);
+    if (count < room)
+        breaker_fill_row(&policy->resolver, &rows[count++]);
+    return count;
+}
+
+/* ------------------------------------------------------------------ DNS and its breaker */
+
+/* While the resolver is down, every question fails at once instead of after its time-out. */
+static bool resolver_is_down(struct policy *policy, struct arena *arena, struct lookup *lookup)
+{
+    enum cause cause = CAUSE_UNDECIDED;
+    struct bytes words = BYTES_EMPTY;
+
+    if (breaker_allows(&policy->resolver, arena, &cause, &words))
+        return false;
+    *lookup = lookup_failed(LOOKUP_REASON_UNAVAILABLE, words);
+    return true;
+}
+
+static void resolver_learn(struct policy *policy, const struct lookup *lookup)
+{
+    if (lookup->status != LOOKUP_FAILED)
+        policy->resolver_answered_us = clock_now_us();
+}
+
+/* After a failed look-up: is it that name, or does our resolver answer nothing at all? Sleeps. */
+static bool resolver_check(struct policy *policy, struct arena *arena)
+{
+    const uint64_t answered_us = policy->resolver_answered_us;
+    struct bytes words = BYTES_EMPTY;
+
+    if (answered_us != 0 && clock_now_us() - answered_us < ANSWER_IS_RECENT_US)
+        return true;
+    if (probe_resolver(&policy->resolver, arena, &words)) {
+        policy->resolver_answered_us = clock_now_us();
+        return true;
+    }
+    if (!fiber_cancelled())
+        breaker_failed(&policy->resolver, CAUSE_DNS_RESOLVER_DOWN, words);
+    return false;
+}
+
+/* ------------------------------------------------------------------ the connection */
+
+static bool client_is_trusted(const struct config *config, const struct endpoint *remote)
+{
+    if (remote->family == ENDPOINT_UNIX)
+        return true;
+    for (unsigned i = 0; i < config->relay_from_count; i++)
+        if (ip_network_contains(&config->relay_from[i], &remote->ip))
+            return true;
+    return false;
+}
+
+static struct lookup client_reverse(struct policy *policy, struct client_facts *client)
+{
+    struct lookup lookup;
+
+    if (resolver_is_down(policy, client->arena, &lookup))
+        return lookup;
+    lookup = resolve_reverse(policy->settings.resolver, client->arena, &client->remote.ip,
+                             &client->reverse_name);
+    resolver_learn(policy, &lookup);
+    return lookup;
+}
+
+static struct verdict reverse_verdict(struct policy *policy, const struct client_facts *client)
+{
+    const bool enforced = policy->settings.config->checks.reverse_dns == CHECK_ENFORCE;
+    const bool resolver_up =
+        client->reverse.status != LOOKUP_FAILED ||
+        (!breaker_is_open(&policy->resolver) && resolver_check(policy, client->arena));
+
+    if (!enforced)
+        return verdict_accept();
+    switch (client->reverse.status) {
+    case LOOKUP_FOUND:
+        return verdict_accept();
+    case LOOKUP_ABSENT:
+        return verdict_with(CAUSE_REVERSE_ABSENT, client->reverse.detail);
+    case LOOKUP_FAILED:
+        break;
+    }
+    return verdict_with(resolver_up ? CAUSE_DNS_REVERSE_TEMPERROR : CAUSE_DNS_RESOLVER_DOWN,
+                        client->reverse.detail);
+}
+
+/* Own networks and submission clients are not asked for a reverse name. */
+struct verdict policy_connect(struct policy *policy, struct client_facts *client)
+{
+    const struct config *config = policy->settings.config;
+
+    client->may_relay = client->may_relay || client_is_trusted(config, &client->remote);
+    if (client->may_relay || client->kind != LISTEN_SMTP || config->checks.reverse_dns == CHECK_OFF)
+        return verdict_accept();
+    client->reverse = client_reverse(policy, client);
+    return reverse_verdict(policy, client);
+}
+
+/* ------------------------------------------------------------------ the sender */
+
+/* Addresses stand in for a missing MX (RFC 5321 5.1). */
+static struct lookup sender_addresses(struct policy *policy, struct arena *arena,
+                                      struct bytes domain)
+{
+    struct dns_answer answer;
+    const struct lookup v4 = resolve_ask(policy->settings.resolver, arena, domain, DNS_A, &answer);
+
+    if (v4.status == LOOKUP_FOUND)
+        return v4;
+    const struct lookup v6 =
+        resolve_ask(policy->settings.resolver, arena, domain, DNS_AAAA, &answer);
+
+    if (v6.status == LOOKUP_ABSENT && v4.status == LOOKUP_FAILED)
+        return v4;
+    return v6;
+}
+
+/* Can the domain take a reply? FOUND, ABSENT, or FAILED. Sleeps. */
+static struct lookup sender_lookup(struct policy *policy, struct arena *arena, struct bytes domain,
+                                   bool *null_mx)
+{
+    struct dns_answer mx;
+    struct lookup lookup;
+
+    if (resolver_is_down(policy, arena, &lookup))
+        return lookup;
+    lookup = resolve_ask(policy->settings.resolver, arena, domain, DNS_MX, &mx);
+    *null_mx = lookup.status == LOOKUP_FOUND && mx.count == 1 && mx.records[0].name.count == 0;
+    if (lookup.status == LOOKUP_ABSENT && !mx.nxdomain)
+        lookup = sender_addresses(policy, arena, domain);
+    resolver_learn(policy, &lookup);
+    return lookup;
+}
+
+static struct verdict sender_verdict(const struct lookup *lookup, bool null_mx)
+{
+    switch (lookup->status) {
+    case LOOKUP_FOUND:
+        return null_mx ? verdict_of(CAUSE_SENDER_NULL_MX) : verdict_accept();
+    case LOOKUP_ABSENT:
+        return verdict_with(CAUSE_SENDER_UNRESOLVABLE, lookup->detail);
+    case LOOKUP_FAILED:
+        break;
+    }
+    return verdict_with(CAUSE_DNS_SENDER_TEMPERROR, lookup->detail);
+}
+
+static bool sender_needs_lookup(struct policy *policy, struct address from)
+{
+    return policy->settings.config->checks.sender_domain != CHECK_OFF && !address_is_null(from) &&
+           from.domain.count > 0 && from.domain.at[0] != '[' &&
+           !config_find_domain(policy->settings.config, from.domain);
+}
+
+struct verdict policy_sender(struct policy *policy, struct transaction *transaction,
+                             struct address from)
+{
+    bool null_mx = false;
+
+    REQUIRE(policy_check_filters(policy, transaction));
+    if (!sender_needs_lookup(policy, from))
+        return verdict_accept();
+    const struct lookup lookup = sender_lookup(policy, transaction->arena, from.domain, &null_mx);
+    const struct verdict verdict = sender_verdict(&lookup, null_mx);
+
+    if (policy->settings.config->checks.sender_domain == CHECK_ENFORCE)
+        return verdict;
+    if (!verdict_accepts(&verdict))
+        observe_note(LOG_INFO, "policy", "sender %.*s would have been answered %s",
+                     BYTES_PRINT(from.domain), cause_name(verdict.cause));
+    return verdict_accept();
+}

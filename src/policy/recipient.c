@@ -1,0 +1,142 @@
+/*
+ * recipient: RCPT. A domain of ours asks the directory and takes what it leads to; any other domain
+ * needs a client that may relay.
+ */
+#include "policy/inside.h"
+
+enum { ALIAS_SURPLUS = 1000, RECIPIENTS_DEFAULT = 1000 };
+
+enum cause directory_cause(enum lookup_reason reason)
+{
+    return reason == LOOKUP_REASON_MISCONFIGURED ? CAUSE_DIRECTORY_MISCONFIGURED
+                                                 : CAUSE_DIRECTORY_UNAVAILABLE;
+}
+
+/* ------------------------------------------------------------------ the envelope grows */
+
+static uint32_t recipients_limit(const struct policy *policy)
+{
+    const uint32_t limit = policy->settings.config->limits.recipients;
+
+    return limit ? limit : RECIPIENTS_DEFAULT;
+}
+
+static bool envelope_has_room(struct transaction *transaction, uint32_t more)
+{
+    const uint32_t count = transaction->envelope.recipient_count;
+    uint32_t room = MAX_OF(transaction->recipient_room, 4u);
+
+    if (count + more <= transaction->recipient_room)
+        return true;
+    while (room < count + more)
+        room *= 2;
+    struct recipient *grown = ARENA_NEW_ARRAY(transaction->arena, room, struct recipient);
+
+    if (!grown)
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        grown[i] = transaction->envelope.recipients[i];
+    transaction->envelope.recipients = grown;
+    transaction->recipient_room = room;
+    return true;
+}
+
+/* The same address twice in one transaction gets one copy (RFC 5321 4.5.5 leaves it to us). */
+static bool envelope_holds(const struct envelope *envelope, struct address address)
+{
+    for (uint32_t i = 0; i < envelope->recipient_count; i++)
+        if (address_equal(envelope->recipients[i].address, address))
+            return true;
+    return false;
+}
+
+static void envelope_add(struct transaction *transaction, const struct recipient *asked,
+                         struct address address)
+{
+    struct envelope *envelope = &transaction->envelope;
+    struct recipient added = *asked;
+
+    if (envelope_holds(envelope, address))
+        return;
+    added.address = address;
+    if (!address_equal(address, asked->address))
+        added.asked = asked->address;
+    envelope->recipients[envelope->recipient_count++] = added;
+}
+
+/* ------------------------------------------------------------------ verdicts */
+
+/* What the directory says of a mailbox; a list takes mail even when one member's is full. */
+static struct verdict targets_check(const struct directory_targets *targets)
+{
+    const unsigned flags = targets->count == 1 ? targets->targets[0].flags : 0;
+
+    for (unsigned i = 0; i < targets->count; i++)
+        if (targets->targets[i].file_or_pipe.count > 0)
+            return verdict_with(CAUSE_DIRECTORY_MISCONFIGURED,
+                                BYTES_LITERAL("the alias leads to a command or file, which is not "
+                                              "supported"));
+    if (flags & DIRECTORY_DISABLED)
+        return verdict_of(CAUSE_RECIPIENT_DISABLED);
+    if (flags & DIRECTORY_OVER_QUOTA)
+        return verdict_of(CAUSE_RECIPIENT_FULL);
+    return verdict_accept();
+}
+
+static struct verdict recipient_take(const struct policy *policy, struct transaction *transaction,
+                                     const struct recipient *recipient,
+                                     const struct directory_targets *targets)
+{
+    const uint32_t most = recipients_limit(policy) + ALIAS_SURPLUS;
+
+    REQUIRE(targets_check(targets));
+    if (transaction->envelope.recipient_count + targets->count > most)
+        return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
+    if (!envelope_has_room(transaction, targets->count))
+        return verdict_with(CAUSE_RECIPIENT_TOO_MANY, BYTES_LITERAL("out of memory"));
+    for (unsigned i = 0; i < targets->count; i++)
+        envelope_add(transaction, recipient, targets->targets[i].address);
+    transaction->accepted_commands++;
+    return verdict_accept();
+}
+
+static struct verdict recipient_ours(struct policy *policy, struct transaction *transaction,
+                                     const struct recipient *recipient)
+{
+    struct directory_targets targets = {0};
+    const struct lookup lookup = directory_expand(policy->settings.directory, transaction->arena,
+                                                  recipient->address, &targets);
+
+    switch (lookup.status) {
+    case LOOKUP_FOUND:
+        return recipient_take(policy, transaction, recipient, &targets);
+    case LOOKUP_ABSENT:
+        return verdict_with(CAUSE_RECIPIENT_UNKNOWN, lookup.detail);
+    case LOOKUP_FAILED:
+        break;
+    }
+    return verdict_with(directory_cause(lookup.reason), lookup.detail);
+}
+
+static struct verdict recipient_elsewhere(struct policy *policy, struct transaction *transaction,
+                                          const struct recipient *recipient)
+{
+    struct directory_target target = {.address = recipient->address};
+    const struct directory_targets targets = {&target, 1};
+
+    if (!transaction->client->may_relay)
+        return verdict_of(CAUSE_RELAY_DENIED);
+    return recipient_take(policy, transaction, recipient, &targets);
+}
+
+struct verdict policy_recipient(struct policy *policy, struct transaction *transaction,
+                                const struct recipient *recipient)
+{
+    const struct address address = recipient->address;
+
+    if (transaction->accepted_commands >= recipients_limit(policy))
+        return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
+    if (address.domain.count == 0 || config_find_domain(policy->settings.config, address.domain))
+        return recipient_ours(policy, transaction, recipient);
+    return recipient_elsewhere(policy, transaction, recipient);
+}
