@@ -185,6 +185,28 @@ static void add_final_recipient(struct buffer *into, const struct dsn *dsn, stru
     buffer_add_text(into, "\r\n");
 }
 
+/* As ORCPT gave it; what a host of ASCII only could not read is encoded (RFC 6533 3). */
+static void add_original_recipient(struct buffer *into, const struct dsn *dsn,
+                                   struct bytes original)
+{
+    struct bytes type = BYTES_EMPTY;
+    const bool typed = bytes_find_byte(original, ';') < original.count;
+    struct bytes address = bytes_slice(original, 0, TEXT_WORD_MAX);
+
+    if (original.count == 0)
+        return;
+    if (typed)
+        address = bytes_cut(address, ';', &type);
+    buffer_add_text(into, "Original-Recipient: ");
+    text_add_safe(into, typed ? type : BYTES_LITERAL("rfc822"), TEXT_ASCII);
+    buffer_add_byte(into, ';');
+    if (bytes_equal_text_nocase(type, "utf-8") && !dsn->smtputf8)
+        add_utf8_xtext(into, address);
+    else
+        text_add_safe(into, address, set_of(dsn));
+    buffer_add_text(into, "\r\n");
+}
+
 static bool status_is_valid(struct bytes status)
 {
     unsigned dots = 0;
@@ -219,15 +241,7 @@ static void add_diagnostic(struct buffer *into, const struct dsn *dsn, struct by
 static void print_recipient_status(struct buffer *into, const struct dsn *dsn,
                                    const struct dsn_recipient *recipient)
 {
-    const struct bytes original = recipient->original;
-
-    if (original.count > 0) {
-        buffer_add_text(into, "Original-Recipient: ");
-        if (bytes_find_byte(original, ';') == original.count)
-            buffer_add_text(into, "rfc822;");
-        text_add_safe(into, bytes_slice(original, 0, TEXT_WORD_MAX), set_of(dsn));
-        buffer_add_text(into, "\r\n");
-    }
+    add_original_recipient(into, dsn, recipient->original);
     add_final_recipient(into, dsn, recipient->final);
     buffer_print(into, "Action: %s\r\n", action_name(recipient->action));
     if (status_is_valid(recipient->status))

@@ -127,11 +127,9 @@ static bool parse_path(struct arena *arena, struct bytes *rest, struct smtp_comm
 /* RFC 6531 3.5: letters beyond ASCII in MAIL need SMTPUTF8 in the same command. */
 static enum smtp_fault path_fault(const struct smtp_command *command)
 {
-    if (command->path_bare)
-        return SMTP_FAULT_ADDRESS;
     if (command->verb == SMTP_MAIL && !command->smtputf8 && !address_is_ascii(command->path))
         return SMTP_FAULT_UTF8;
-    return SMTP_FINE;
+    return command->path_bare ? SMTP_FAULT_ADDRESS : SMTP_FINE;
 }
 
 static void parse_mail_or_rcpt(struct arena *arena, struct smtp_command *command)

@@ -57,7 +57,7 @@ static size_t plain_length(struct bytes piece)
 {
     const struct bytes near = bytes_slice(piece, 0, LOOK_AHEAD);
 
-    return bytes_find_byte(bytes_slice(near, 0, bytes_find_byte(near, '\r')), '\n');
+    return bytes_find_byte(bytes_slice(near, 0, bytes_find_byte(near, '\n')), '\r');
 }
 
 static void stuff_without_nul(struct wire_stuffer *stuffer, struct buffer *into, struct bytes piece)

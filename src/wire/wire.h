@@ -132,7 +132,8 @@ struct smtp_command {
 /*
  * MAIL with letters beyond ASCII but without SMTPUTF8 has the fault UTF8; RCPT does not know the
  * transaction, so its caller asks address_is_ascii. MAIL or RCPT without "FROM:<", "TO:<" at all is
- * UNKNOWN. BODY=BINARYMIME and every parameter are parsed whether offered or not.
+ * UNKNOWN. BODY=BINARYMIME and every parameter are parsed whether offered or not. With
+ * arena->failed the fault means nothing: it is ours.
  */
 void smtp_parse_command(struct arena *arena, struct bytes line, struct smtp_command *command);
 
