@@ -5,6 +5,10 @@
  */
 #include "directory/source.h"
 
+/* The recursion is 32 deep on a session's stack, so what it calls at its ends keeps its frame
+ * apart. */
+#define FRAME_APART __attribute__((noinline))
+
 enum { DEPTH_MAX = 32, TARGETS_MAX = 1000, ABSENT_TRIES = 3 };
 
 /* The names that led here, on the stack of the recursion. */
@@ -24,7 +28,8 @@ struct expansion {
 static struct lookup expand_address(struct expansion *expansion, struct address address,
                                     const struct chain *parent);
 
-static struct lookup misconfigured(struct expansion *expansion, const char *what, struct bytes name)
+FRAME_APART static struct lookup misconfigured(struct expansion *expansion, const char *what,
+                                               struct bytes name)
 {
     return lookup_failed(LOOKUP_REASON_MISCONFIGURED,
                          arena_print(expansion->search.arena, "%s: %.*s", what, BYTES_PRINT(name)));
@@ -57,7 +62,8 @@ static bool targets_grow(struct expansion *expansion)
 }
 
 /* Once each: a person on two lists gets one copy. */
-static struct lookup target_add(struct expansion *expansion, struct directory_target target)
+FRAME_APART static struct lookup target_add(struct expansion *expansion,
+                                            struct directory_target target)
 {
     struct directory_targets *targets = expansion->targets;
 
@@ -78,8 +84,9 @@ static struct bytes arena_keep(struct expansion *expansion, struct bytes view)
 }
 
 /* The user's own spelling, with the tag as it was given: `deliver` fills in {tag} from it. */
-static struct lookup target_add_user(struct expansion *expansion, const struct directory_user *user,
-                                     char separator, struct bytes tag)
+FRAME_APART static struct lookup target_add_user(struct expansion *expansion,
+                                                 const struct directory_user *user, char separator,
+                                                 struct bytes tag)
 {
     struct bytes local = user->address.local;
 
@@ -120,8 +127,8 @@ static struct lookup expand_list(struct expansion *expansion, const struct alias
 }
 
 /* "\name": the user itself. */
-static struct lookup expand_user_itself(struct expansion *expansion, struct bytes name,
-                                        const struct chain *here)
+FRAME_APART static struct lookup expand_user_itself(struct expansion *expansion, struct bytes name,
+                                                    const struct chain *here)
 {
     struct directory_domain *domain = (struct directory_domain *)here->domain;
     struct directory_user user;
@@ -201,8 +208,9 @@ static struct lookup expand_alias(struct expansion *expansion, struct directory_
     return lookup;
 }
 
-static struct lookup expand_user(struct expansion *expansion, struct directory_domain *domain,
-                                 struct address address, struct bytes tag)
+FRAME_APART static struct lookup expand_user(struct expansion *expansion,
+                                             struct directory_domain *domain,
+                                             struct address address, struct bytes tag)
 {
     struct directory_user user;
     const struct lookup lookup = search_user(&expansion->search, domain, address, &user);
@@ -224,8 +232,9 @@ static struct lookup expand_form(struct expansion *expansion, struct directory_d
     return expand_user(expansion, domain, address, tag);
 }
 
-static struct lookup expand_catch_all(struct expansion *expansion, struct directory_domain *domain,
-                                      const struct chain *parent)
+FRAME_APART static struct lookup expand_catch_all(struct expansion *expansion,
+                                                  struct directory_domain *domain,
+                                                  const struct chain *parent)
 {
     const struct bytes name = bytes_of_text(domain->config->catch_all);
     const struct chain here = {parent, name, domain, parent ? parent->depth + 1 : 1};

@@ -32,8 +32,8 @@ static enum cause fault_cause(enum filter_fault fault)
         return CAUSE_FILTER_OVERLOADED;
     case FILTER_FAULT_MISCONFIGURED:
         return CAUSE_FILTER_MISCONFIGURED;
-    case FILTER_FAULT_LOCAL: /* our own reading of the message failed */
-        return CAUSE_SPOOL_FAILED;
+    case FILTER_FAULT_LOCAL: /* no descriptors or memory, unless the session is being ended */
+        return fiber_cancelled() ? CAUSE_SERVER_STOPPING : CAUSE_SERVER_BUSY;
     case FILTER_FAULT_NONE:
         break;
     }
@@ -86,6 +86,21 @@ static void instance_learn(struct filter_instance *instance, const struct scan *
         breaker_failed(&instance->breaker, scan->verdict.cause, answer->words);
 }
 
+/* The message's source, with a note of whether our own spool failed to give it. */
+struct noted_source {
+    const struct message_source *inner;
+    bool failed;
+};
+
+static struct io_result noted_read(void *argument, struct span into, uint64_t offset)
+{
+    struct noted_source *noted = argument;
+    const struct io_result result = noted->inner->read(noted->inner->argument, into, offset);
+
+    noted->failed = noted->failed || result.status == IO_FAILED;
+    return result;
+}
+
 static struct scan instance_scan(struct filter_instance *instance, struct arena *arena,
                                  const struct policy_message *message)
 {
@@ -94,8 +109,13 @@ static struct scan instance_scan(struct filter_instance *instance, struct arena 
     const struct filter_deadlines deadlines = {
         MIN_OF(done_us, deadline_in(filter->connect_timeout_us)), done_us};
     const uint64_t start_us = clock_now_us();
-    const struct clamd_verdict answer =
-        clamd_scan(arena, instance->at, &message->source, deadlines);
+    struct noted_source noted = {.inner = &message->source};
+    const struct message_source source = {noted_read, &noted, message->source.size_bytes};
+    const struct clamd_verdict answer = clamd_scan(arena, instance->at, &source, deadlines);
+
+    if (noted.failed)
+        return (struct scan){.verdict = verdict_with(CAUSE_SPOOL_FAILED, answer.words),
+                             .fault = true};
     const struct scan scan = scan_of_clamd(arena, filter, &answer);
 
     instance_learn(instance, &scan, &answer, clock_now_us() - start_us);
@@ -115,10 +135,18 @@ static struct scan instance_try(struct filter_instance *instance, struct arena *
                          .fault = true};
 }
 
+/* A fault of our own says nothing about the filter: no other instance is asked, nothing excuses it.
+ */
+static bool cause_is_our_own(enum cause cause)
+{
+    return cause == CAUSE_SPOOL_FAILED || cause == CAUSE_SERVER_BUSY ||
+           cause == CAUSE_SERVER_STOPPING || cause == CAUSE_UNDECIDED;
+}
+
 static bool scan_is_final(const struct scan *scan)
 {
     return !scan->fault || scan->verdict.cause == CAUSE_FILTER_UNSCANNABLE ||
-           scan->verdict.cause == CAUSE_SPOOL_FAILED;
+           cause_is_our_own(scan->verdict.cause);
 }
 
 /* The instances in turn, until one answers or the shared deadline has passed. */
@@ -164,12 +192,11 @@ static void hold_unscanned(struct transaction *transaction, const struct config_
         arena_print(transaction->arena, "filter %s: %s", filter->name, cause_name(verdict->cause));
 }
 
-/* A fault of our own disk or memory is not the filter's, so its setting does not excuse it. */
 static struct verdict fault_verdict(struct transaction *transaction,
                                     const struct config_filter *filter,
                                     const struct verdict *verdict)
 {
-    if (verdict->cause == CAUSE_SPOOL_FAILED || verdict->cause == CAUSE_UNDECIDED)
+    if (cause_is_our_own(verdict->cause))
         return *verdict;
     switch (filter->on_fault) {
     case ON_FAULT_DEFER:

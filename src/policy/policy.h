@@ -51,8 +51,8 @@ struct transaction {
     struct arena *arena;
     struct envelope envelope;   /* recipients: accepted ones, after aliases */
     uint32_t recipient_room;    /* policy_recipient makes room in the arena as it is needed */
-    uint32_t accepted_commands; /* RCPT commands accepted, counted by policy_recipient (an alias may
-                                   add several recipients) */
+    uint32_t accepted_commands; /* RCPT commands accepted, counted by receive (an alias may add
+                                  several recipients) */
     enum { DISPOSITION_DELIVER = 0, DISPOSITION_HOLD, DISPOSITION_DISCARD } disposition;
     struct bytes hold_why;
     struct buffer *headers; /* lines that policy adds in front of the message */

@@ -96,7 +96,6 @@ static struct verdict recipient_take(const struct policy *policy, struct transac
         return verdict_with(CAUSE_RECIPIENT_TOO_MANY, BYTES_LITERAL("out of memory"));
     for (unsigned i = 0; i < targets->count; i++)
         envelope_add(transaction, recipient, targets->targets[i].address);
-    transaction->accepted_commands++;
     return verdict_accept();
 }
 

@@ -2,9 +2,10 @@
  * unbound: the seam to libunbound: resolver_open, resolver_close and resolve_ask, and nothing else.
  * The simulator links its own three functions instead of this file.
  *
- * One context a loop, made at the loop's first question; its worker thread validates, a pump fiber
- * on the loop waits for its descriptor and hands out the answers. libunbound retries for minutes,
- * so the deadline is ours: a question that is late is cancelled and reported as a time-out.
+ * One context a session loop; its worker thread validates, a pump fiber on the loop waits for its
+ * descriptor and hands out the answers. Contexts are made in the worker pool: libunbound puts 64
+ * KiB on the stack for that, more than a fiber has. libunbound retries for minutes, so the deadline
+ * is ours: a question that is late is cancelled and reported as a time-out.
  */
 #include <pthread.h>
 #include <string.h>
@@ -30,12 +31,12 @@ struct dns_loop {
 };
 
 struct resolver {
-    pthread_mutex_t lock; /* around memory operations and the making of a context only */
+    pthread_mutex_t lock; /* around memory operations only */
     struct endpoint *forward;
     unsigned forward_count;
     uint64_t timeout_us;
     char *trust_anchor;
-    struct dns_loop *loops[DNS_LOOPS_MAX];
+    struct dns_loop *loops; /* one a session loop, fixed once opened */
     unsigned loop_count;
     unsigned asking; /* questions in flight on all loops */
     unsigned pumps;
@@ -106,6 +107,17 @@ static int context_set_trust(struct ub_ctx *context, const struct resolver *reso
     return ub_ctx_add_ta_file(context, resolver->trust_anchor);
 }
 
+/* A change of zones ends the set-up of a context at once, instead of on the first question's stack.
+ */
+static int context_settle(struct ub_ctx *context, const struct resolver *resolver)
+{
+    int error = ub_ctx_zone_remove(context, "unused.invalid.");
+
+    for (size_t i = 0; !error && resolver->forward_count > 0 && i < COUNT_OF(BUILT_IN_ZONES); i++)
+        error = ub_ctx_zone_remove(context, BUILT_IN_ZONES[i]);
+    return error;
+}
+
 static int context_configure(struct ub_ctx *context, const struct resolver *resolver)
 {
     int error = ub_ctx_debugout(context, NULL);
@@ -114,9 +126,7 @@ static int context_configure(struct ub_ctx *context, const struct resolver *reso
     error = error ? error : context_set_servers(context, resolver);
     error = error ? error : context_set_trust(context, resolver);
     error = error ? error : ub_ctx_async(context, 1);
-    for (size_t i = 0; !error && resolver->forward_count > 0 && i < COUNT_OF(BUILT_IN_ZONES); i++)
-        error = ub_ctx_zone_remove(context, BUILT_IN_ZONES[i]);
-    return error;
+    return error ? error : context_settle(context, resolver);
 }
 
 /* NULL with *error set. */
@@ -181,49 +191,54 @@ static bool resolver_copy_settings(struct resolver *resolver,
 
 static void resolver_free(struct resolver *resolver)
 {
-    for (unsigned i = 0; i < resolver->loop_count; i++) {
-        ub_ctx_delete(resolver->loops[i]->context);
-        free(resolver->loops[i]);
-    }
+    for (unsigned i = 0; i < resolver->loop_count; i++)
+        ub_ctx_delete(resolver->loops[i].context);
+    free(resolver->loops);
     free(resolver->forward);
     free(resolver->trust_anchor);
     pthread_mutex_destroy(&resolver->lock);
     free(resolver);
 }
 
-/* Called with the lock held. NULL when memory or threads are out. */
-static struct dns_loop *resolver_add_loop(struct resolver *resolver, int *error)
-{
-    struct dns_loop *here = NULL;
+struct opening {
+    struct resolver *resolver;
+    int error;
+};
 
-    if (resolver->loop_count == DNS_LOOPS_MAX || !(here = calloc(1, sizeof *here))) {
-        *error = UB_NOMEM;
-        return NULL;
+/* In the worker pool. */
+static void resolver_open_loops(void *argument)
+{
+    struct opening *opening = argument;
+    struct resolver *resolver = opening->resolver;
+    const unsigned count = MIN_OF(loop_session_count(), (unsigned)DNS_LOOPS_MAX);
+
+    opening->error = UB_NOMEM;
+    resolver->loops = calloc(count + 1u, sizeof *resolver->loops);
+    while (resolver->loops && resolver->loop_count < count) {
+        struct dns_loop *here = &resolver->loops[resolver->loop_count];
+
+        *here = (struct dns_loop){.resolver = resolver, .loop = loop_session(resolver->loop_count)};
+        here->context = context_open(resolver, &opening->error);
+        if (!here->context)
+            return;
+        resolver->loop_count++;
     }
-    *here = (struct dns_loop){.resolver = resolver, .loop = loop_self()};
-    here->context = context_open(resolver, error);
-    if (!here->context) {
-        free(here);
-        return NULL;
-    }
-    resolver->loops[resolver->loop_count++] = here;
-    return here;
 }
 
-/* The first loop's context is made at once, so that a bad setting is told at the start. */
 struct resolver *resolver_open(const struct resolver_settings *settings, char *why, size_t why_room)
 {
     struct resolver *resolver = calloc(1, sizeof *resolver);
-    int error = UB_NOMEM;
+    struct opening opening = {.resolver = resolver, .error = UB_NOMEM};
 
     if (!resolver) {
         snprintf(why, why_room, "resolver: out of memory");
         return NULL;
     }
     pthread_mutex_init(&resolver->lock, NULL);
-    if (resolver_copy_settings(resolver, settings) && resolver_add_loop(resolver, &error))
+    if (resolver_copy_settings(resolver, settings) &&
+        work_run(resolver_open_loops, &opening) == IO_OK && opening.error == 0)
         return resolver;
-    snprintf(why, why_room, "resolver: %s", ub_strerror(error));
+    snprintf(why, why_room, "resolver: %s", ub_strerror(opening.error));
     resolver_free(resolver);
     return NULL;
 }
@@ -262,8 +277,8 @@ void resolver_close(struct resolver *resolver)
         resolver_drain(resolver, &resolver->asking, deadline_in(resolver->timeout_us + US_PER_S));
     pthread_mutex_lock(&resolver->lock);
     for (unsigned i = 0; i < resolver->loop_count; i++)
-        if (resolver->loops[i]->pump)
-            fiber_cancel(resolver->loops[i]->pump);
+        if (resolver->loops[i].pump)
+            fiber_cancel(resolver->loops[i].pump);
     pthread_mutex_unlock(&resolver->lock);
     drained = resolver_drain(resolver, &resolver->pumps, deadline_in(2 * US_PER_S)) && drained;
     if (drained)
@@ -276,18 +291,16 @@ void resolver_close(struct resolver *resolver)
 
 /* ------------------------------------------------------------------ a question */
 
-/* Called with the lock held. */
+/* NULL on a loop that is none of the sessions'. */
 static struct dns_loop *resolver_find_loop(struct resolver *resolver)
 {
-    int error = 0;
-
     for (unsigned i = 0; i < resolver->loop_count; i++)
-        if (resolver->loops[i]->loop == loop_self())
-            return resolver->loops[i];
-    return resolver_add_loop(resolver, &error);
+        if (resolver->loops[i].loop == loop_self())
+            return &resolver->loops[i];
+    return NULL;
 }
 
-/* Called with the lock held: a context opened before its loop ran has its loop set here. */
+/* Called with the lock held. */
 static bool loop_has_pump(struct dns_loop *here)
 {
     if (!here->pump) {
