@@ -272,6 +272,7 @@ static void main_fiber(void *argument)
 
     call->exit_code = call->main(call->argument);
     call->ended = true;
+    loop_command(world.sessions[0], LOOP_CANCEL); /* so that the loop does not sleep on it */
 }
 
 static bool world_open(unsigned session_loops)

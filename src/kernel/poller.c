@@ -75,11 +75,15 @@ enum io_status poller_wait(struct poller *poller, enum direction direction, uint
     return IO_OK;
 }
 
-static int poll_now(int descriptor, bool for_write)
+/* IO_TIMEOUT: not yet. */
+static struct io_result poll_now(int descriptor, bool for_write)
 {
     struct pollfd question = {.fd = descriptor, .events = for_write ? POLLOUT : POLLIN};
+    const int count = poll(&question, 1, 0);
 
-    return poll(&question, 1, 0);
+    if (count > 0 && (question.revents & POLLNVAL))
+        return io_failed(EBADF);
+    return io_status_only(count > 0 ? IO_OK : IO_TIMEOUT);
 }
 
 static struct io_result wait_registered(struct poller *poller, enum direction direction,
@@ -115,9 +119,10 @@ struct io_result descriptor_wait(int descriptor, bool for_write, uint64_t deadli
 
     if (fiber_cancelled())
         return io_status_only(IO_CANCELLED);
-    if (poll_now(descriptor, for_write) != 0) {
+    const struct io_result now = poll_now(descriptor, for_write);
+    if (now.status != IO_TIMEOUT) {
         loop_share();
-        return io_ok(0);
+        return now;
     }
     const int error = poller_open(&poller, descriptor, for_write);
     if (error == EEXIST)
