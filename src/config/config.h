@@ -129,10 +129,15 @@ MUST_USE struct config *config_load(const char *file, struct config_errors *erro
 /* The same from text, named `name` in errors (tests, the embedded default). */
 MUST_USE struct config *config_parse(const char *text, const char *name,
                                      struct config_errors *errors);
+/* From bytes that may hold anything, a NUL included. */
+MUST_USE struct config *config_parse_bytes(struct bytes text, const char *name,
+                                           struct config_errors *errors);
 void config_free(struct config *config);
 void config_errors_free(struct config_errors *errors);
 /* The effective configuration in the language of the file, every setting written out. */
 void config_print(struct buffer *into, const struct config *config);
+/* The manual's tables of settings in Markdown: docs/configuration.md. */
+void config_print_manual(struct buffer *into);
 const struct config_domain *config_find_domain(const struct config *config, struct bytes domain);
 const struct config_route *config_find_route(const struct config *config, struct bytes domain);
 

@@ -1,0 +1,177 @@
+/*
+ * The checks across settings. Every complaint stands at the place of the later or wrong setting.
+ */
+#include "config/check.h"
+
+#include <string.h>
+
+int name_compare(struct bytes a, struct bytes b)
+{
+    const size_t common = MIN_OF(a.count, b.count);
+
+    for (size_t i = 0; i < common; i++) {
+        const int order = ascii_lower(a.at[i]) - ascii_lower(b.at[i]);
+        if (order != 0)
+            return order;
+    }
+    return (a.count > b.count) - (a.count < b.count);
+}
+
+static struct place head_of(const struct scan *scan, enum section section, unsigned instance)
+{
+    const struct statement *head = scan_find(scan, section, instance, NULL);
+
+    return head ? head->at : (struct place){.file = "configuration", .line = 1};
+}
+
+/* Where the setting was given, wherever its (untitled) section was split. */
+static struct place setting_of(const struct scan *scan, enum section section, const char *name)
+{
+    const struct option_row *row = option_find(section, bytes_of_text(name));
+
+    for (unsigned i = 0; i < MAX_OF(scan->instances[section], 1U); i++) {
+        const struct statement *statement = scan_find(scan, section, i, row);
+        if (statement)
+            return statement->at;
+    }
+    return head_of(scan, section, 0);
+}
+
+static bool is_plain_name(const char *text)
+{
+    const struct bytes name = bytes_of_text(text);
+
+    for (size_t i = 0; i < name.count; i++)
+        if (!ascii_is_alnum(name.at[i]) && name.at[i] != '_' && name.at[i] != '-' &&
+            name.at[i] != '.')
+            return false;
+    return name.count > 0 && name.count <= 63;
+}
+
+/* The title of each as the first member; host names are lower-cased in place. */
+static void check_names(struct scan *scan, enum section section, void *array, unsigned count)
+{
+    const bool host = section == SECTION_DOMAIN || section == SECTION_ROUTE;
+
+    for (unsigned i = 0; i < count; i++) {
+        char *name = NULL;
+        memcpy(&name, (uint8_t *)array + i * SECTIONS[section].size, sizeof name);
+        if (host ? !hostname_is_valid(bytes_of_text(name)) : !is_plain_name(name))
+            errors_add(scan->errors, head_of(scan, section, i), "%s \"%.80s\" is not a %s",
+                       SECTIONS[section].name, name,
+                       host ? "domain name" : "name of letters, digits, -, _ and .");
+        for (char *at = name; host && *at; at++)
+            *at = (char)ascii_lower((uint8_t)*at);
+    }
+}
+
+static bool endpoints_equal(const struct endpoint *a, const struct endpoint *b)
+{
+    if (a->family != b->family)
+        return false;
+    if (a->family == ENDPOINT_UNIX)
+        return strcmp(a->path, b->path) == 0;
+    /* Port 0 takes a free one, each time another. */
+    return a->family != ENDPOINT_NONE && a->port == b->port && a->port != 0 &&
+           ip_equal(&a->ip, &b->ip);
+}
+
+static void check_listens(const struct config *config, struct scan *scan)
+{
+    char text[ENDPOINT_TEXT_MAX];
+    const struct option_row *address = option_find(SECTION_LISTEN, BYTES_LITERAL("address"));
+
+    for (unsigned i = 0; i < config->listen_count; i++) {
+        const struct config_listen *listen = &config->listens[i];
+        const struct statement *said = scan_find(scan, SECTION_LISTEN, i, address);
+        for (unsigned k = 0; said && k < i; k++)
+            if (endpoints_equal(&listen->address, &config->listens[k].address))
+                errors_add(scan->errors, said->at, "listen \"%s\": %s is taken by listen \"%s\"",
+                           listen->name, endpoint_print(&listen->address, text, sizeof text),
+                           config->listens[k].name);
+        if (said && endpoints_equal(&listen->address, &config->web))
+            errors_add(scan->errors, said->at, "listen \"%s\": %s is taken by web", listen->name,
+                       endpoint_print(&listen->address, text, sizeof text));
+        if (listen->tls == TLS_MODE_IMPLICIT && !*config->tls_certificate)
+            errors_add(scan->errors, head_of(scan, SECTION_LISTEN, i),
+                       "listen \"%s\": tls = implicit needs a certificate in section tls",
+                       listen->name);
+    }
+}
+
+static void check_tls(const struct config *config, struct scan *scan)
+{
+    if (!*config->tls_certificate != !*config->tls_key)
+        errors_add(scan->errors,
+                   setting_of(scan, SECTION_TLS, *config->tls_key ? "key" : "certificate"),
+                   "tls: certificate and key belong together");
+}
+
+/* Ages rise, and what comes last repeats without end. */
+static void check_retry(const struct config *config, struct scan *scan)
+{
+    const struct config_retry *retry = &config->retry;
+    const struct place place = setting_of(scan, SECTION_RETRY, "schedule");
+    uint64_t until_us = 0;
+
+    if (retry->step_count == 0)
+        errors_add(scan->errors, place, "retry: schedule is empty");
+    for (unsigned i = 0; i < retry->step_count; i++) {
+        const struct config_retry_step *step = &retry->steps[i];
+        if (step->until_us == 0)
+            continue;
+        if (step->until_us <= until_us || step->until_us < step->every_us)
+            errors_add(scan->errors, place,
+                       "retry: schedule: the ages behind \"until\" must rise and exceed the wait");
+        until_us = step->until_us;
+    }
+    if (retry->step_count > 0 && retry->steps[retry->step_count - 1].until_us != 0)
+        errors_add(scan->errors, place,
+                   "retry: schedule: the last wait repeats, so it has no \"until\"");
+}
+
+static void check_filters(const struct config *config, struct scan *scan)
+{
+    const struct option_row *address = option_find(SECTION_FILTER, BYTES_LITERAL("address"));
+
+    for (unsigned i = 0; i < config->filter_count; i++)
+        if (config->filters[i].address_count == 0 && scan_find(scan, SECTION_FILTER, i, address))
+            errors_add(scan->errors, head_of(scan, SECTION_FILTER, i),
+                       "filter \"%s\": address names no instance", config->filters[i].name);
+}
+
+static void check_routes(const struct config *config, struct scan *scan)
+{
+    for (unsigned i = 0; i < config->route_count; i++)
+        for (unsigned k = 0; k < config->domain_count; k++)
+            if (strcmp(config->routes[i].domain, config->domains[k].name) == 0)
+                errors_add(scan->errors, head_of(scan, SECTION_ROUTE, i),
+                           "route \"%s\" would never be used: that domain's mail ends here",
+                           config->routes[i].domain);
+}
+
+static int compare_first(const void *a, const void *b)
+{
+    const char *first = NULL, *second = NULL;
+
+    memcpy(&first, a, sizeof first);
+    memcpy(&second, b, sizeof second);
+    return name_compare(bytes_of_text(first), bytes_of_text(second));
+}
+
+void config_check(struct config *config, struct scan *scan)
+{
+    check_names(scan, SECTION_LISTEN, config->listens, config->listen_count);
+    check_names(scan, SECTION_DOMAIN, config->domains, config->domain_count);
+    check_names(scan, SECTION_ROUTE, config->routes, config->route_count);
+    check_names(scan, SECTION_FILTER, config->filters, config->filter_count);
+    check_listens(config, scan);
+    check_tls(config, scan);
+    check_retry(config, scan);
+    check_filters(config, scan);
+    check_routes(config, scan);
+    if (config->domain_count > 1)
+        qsort(config->domains, config->domain_count, sizeof *config->domains, compare_first);
+    if (config->route_count > 1)
+        qsort(config->routes, config->route_count, sizeof *config->routes, compare_first);
+}
