@@ -166,7 +166,8 @@ enum wire_status wire_read_line(struct wire_input *input, uint64_t deadline_us, 
         const size_t end = find_line_end(view, scanned);
 
         if (is_tls_hello(view)) {
-            *line = view;
+            *line =
+                bytes_slice(view, 0, 2); /* enough to know it by, and the same however it came */
             input_consume(input, view.count);
             return WIRE_OK;
         }

@@ -50,8 +50,8 @@ enum wire_status wire_status_of(struct io_result result);
  * A line up to CR LF, without it, valid until the next call. TOO_LONG: the line was eaten whole. A
  * bare LF or CR, or NUL, within: MALFORMED, the line was eaten whole up to CR LF. Never buffers
  * over the maximum; an endless line gives WIRE_END after `WIRE_ENDLESS_BYTES`. A TLS hello where a
- * line should begin never ends in CR LF: it is given out as it came, and smtp_parse_command names
- * it FOREIGN.
+ * line should begin never ends in CR LF: its first two bytes are given out, smtp_parse_command
+ * names it FOREIGN, and nothing behind it is in step.
  */
 #define WIRE_ENDLESS_BYTES (512 * 1024)
 enum wire_status wire_read_line(struct wire_input *input, uint64_t deadline_us, struct bytes *line);
