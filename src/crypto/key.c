@@ -1,0 +1,196 @@
+/*
+ * Keys and signatures for DKIM and ARC: RSA with PKCS#1 v1.5 over SHA-256 (RFC 6376, RFC 8301) and
+ * Ed25519 over the SHA-256 hash (RFC 8463).
+ */
+#include "crypto/crypto.h"
+
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
+#include <openssl/x509.h>
+
+enum { HASH_OCTETS = 32, KEY_DER_MAX = 16 * 1024 };
+
+struct public_key {
+    EVP_PKEY *key;
+    enum key_kind kind;
+};
+struct private_key {
+    EVP_PKEY *key;
+    enum key_kind kind;
+};
+
+/* Records hold SubjectPublicKeyInfo (RFC 6376, 3.6.1 as corrected), older ones a bare PKCS#1 key.
+ */
+static EVP_PKEY *rsa_from_der(struct bytes der)
+{
+    const unsigned char *at = der.at;
+    EVP_PKEY *key = d2i_PUBKEY(NULL, &at, (long)der.count);
+
+    if (!key) {
+        at = der.at;
+        key = d2i_PublicKey(EVP_PKEY_RSA, NULL, &at, (long)der.count);
+    }
+    if (key && (EVP_PKEY_get_base_id(key) != EVP_PKEY_RSA || at != der.at + der.count)) {
+        EVP_PKEY_free(key);
+        key = NULL;
+    }
+    return key;
+}
+
+struct public_key *public_key_open(enum key_kind kind, struct bytes der)
+{
+    struct public_key *key = calloc(1, sizeof *key);
+
+    if (!key)
+        return NULL;
+    key->kind = kind;
+    if (der.count > 0 && der.count <= KEY_DER_MAX)
+        key->key = kind == KEY_RSA
+                       ? rsa_from_der(der)
+                       : EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, der.at, der.count);
+    ERR_clear_error();
+    if (!key->key)
+        public_key_close(&key);
+    return key;
+}
+
+unsigned public_key_bits(const struct public_key *key)
+{
+    return (unsigned)EVP_PKEY_get_bits(key->key);
+}
+
+void public_key_close(struct public_key **key)
+{
+    if (!*key)
+        return;
+    EVP_PKEY_free((*key)->key);
+    free(*key);
+    *key = NULL;
+}
+
+static bool rsa_prepare(EVP_PKEY_CTX *context)
+{
+    return EVP_PKEY_CTX_set_rsa_padding(context, RSA_PKCS1_PADDING) > 0 &&
+           EVP_PKEY_CTX_set_signature_md(context, EVP_sha256()) > 0;
+}
+
+static bool rsa_verifies(EVP_PKEY *key, struct bytes hash, struct bytes signature)
+{
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(key, NULL);
+    const bool good =
+        context && EVP_PKEY_verify_init(context) > 0 && rsa_prepare(context) &&
+        EVP_PKEY_verify(context, signature.at, signature.count, hash.at, hash.count) == 1;
+
+    EVP_PKEY_CTX_free(context);
+    return good;
+}
+
+static bool ed25519_verifies(EVP_PKEY *key, struct bytes hash, struct bytes signature)
+{
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    const bool good =
+        context && EVP_DigestVerifyInit(context, NULL, NULL, NULL, key) == 1 &&
+        EVP_DigestVerify(context, signature.at, signature.count, hash.at, hash.count) == 1;
+
+    EVP_MD_CTX_free(context);
+    return good;
+}
+
+bool public_key_verifies(const struct public_key *key, struct bytes hash, struct bytes signature)
+{
+    const bool sized = hash.count == HASH_OCTETS && signature.count > 0;
+    const bool good = sized && (key->kind == KEY_RSA ? rsa_verifies(key->key, hash, signature)
+                                                     : ed25519_verifies(key->key, hash, signature));
+
+    ERR_clear_error();
+    return good;
+}
+
+/* A key that wants a passphrase is an error, not a question on a terminal. */
+static int no_passphrase(char *into, int room, int writing, void *argument)
+{
+    (void)into;
+    (void)room;
+    (void)writing;
+    (void)argument;
+    return -1;
+}
+
+static EVP_PKEY *private_from_pem(struct bytes pem)
+{
+    BIO *bio = pem.count <= KEY_DER_MAX ? BIO_new_mem_buf(pem.at, (int)pem.count) : NULL;
+    EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL) : NULL;
+
+    BIO_free(bio);
+    return key;
+}
+
+struct private_key *private_key_open_pem(struct bytes pem, char *why, size_t why_room)
+{
+    struct private_key *key = calloc(1, sizeof *key);
+
+    if (!key) {
+        snprintf(why, why_room, "no memory");
+        return NULL;
+    }
+    key->key = private_from_pem(pem);
+    const int id = key->key ? EVP_PKEY_get_base_id(key->key) : 0;
+    key->kind = id == EVP_PKEY_ED25519 ? KEY_ED25519 : KEY_RSA;
+    ERR_clear_error();
+    if (id == EVP_PKEY_ED25519 || id == EVP_PKEY_RSA)
+        return key;
+    snprintf(why, why_room,
+             key->key ? "the key is neither RSA nor Ed25519"
+                      : "no PEM private key (one with a passphrase cannot be used)");
+    private_key_close(&key);
+    return NULL;
+}
+
+enum key_kind private_key_kind(const struct private_key *key)
+{
+    return key->kind;
+}
+
+static size_t rsa_sign(EVP_PKEY *key, struct bytes hash, struct span into)
+{
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(key, NULL);
+    size_t count = into.count;
+    const bool good = context && EVP_PKEY_sign_init(context) > 0 && rsa_prepare(context) &&
+                      EVP_PKEY_sign(context, into.at, &count, hash.at, hash.count) == 1;
+
+    EVP_PKEY_CTX_free(context);
+    return good ? count : 0;
+}
+
+static size_t ed25519_sign(EVP_PKEY *key, struct bytes hash, struct span into)
+{
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    size_t count = into.count;
+    const bool good = context && EVP_DigestSignInit(context, NULL, NULL, NULL, key) == 1 &&
+                      EVP_DigestSign(context, into.at, &count, hash.at, hash.count) == 1;
+
+    EVP_MD_CTX_free(context);
+    return good ? count : 0;
+}
+
+size_t private_key_sign(const struct private_key *key, struct bytes hash, struct span into)
+{
+    size_t count = 0;
+
+    if (hash.count == HASH_OCTETS && into.count >= (size_t)EVP_PKEY_get_size(key->key))
+        count = key->kind == KEY_RSA ? rsa_sign(key->key, hash, into)
+                                     : ed25519_sign(key->key, hash, into);
+    ERR_clear_error();
+    return count;
+}
+
+void private_key_close(struct private_key **key)
+{
+    if (!*key)
+        return;
+    EVP_PKEY_free((*key)->key);
+    free(*key);
+    *key = NULL;
+}

@@ -1,0 +1,35 @@
+/* What the files of TLS share. Private to the room. */
+#ifndef CRYPTO_TLS_H
+#define CRYPTO_TLS_H
+
+#include <openssl/ssl.h>
+
+#include "crypto/crypto.h"
+
+struct tls_context {
+    SSL_CTX *plain;     /* server side; or client side without a demand: nothing is verified */
+    SSL_CTX *verifying; /* client side with the system's trust store and DANE; else NULL */
+};
+
+struct tls_stream {
+    struct stream stream; /* first: what the caller holds */
+    struct stream *below;
+    SSL *ssl;
+    struct buffer in; /* read from below, not yet taken by OpenSSL; freed when empty */
+    size_t in_taken;
+    struct buffer out; /* made by OpenSSL, not yet written below; freed when empty */
+    bool broken;       /* nothing more can be said on this connection, not even good-bye */
+};
+
+extern const struct stream_ops TLS_STREAM_OPS;
+
+/* Over `below`, which it owns from then on; NULL on memory (below stays the caller's). */
+struct tls_stream *tls_stream_open(SSL_CTX *context, struct stream *below);
+/* Writes what OpenSSL made. Sleeps. */
+struct io_result tls_stream_flush(struct tls_stream *tls, uint64_t deadline_us);
+/* Gets something for OpenSSL to read. Sleeps. */
+struct io_result tls_stream_fill(struct tls_stream *tls, uint64_t deadline_us);
+/* OpenSSL's newest complaint in words; its queue is empty afterwards. */
+void crypto_take_error(char *why, size_t why_room);
+
+#endif
