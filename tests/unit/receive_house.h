@@ -55,15 +55,22 @@ struct verdict policy_sender(struct policy *policy, struct transaction *transact
     return house_says(house.sender);
 }
 
-/* "nobody" is unknown here, everyone else is somebody. */
+#define GREETING "EHLO c.test\r\n"
+#define ENVELOPE "MAIL FROM:<a@b.test>\r\nRCPT TO:<u@rcpt.test>\r\n"
+
+/* "nobody" and names with a percent sign are unknown here, other.test is somewhere else, and
+ * everyone else is somebody. */
 struct verdict policy_recipient(struct policy *policy, struct transaction *transaction,
                                 const struct recipient *recipient)
 {
     struct envelope *envelope = &transaction->envelope;
 
     (void)policy;
-    if (bytes_equal_text(recipient->address.local, "nobody"))
+    const struct address to = recipient->address;
+    if (bytes_equal_text(to.local, "nobody") || bytes_find_byte(to.local, '%') < to.local.count)
         return verdict_of(CAUSE_RECIPIENT_UNKNOWN);
+    if (bytes_equal_text(to.domain, "other.test"))
+        return verdict_of(CAUSE_RELAY_DENIED);
     REQUIRE(house_says(house.recipient));
     if (envelope->recipient_count == transaction->recipient_room) {
         struct recipient *grown = ARENA_NEW_ARRAY(
@@ -210,7 +217,7 @@ static void house_keep(char into[64], struct bytes text)
     snprintf(into, 64, "%.*s", BYTES_PRINT(text));
 }
 
-static void house_event(void *argument, const struct event *event)
+static inline void house_event(void *argument, const struct event *event)
 {
     (void)argument;
     if (house.event_count == EVENTS_MAX)
@@ -225,7 +232,7 @@ static void house_event(void *argument, const struct event *event)
 }
 
 /* Events of a kind; the last one's place in *at when that is not NULL. */
-static unsigned house_events(enum event_kind kind, unsigned *at)
+static inline unsigned house_events(enum event_kind kind, unsigned *at)
 {
     unsigned count = 0;
 
@@ -263,14 +270,14 @@ static struct config house_config = {
 };
 static struct config_listen house_listen = {.name = "smtp", .tls = TLS_MODE_STARTTLS};
 
-static void house_open(struct receive *receive)
+static inline void house_open(struct receive *receive)
 {
     *receive = (struct receive){.settings = {.config = &house_config}};
     pthread_mutex_init(&receive->lock, NULL);
 }
 
 /* Plays the stream's input to a session; what it said is in stream->written. */
-static void house_play(struct receive *receive, struct memory_stream *stream)
+static inline void house_play(struct receive *receive, struct memory_stream *stream)
 {
     struct guest *guest = NULL;
     const struct verdict admitted = receive_admit(receive, &house_listen, &stream->stream, &guest);

@@ -3,8 +3,6 @@
 
 #include "receive_house.h"
 
-#define GREETING "EHLO c.test\r\n"
-#define ENVELOPE "MAIL FROM:<a@b.test>\r\nRCPT TO:<u@rcpt.test>\r\n"
 #define MESSAGE ENVELOPE "DATA\r\nSubject: x\r\n\r\n..body\r\n.\r\n"
 
 /* One conversation: `said` goes in, the first digits of the replies after the banner come out. */
