@@ -118,6 +118,7 @@ void place_succeeded(struct place *place)
     place->failures = 0;
     place->pauses = 0;
     place->last_cause = CAUSE_UNDECIDED;
+    place_clear_pause(place);
     place->window = MIN_OF(place->window + 1.0 / place->window, PLACE_WINDOW_MAX);
 }
 

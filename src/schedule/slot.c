@@ -118,12 +118,13 @@ static void slot_attempt(struct slot *slot, struct job *job)
         job_end(job); /* out of memory: the lease ends, the spool gives it again */
         return;
     }
-    if (place_pauses(slot->place))
+    const bool answered = place_pauses(slot->place);
+    if (answered)
         attempt_answer(slot->place, &attempt);
     else
         deliver_attempt(slot->channel, &attempt, &host_failed);
     const bool masked = fiber_mask_cancel(true); /* what was done is recorded, come what may */
-    if (!slot->schedule->stopping && !place_pauses(slot->place))
+    if (!slot->schedule->stopping && !answered)
         slot_judge_place(slot, &attempt, host_failed);
     if (!settle_attempt(slot->place, &attempt, clock_now_us() - begun_us))
         job->hold->stuck = true;
