@@ -12,7 +12,7 @@
 
 /* ------------------------------------------------------------------ what the rooms answer */
 
-enum { STORED_MAX = 64, EVENTS_MAX = 256 };
+enum { STORED_MAX = 256, EVENTS_MAX = 256 };
 
 static struct house {
     enum cause connect, sender, recipient, judge, admits, write, commit; /* UNDECIDED: accept */
@@ -21,6 +21,7 @@ static struct house {
     const char *headers; /* that policy adds */
     struct buffer stored[STORED_MAX];
     struct buffer envelopes[STORED_MAX]; /* "from>to,to," */
+    size_t front_count[STORED_MAX];      /* what was put in front of what was received */
     unsigned stored_count, drafts_open;
     uint64_t last_id;
     int sending; /* sessions between 354 and the dot */
@@ -193,6 +194,7 @@ struct verdict spool_commit(struct spool_draft *draft, const struct envelope *en
     house.stored_count++;
     *body = *names = BUFFER_WITH_LIMIT(64 * MIB);
     buffer_add(body, buffer_view(&draft->front));
+    house.front_count[house.stored_count - 1] = draft->front.count;
     buffer_add(body, buffer_view(&draft->body));
     address_print(names, envelope->from);
     buffer_add_byte(names, '>');
