@@ -663,11 +663,26 @@ static void ring_add(struct waitlist *list, struct waiter *waiter)
 void waitlist_join(struct waitlist *list, struct waiter *waiter)
 {
     waiter->fiber = fiber_self();
+    waiter->chosen = false;
     spin_lock(&list->lock);
     ring_add(list, waiter);
     spin_unlock(&list->lock);
 }
 
+/* The chosen one goes to the end, so that two calls wake two fibers though neither has run yet. */
+static void ring_wake_first(struct waitlist *list)
+{
+    if (!list->first)
+        return;
+    list->first->chosen = true;
+    fiber_wake(list->first->fiber);
+    list->first = list->first->next;
+}
+
+/*
+ * A waiter may be chosen when its condition already holds, or as its time is up; then somebody else
+ * should have been woken. So the chosen one wakes the next as it leaves, until one finds nothing.
+ */
 void waitlist_leave(struct waitlist *list, struct waiter *waiter)
 {
     spin_lock(&list->lock);
@@ -675,6 +690,8 @@ void waitlist_leave(struct waitlist *list, struct waiter *waiter)
     waiter->next->previous = waiter->previous;
     if (list->first == waiter)
         list->first = waiter->next == waiter ? NULL : waiter->next;
+    if (waiter->chosen)
+        ring_wake_first(list);
     spin_unlock(&list->lock);
 }
 
@@ -690,13 +707,9 @@ void waitlist_wake_all(struct waitlist *list)
     spin_unlock(&list->lock);
 }
 
-/* The woken one goes to the end, so that two calls wake two fibers though neither has run yet. */
 void waitlist_wake_one(struct waitlist *list)
 {
     spin_lock(&list->lock);
-    if (list->first) {
-        fiber_wake(list->first->fiber);
-        list->first = list->first->next;
-    }
+    ring_wake_first(list);
     spin_unlock(&list->lock);
 }

@@ -101,6 +101,8 @@ struct waitlist {
 struct waiter {
     struct waiter *next, *previous;
     struct fiber *fiber;
+    bool chosen; /* by wake_one; who leaves passes that on, lest a wake be lost to one that needs
+                    none */
 };
 void waitlist_join(struct waitlist *list, struct waiter *waiter);
 void waitlist_leave(struct waitlist *list, struct waiter *waiter);

@@ -86,17 +86,18 @@ enum { CLIENTS = 20, MESSAGES = 400, MESSAGE_SIZE = 200 };
 
 struct echo_test {
     struct endpoint at;
-    struct gate listening, clients, servers;
+    struct gate listening, clients, sessions, servers;
     bool shared;
 };
-struct echo_server {
+struct echo_session {
     struct echo_test *test;
     struct stream *stream;
 };
 
 static void echo_session(void *argument)
 {
-    struct stream *stream = argument;
+    struct echo_session *session = argument;
+    struct stream *stream = session->stream;
     uint8_t memory[1024];
     struct io_result result;
 
@@ -109,6 +110,8 @@ static void echo_session(void *argument)
     }
     CHECK(result.status == IO_END);
     stream_close(stream);
+    gate_pass(&session->test->sessions);
+    free(session);
 }
 
 static void echo_listener(void *argument)
@@ -124,7 +127,9 @@ static void echo_listener(void *argument)
         result = listener_accept(listener, DEADLINE_NEVER, &stream);
         if (result.status != IO_OK)
             break;
-        CHECK(fiber_start("session", echo_session, stream) != NULL);
+        struct echo_session *session = malloc(sizeof *session);
+        *session = (struct echo_session){test, stream};
+        CHECK(fiber_start("session", echo_session, session) != NULL);
     }
     CHECK(result.status == IO_CANCELLED);
     listener_close(listener);
@@ -171,11 +176,11 @@ static int echo_main(void *argument)
         servers[i] = fiber_start_on(loop_session(i), "listener", echo_listener, test);
         CHECK(servers[i] != NULL && gate_wait(&test->listening, 0));
     }
-    test->clients.left = CLIENTS;
+    test->clients.left = test->sessions.left = CLIENTS;
     for (unsigned i = 0; i < CLIENTS; i++)
         CHECK(fiber_start_on(loop_session(i % loop_session_count()), "client", echo_client, test) !=
               NULL);
-    CHECK(gate_wait(&test->clients, 0));
+    CHECK(gate_wait(&test->clients, 0) && gate_wait(&test->sessions, 0));
     for (unsigned i = 0; i < loops; i++)
         fiber_cancel(servers[i]);
     CHECK(gate_wait(&test->servers, 0));
