@@ -139,7 +139,7 @@ class Server:
                 'listen lmtp { address = "127.0.0.1:0"  kind = lmtp }\n'
                 'listen submission { address = "127.0.0.1:0"  kind = submission }\n'
                 f'{smtps}{tls}{domains}'
-                f'limits {{ {limits} }}\nlog {{ format = json  level = info }}\n{extra}\n')
+                f'limits {{ {limits} }}\nchecks {{ sender_domain = off  reverse_dns = off }}\nlog {{ format = json  level = info }}\n{extra}\n')
 
     def start(self):
         self.lines = []
