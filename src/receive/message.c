@@ -185,7 +185,8 @@ MUST_USE static struct verdict message_end(struct session *session)
 MUST_USE static struct verdict data_allowed(const struct session *session,
                                             const struct smtp_command *command)
 {
-    REQUIRE(verb_permits(session, command));
+    if (!(session->state & (STATE_MAIL | STATE_RCPT)))
+        return verdict_of(CAUSE_PROTOCOL_SEQUENCE);
     if (command->argument.count > 0)
         return verdict_of(CAUSE_PROTOCOL_SYNTAX);
     if (session->transaction.accepted_commands == 0)
@@ -207,10 +208,22 @@ MUST_USE static struct verdict data_body(struct session *session)
     return read;
 }
 
-struct verdict session_data(struct session *session, const struct smtp_command *command)
+MUST_USE static struct verdict data_begin(struct session *session,
+                                          const struct smtp_command *command)
 {
     REQUIRE(data_allowed(session, command));
-    REQUIRE(intake_open(session));
+    return intake_open(session);
+}
+
+/* DATA is the last of its group (RFC 2920 3.1). Who sends on without the 354 sends a body; when
+ * there is no 354 it must not be taken for commands, so nothing more is. */
+struct verdict session_data(struct session *session, const struct smtp_command *command)
+{
+    const struct verdict begun = data_begin(session, command);
+
+    if (!verdict_accepts(&begun) && wire_input_pending(&session->input))
+        session->closing = true;
+    REQUIRE(begun);
     REQUIRE(data_body(session)); /* sleeps on the client */
     return message_end(session);
 }
