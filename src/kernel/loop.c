@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { LOOPS_MAX = 256, EVENTS_A_TURN = 256, RUNS_A_TURN = 16, STREAK_MAX = 64 };
@@ -275,6 +276,17 @@ static void main_fiber(void *argument)
     loop_command(world.sessions[0], LOOP_CANCEL); /* so that the loop does not sleep on it */
 }
 
+/* A connection is a descriptor: take as many as the administrator allows. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 static bool world_open(unsigned session_loops)
 {
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -283,6 +295,7 @@ static bool world_open(unsigned session_loops)
         session_loops = cores > 0 ? (unsigned)cores : 1;
     session_loops = MIN_OF(session_loops, LOOPS_MAX / 2);
     signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
     setenv("UV_THREADPOOL_SIZE", "8", 0);
     struct kernel_loop *first = loop_new("sessions", LOOP_SESSIONS);
     if (!first)

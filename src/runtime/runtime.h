@@ -74,7 +74,8 @@ const char *fiber_name(const struct fiber *fiber);
 enum io_status fiber_park(uint64_t deadline_us);
 /* From any thread. A fiber struct is never unmapped, so a late wake is harmless. */
 void fiber_wake(struct fiber *fiber);
-/* Makes the current and every later sleep of the fiber return IO_CANCELLED. From any thread. */
+/* Makes the current and every later sleep of the fiber return IO_CANCELLED. From any thread, by one
+ * who knows that the fiber has not ended: its struct may live again as another fiber. */
 void fiber_cancel(struct fiber *fiber);
 bool fiber_cancelled(void);
 /* For clean-up that has to sleep though cancelled (bounded by its own deadline): masks
@@ -174,6 +175,7 @@ struct io_result listener_open(const struct endpoint *at, bool shared, struct li
 const struct endpoint *listener_endpoint(const struct listener *listener);
 struct io_result listener_accept(struct listener *listener, uint64_t deadline_us,
                                  struct stream **stream); /* Sleeps. */
+/* From another loop too, then a moment later. Nobody may be waiting in accept. */
 void listener_close(struct listener *listener);
 
 /* Datagrams, for direct DNS questions. */
