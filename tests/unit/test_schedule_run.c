@@ -41,10 +41,10 @@ static struct house *house_new(const char *const *scripts)
     house->spool = calloc(1, sizeof(*house->spool));
     INVARIANT(house->spool);
     const uint16_t port = scripts ? peer_start(&house->peer, scripts) : 1;
-    house->domain =
-        (struct config_domain){.name = "home.example",
-                               .users = "",
-                               .deliver = {DELIVER_MAILDIR, bytes_of_text(house->target)}};
+    house->domain = (struct config_domain){
+        .name = "home.example",
+        .users = "",
+        .deliver = {.kind = DELIVER_MAILDIR, .target = bytes_of_text(house->target)}};
     house->route = (struct config_route){
         .domain = "far.example",
         .via = {.kind = DELIVER_SMTP,
