@@ -321,8 +321,8 @@ static void close_world(void)
     network_close();
     peers_close();
     signals_close();
-    handles_close();
     vfs_close();
+    handles_close();
 }
 
 int world_run(int (*main)(void *argument), void *argument, unsigned session_loops)
