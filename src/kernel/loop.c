@@ -2,7 +2,7 @@
  * The loops and the life of the world: threads, turns, wakes, the orderly end.
  *
  * Limits: LOOPS_MAX loops; after main has returned, fibers have STOP_PATIENCE to end; those that
- * have not are named on standard error and given up (their memory stays, their threads too).
+ * have not are counted on standard error and given up (their memory stays, their threads too).
  */
 #include "kernel/kernel.h"
 
