@@ -207,6 +207,7 @@ void line_of_event_postfix(struct line *line, const struct event *event, int64_t
     case EVENT_MESSAGE_ENDED:
         line_queue(line, &stamped, "removed");
         break;
+    case EVENT_RECIPIENT_ACCEPTED:
     case EVENT_MESSAGE_DISCARDED:
     case EVENT_MESSAGE_HELD:
     case EVENT_MESSAGE_RELEASED:
