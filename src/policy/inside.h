@@ -17,7 +17,7 @@ typedef bool breaker_probe(struct breaker *breaker, struct arena *arena, struct 
  * but at least every five seconds -> closed by the first probe that succeeds.
  */
 struct breaker {
-    char name[96]; /* label and event field, "filter.clamav", "resolver" */
+    char name[96]; /* label and event field, "clamav", "clamav@127.0.0.1:3310", "resolver" */
     struct policy *policy;
     unsigned threshold;
     breaker_probe *probe;

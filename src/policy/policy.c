@@ -46,10 +46,10 @@ static void instance_open(struct policy *policy, const struct config_filter *fil
 
     *instance = (struct filter_instance){.filter = filter, .at = &filter->addresses[index]};
     if (filter->address_count > 1)
-        snprintf(breaker->name, sizeof breaker->name, "filter.%.40s@%.40s", filter->name,
+        snprintf(breaker->name, sizeof breaker->name, "%.40s@%.40s", filter->name,
                  endpoint_print(instance->at, at, sizeof at));
     else
-        snprintf(breaker->name, sizeof breaker->name, "filter.%.60s", filter->name);
+        snprintf(breaker->name, sizeof breaker->name, "%.60s", filter->name);
     breaker->probe = probe_filter;
     breaker->argument = instance;
     breaker_init(breaker, policy, FILTER_THRESHOLD);

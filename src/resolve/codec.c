@@ -2,6 +2,7 @@
  * codec: DNS names and record data. Everything comes from foreign servers, so all of it goes
  * through the bounded reader; a name that has no plain text form is refused rather than escaped.
  */
+#include <idn2.h>
 #include <string.h>
 
 #include "resolve/codec.h"
@@ -11,7 +12,7 @@ enum { LABEL_MAX = 63, WIRE_NAME_MAX = 255 };
 /* Bytes that a label may hold in text without escapes. */
 static bool label_byte_is_plain(uint8_t byte)
 {
-    return byte > 0x20 && byte != 0x7f && byte != '.' && byte != '\\' && byte != '"';
+    return byte > 0x20 && byte < 0x7f && byte != '.' && byte != '\\' && byte != '"';
 }
 
 static bool label_is_plain(struct bytes label)
@@ -24,14 +25,10 @@ static bool label_is_plain(struct bytes label)
     return true;
 }
 
-bool dns_name_text(struct bytes name, char *into, size_t room)
+static bool ascii_name_text(struct bytes name, char *into, size_t room)
 {
     size_t length = 0;
 
-    if (bytes_equal_text(name, ".")) {
-        snprintf(into, room, ".");
-        return true;
-    }
     if (name.count > 0 && name.at[name.count - 1] == '.')
         name.count--;
     if (name.count == 0 || name.count > DNS_NAME_MAX || name.count >= room)
@@ -51,6 +48,42 @@ bool dns_name_text(struct bytes name, char *into, size_t room)
     }
     into[length] = '\0';
     return true;
+}
+
+static bool name_is_ascii(struct bytes name)
+{
+    for (size_t i = 0; i < name.count; i++)
+        if (name.at[i] >= 0x80)
+            return false;
+    return true;
+}
+
+/* U-labels are asked as A-labels (RFC 5891 5); asked as they stand, they would seem not to exist.
+ */
+static bool utf8_name_text(struct bytes name, char *into, size_t room)
+{
+    char text[4 * DNS_NAME_MAX + 1], *ascii = NULL;
+
+    if (name.count >= sizeof text || !bytes_is_utf8(name) ||
+        bytes_find_byte(name, '\0') < name.count)
+        return false;
+    snprintf(text, sizeof text, "%.*s", BYTES_PRINT(name));
+    const bool converted =
+        idn2_to_ascii_8z(text, &ascii, IDN2_NFC_INPUT | IDN2_NONTRANSITIONAL) == IDN2_OK &&
+        ascii_name_text(bytes_of_text(ascii), into, room);
+
+    idn2_free(ascii);
+    return converted;
+}
+
+bool dns_name_text(struct bytes name, char *into, size_t room)
+{
+    if (bytes_equal_text(name, ".")) {
+        snprintf(into, room, ".");
+        return true;
+    }
+    return name_is_ascii(name) ? ascii_name_text(name, into, room)
+                               : utf8_name_text(name, into, room);
 }
 
 /* An uncompressed name (RFC 1035 3.1) as text; the root is empty. */

@@ -9,7 +9,8 @@
 
 /*
  * The name as it is asked: lower case, without the final dot ("." for the root). `into` needs
- * DNS_NAME_MAX + 1. False when no such name can exist: empty or long labels, escapes, blanks.
+ * DNS_NAME_MAX + 1; U-labels become A-labels. False when no such name can exist: empty or long
+ * labels, escapes, blanks.
  */
 MUST_USE bool dns_name_text(struct bytes name, char *into, size_t room);
 

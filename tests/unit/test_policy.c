@@ -575,7 +575,7 @@ static void test_judge_breaker(void **state)
         assert_string_equal(judge(house), "filter.timeout");
     assert_int_equal(policy_breakers(house->policy, rows, COUNT_OF(rows)), 2);
     assert_true(rows[0].open);
-    assert_string_equal(rows[0].dependency, "filter.clamav");
+    assert_string_equal(rows[0].dependency, "clamav");
     const unsigned scans = house->fakes[0].scans;
 
     assert_string_equal(judge(house), "filter.timeout"); /* at once */

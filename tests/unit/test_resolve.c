@@ -210,6 +210,9 @@ static void test_name_text(void **state)
     for (size_t i = 0; i < COUNT_OF(bad); i++)
         assert_false(dns_name_text(bytes_of_text(bad[i]), text, sizeof text));
     assert_false(dns_name_text(BYTES_LITERAL("a\0b"), text, sizeof text));
+    assert_true(dns_name_text(BYTES_LITERAL("B\303\274cher.example"), text, sizeof text));
+    assert_string_equal(text, "xn--bcher-kva.example");
+    assert_false(dns_name_text(BYTES_LITERAL("b\374cher.example"), text, sizeof text));
     memset(longest, 'a', sizeof longest);
     assert_true(dns_name_text(bytes_of(longest, 63), text, sizeof text));
     assert_false(dns_name_text(bytes_of(longest, 64), text, sizeof text));
