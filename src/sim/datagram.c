@@ -123,6 +123,8 @@ struct io_result datagram_receive(struct datagram *socket, struct span into, uin
     enum io_status status = IO_OK;
 
     sim_die_if_crashed();
+    if (fiber_cancelled())
+        return io_status_only(IO_CANCELLED);
     while (!socket->first) {
         if (status != IO_OK)
             return io_status_only(status);
@@ -131,7 +133,8 @@ struct io_result datagram_receive(struct datagram *socket, struct span into, uin
         socket->reader = NULL;
     }
     struct packet *packet = socket->first;
-    const size_t count = MIN_OF(packet->count, into.count);
+    const bool cut = packet->count > into.count; /* a cut packet is no packet */
+    const size_t count = cut ? 0 : packet->count;
 
     socket->first = packet->next;
     if (!socket->first)
@@ -140,7 +143,7 @@ struct io_result datagram_receive(struct datagram *socket, struct span into, uin
     if (count > 0)
         memcpy(into.at, packet->bytes, count);
     free(packet);
-    return io_ok(count);
+    return cut ? io_failed(EMSGSIZE) : io_ok(count);
 }
 
 void datagram_close(struct datagram *socket)

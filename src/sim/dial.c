@@ -9,6 +9,7 @@ enum { BACKLOG = 512, PORT_FIRST = 32768, PORT_LAST = 60999 };
 struct listener {
     struct listener *next;
     struct endpoint at;
+    struct loop *loop; /* where it was opened, and is accepted from */
     bool shared;
     struct connection *queue[BACKLOG];
     size_t first, count;
@@ -52,6 +53,7 @@ struct io_result listener_open(const struct endpoint *at, bool shared, struct li
             return io_failed(EADDRINUSE);
     *listener = sim_new(sizeof **listener);
     (*listener)->at = wanted;
+    (*listener)->loop = loop_self();
     (*listener)->shared = shared;
     (*listener)->next = net.listeners;
     net.listeners = *listener;
@@ -80,6 +82,9 @@ struct io_result listener_accept(struct listener *listener, uint64_t deadline_us
 
     sim_die_if_crashed();
     *stream = NULL;
+    if (fiber_cancelled())
+        return io_status_only(IO_CANCELLED);
+    INVARIANT(listener->loop == loop_self());
     waitlist_join(&listener->waiters, &waiter);
     while (listener->count == 0 && status == IO_OK)
         status = fiber_park(deadline_us);
@@ -166,6 +171,8 @@ struct io_result stream_dial(const struct endpoint *to, const struct endpoint *f
 
     sim_die_if_crashed();
     *stream = NULL;
+    if (fiber_cancelled())
+        return io_status_only(IO_CANCELLED);
     trace_add("dial", endpoint_print(to, text, sizeof text), to->port);
     const struct endpoint source = source_of(to, from);
     struct connection *connection = connection_new(&source, to);

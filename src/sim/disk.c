@@ -82,7 +82,7 @@ int disk_open_now(const char *path, unsigned flags, struct file **file)
     if (!inode)
         error = open_new(&place, &inode);
     if (!error)
-        *file = handle_new(inode, path, writes);
+        *file = handle_new(inode, path, (flags & FILE_WRITE) != 0);
     return error;
 }
 
@@ -132,6 +132,8 @@ int disk_write_now(struct file *file, const struct step *step, uint64_t offset, 
     if (error && budget_check(pages_missing(file->inode, offset, *done), 0) != 0)
         *done = 0;
     pages_write(file->inode, offset, bytes_slice(bytes, 0, *done));
+    if (sim_chance(100000))
+        pages_write_back(file->inode);
     return error;
 }
 
@@ -185,7 +187,8 @@ struct io_result file_read_at(struct file *file, struct span into, uint64_t offs
     step_end(&step);
     if (step.error)
         return io_failed(step.error);
-    return io_ok(pages_read(file->inode, offset, into));
+    const size_t count = pages_read(file->inode, offset, into);
+    return count == 0 && into.count > 0 ? io_status_only(IO_END) : io_ok(count);
 }
 
 int disk_truncate_now(struct file *file, const struct step *step, uint64_t size)

@@ -123,7 +123,8 @@ uint64_t pages_allocated(const struct inode *inode);
 /* How many of the bytes at offset would need new room on the disk. */
 uint64_t pages_missing(const struct inode *inode, uint64_t offset, uint64_t count);
 void pages_flip(struct inode *inode, uint64_t offset, unsigned bit);
-void pages_settle(struct inode *inode); /* all is durable */
+void pages_write_back(struct inode *inode); /* a page, perhaps, without being asked */
+void pages_settle(struct inode *inode);     /* all is durable */
 void pages_power_cut(struct inode *inode);
 
 /* A sync between its begin and its end: what was dirty at the begin. */

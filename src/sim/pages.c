@@ -297,6 +297,22 @@ static unsigned draw_share(void)
     return (unsigned)sim_below(1000000);
 }
 
+/* The kernel writes pages back when it likes: an older version of a sector may be what survives. */
+void pages_write_back(struct inode *inode)
+{
+    if (inode->page_count == 0 || sync_running(inode))
+        return;
+    struct page *page = &inode->pages[sim_below(inode->page_count)];
+    const uint8_t mask = draw_sectors(page->dirty, draw_share());
+
+    for (unsigned sector = 0; sector < PAGE_SECTORS; sector++)
+        if (mask & (1U << sector))
+            sector_copy(&page->platter, page->cache, sector);
+    page->dirty &= (uint8_t)~mask;
+    if (page_is_clean(page))
+        page_settle(page);
+}
+
 static void evict_stale(struct inode *inode)
 {
     for (size_t i = 0; i < inode->page_count; i++) {

@@ -348,6 +348,8 @@ static struct io_result sim_stream_wait(struct stream *stream, uint64_t deadline
     enum io_status status = IO_OK;
 
     sim_die_if_crashed();
+    if (fiber_cancelled())
+        return io_status_only(IO_CANCELLED);
     while (self->in.ready == 0 && !self->in.reset && !self->in.ended) {
         if (status != IO_OK)
             return io_status_only(status);
@@ -362,9 +364,10 @@ static struct io_result sim_stream_read(struct stream *stream, struct span into,
                                         uint64_t deadline_us)
 {
     struct sim_stream *self = (struct sim_stream *)stream;
-    const struct io_result ready = sim_stream_wait(stream, deadline_us);
+    const struct io_result ready =
+        into.count ? sim_stream_wait(stream, deadline_us) : io_failed(EINVAL);
 
-    if (ready.status != IO_OK || into.count == 0)
+    if (ready.status != IO_OK)
         return ready;
     if (self->in.ready == 0)
         return self->in.reset ? io_failed(ECONNRESET) : io_status_only(IO_END);
