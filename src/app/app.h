@@ -15,7 +15,10 @@ enum { EXIT_FINE = 0, EXIT_FINDINGS = 1, EXIT_USAGE = 2, EXIT_UNREACHABLE = 75 }
 struct command_line {
     const char *config_file; /* -c; NULL: found by config_open */
     const char *dest, *cause, *by, *since;
-    bool json, all, in;
+    const char *ip, *helo, *from, *domain, *selector, *key;
+    const char *resolvers[COMMAND_WORDS_MAX]; /* --resolver, as often as wanted */
+    unsigned resolver_count;
+    bool json, all, in, arc;
     const char *words[COMMAND_WORDS_MAX]; /* what is no option */
     unsigned word_count;
 };

@@ -36,15 +36,32 @@ static const struct {
                      {"--dest", offsetof(struct command_line, dest)},
                      {"--cause", offsetof(struct command_line, cause)},
                      {"--by", offsetof(struct command_line, by)},
-                     {"--since", offsetof(struct command_line, since)}},
+                     {"--since", offsetof(struct command_line, since)},
+                     {"--ip", offsetof(struct command_line, ip)},
+                     {"--helo", offsetof(struct command_line, helo)},
+                     {"--from", offsetof(struct command_line, from)},
+                     {"--domain", offsetof(struct command_line, domain)},
+                     {"--selector", offsetof(struct command_line, selector)},
+                     {"--key", offsetof(struct command_line, key)}},
   FLAG_OPTIONS[] = {{"--json", offsetof(struct command_line, json)},
                     {"--all", offsetof(struct command_line, all)},
-                    {"--in", offsetof(struct command_line, in)}};
+                    {"--in", offsetof(struct command_line, in)},
+                    {"--arc", offsetof(struct command_line, arc)}};
+
+static int take_resolver(struct command_line *line, const char *value)
+{
+    if (line->resolver_count == COMMAND_WORDS_MAX)
+        return 0;
+    line->resolvers[line->resolver_count++] = value;
+    return 2;
+}
 
 /* Takes one argument (and its value); returns how many words it was, 0 when it is not understood.
  */
 static int take_argument(struct command_line *line, char **arguments)
 {
+    if (strcmp(arguments[0], "--resolver") == 0 && arguments[1])
+        return take_resolver(line, arguments[1]);
     for (size_t i = 0; i < COUNT_OF(VALUE_OPTIONS); i++) {
         if (strcmp(arguments[0], VALUE_OPTIONS[i].name) == 0 && arguments[1]) {
             *(const char **)(void *)((char *)line + VALUE_OPTIONS[i].offset) = arguments[1];
