@@ -129,7 +129,7 @@ MUST_USE static struct verdict intake_give_up(struct session *session)
 
 struct verdict intake_read_data(struct session *session)
 {
-    struct wire_data data = {.input = &session->input};
+    struct wire_data data = WIRE_DATA_OF(&session->input);
 
     intake_resume(session);
     while (!data.ended) {

@@ -113,6 +113,7 @@ void session_object(struct session *session, const struct verdict *objection)
                           .has_verdict = true,
                           .code = row->code,
                           .text = verdict.detail.count ? verdict.detail : bytes_of_text(reply),
+                          .filter = session->transaction.filter,
                           .message = session->transaction.message};
     session_event(session, &event);
 }

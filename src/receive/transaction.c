@@ -114,6 +114,7 @@ MUST_USE static struct verdict rcpt_judge(struct session *session,
 struct verdict session_rcpt(struct session *session, const struct smtp_command *command)
 {
     REQUIRE(rcpt_judge(session, command));
+    session->transaction.accepted_commands++;
     session->state = STATE_RCPT;
     session_say(session, "250 2.1.5 Recipient ok");
     return verdict_accept();

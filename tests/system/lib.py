@@ -31,7 +31,7 @@ from collections import namedtuple
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HOLDFAST = os.environ.get('HOLDFAST', os.path.join(ROOT, 'build', 'holdfast'))
 PATIENCE_S = float(os.environ.get('HOLDFAST_PATIENCE', '30'))
-USERS = ('alice', 'bob', 'carol', 'u', 'b', 'user', 'postmaster')
+USERS = ('alice', 'bob', 'carol', 'u', 'b', 'user', 'postmaster', *(f'r{number}' for number in range(101)))
 DOMAINS = ('rcpt.test', 'testserver', 'demo.example')
 
 Reply = namedtuple('Reply', 'code lines')

@@ -84,7 +84,6 @@ struct verdict policy_recipient(struct policy *policy, struct transaction *trans
         transaction->recipient_room = transaction->recipient_room * 2 + 4;
     }
     envelope->recipients[envelope->recipient_count++] = *recipient;
-    transaction->accepted_commands++;
     return verdict_accept();
 }
 

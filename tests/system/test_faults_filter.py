@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""The filter's fault domain, with a real clamd that is stopped, paused and killed, and with a fake that answers by halves.
+Each time the reply, the journal and the metrics have to agree on the cause, and nothing unscanned may be taken."""
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+
+from lib import Checks, wait_until
+from lib_faults import EICAR, FaultServer, Mail, expect, expect_accepted, expect_healed
+
+CLEAN = 'stream: OK\0'
+SIGNATURE = 'Holdfast.Test'
+
+
+class Clamd:
+    """A clamd of our own in `folder`, which knows one signature."""
+
+    def __init__(self, folder):
+        self.folder, self.socket = folder, os.path.join(folder, 'clamd.sock')
+        self.process = None
+        os.makedirs(os.path.join(folder, 'db'))
+        os.makedirs(os.path.join(folder, 'tmp'))
+        with open(os.path.join(folder, 'db', 'test.ndb'), 'w') as file:
+            file.write(f'{SIGNATURE}:0:*:{EICAR.encode().hex()}\n')
+        with open(os.path.join(folder, 'clamd.conf'), 'w') as file:
+            file.write(f'LocalSocket {self.socket}\nFixStaleSocket true\nDatabaseDirectory {folder}/db\n'
+                       f'TemporaryDirectory {folder}/tmp\nForeground true\nStreamMaxLength 100K\n')
+
+    def start(self):
+        self.process = subprocess.Popen(['clamd', '-c', os.path.join(self.folder, 'clamd.conf')],
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_until('clamd to answer', self.answers)
+        except AssertionError:
+            self.kill()
+            raise
+
+    def answers(self):
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(self.socket)
+                client.sendall(b'zPING\0')
+                return client.recv(16) == b'PONG\0'
+        except OSError:
+            return False
+
+    def connections(self):
+        """Lines of the kernel's table for this socket beyond the one that listens."""
+        with open('/proc/net/unix') as table:
+            return sum(1 for line in table if line.rstrip().endswith(self.socket)) - 1
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class FakeClamd:
+    """Takes a whole INSTREAM, then sends `answer` and closes; PING is always answered. hang: neither."""
+
+    def __init__(self):
+        self.answer, self.hang = CLEAN, threading.Event()
+        self.listener = socket.create_server(('127.0.0.1', 0), backlog=64)
+        self.address = '127.0.0.1:%d' % self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.talk, args=(connection,), daemon=True).start()
+
+    def talk(self, connection):
+        with connection, connection.makefile('rb') as file:
+            if file.read(6) == b'zPING\0':
+                connection.sendall(b'PONG\0')
+                return
+            file.read(4)
+            size = int.from_bytes(file.read(4), 'big')
+            while size:
+                file.read(size)
+                size = int.from_bytes(file.read(4), 'big')
+            connection.sendall(self.answer.encode())
+
+    def close(self):
+        self.listener.close()
+
+
+def filter_text(address, more=''):
+    return f'filter scan {{ speaks = clamd  address = "{address}"  timeout = 3s  connect_timeout = 2s  {more} }}\n'
+
+
+# ------------------------------------------------------------------ a real clamd
+
+def refused(server):
+    event = expect(server, Mail(body=EICAR), '550 5.7.1', 'filter.refused', 'dot')
+    assert SIGNATURE in event.get('text', ''), f'the journal does not name the finding: {event}'
+    assert server.metric('holdfast_filter_seconds_count', filter='scan') >= 1, 'no time of the filter was measured'
+
+
+def stopped(server, clamd):
+    clamd.kill()
+    expect(server, Mail(), '451 4.3.0', 'filter.unreachable', 'dot')
+    expect(server, Mail(body=EICAR), '451 4.3.0', 'filter.unreachable', 'dot')
+    clamd.start()
+    expect_accepted(server, Mail())
+
+
+def paused(server, clamd):
+    clamd.pause()
+    expect(server, Mail(), '451 4.3.0', 'filter.timeout', 'dot')
+    clamd.resume()
+    wait_until('clamd to answer', clamd.answers)
+    expect_accepted(server, Mail())
+
+
+def killed_in_the_middle(server, clamd):
+    """Paused, it has the message in its socket and no answer out; then it dies."""
+    clamd.pause()
+    before = clamd.connections()
+
+    def kill_when_asked():
+        wait_until('the message to reach clamd', lambda: clamd.connections() > before)
+        clamd.kill()
+    killer = threading.Thread(target=kill_when_asked)
+    killer.start()
+    try:
+        expect(server, Mail(), '451 4.3.0', 'filter.crashed', 'dot')
+    finally:
+        killer.join()
+    clamd.start()
+    expect_accepted(server, Mail())
+
+
+def too_large(server):
+    expect(server, Mail(body='\r\n'.join(['x' * 900] * 300)), '451 4.7.1', 'filter.unscannable', 'dot')
+
+
+def breaker(server, clamd):
+    """Five failures open it: then MAIL is answered at once, and a probe closes it again."""
+    assert server.metric('holdfast_breaker_open', dependency='scan') == 0, 'it is open already'
+    clamd.kill()
+    for _ in range(5):
+        expect(server, Mail(), '451 4.3.0', 'filter.unreachable', 'dot')
+    opened = server.wait_events('breaker.open', 1, filter='scan')[-1]
+    assert opened['cause'] == 'filter.unreachable', opened
+    assert server.metric('holdfast_breaker_open', dependency='scan') == 1, 'the gauge does not say so'
+    expect(server, Mail(), '451 4.3.0', 'filter.unreachable', 'mail')
+    clamd.start()
+    server.wait_events('breaker.closed', 1, filter='scan')
+    assert server.metric('holdfast_breaker_open', dependency='scan') == 0, 'the gauge does not say so'
+    expect_accepted(server, Mail())
+
+
+def real(checks):
+    if not shutil.which('clamd'):
+        checks.skip('a real clamd', 'clamd is not installed (clamav-daemon)')
+        return
+    with FaultServer(filter_text('unix:{folder}/clamd/clamd.sock'), start=False) as server:
+        clamd = Clamd(os.path.join(server.folder, 'clamd'))
+        try:
+            clamd.start()
+            server.start()
+            checks.run('clean mail is taken', lambda: expect_accepted(server, Mail()))
+            checks.run('EICAR is refused', lambda: refused(server))
+            checks.run('mail over its limit is deferred', lambda: too_large(server))
+            checks.run('clamd stopped', lambda: stopped(server, clamd))
+            checks.run('clamd paused', lambda: paused(server, clamd))
+            checks.run('clamd killed in the middle', lambda: killed_in_the_middle(server, clamd))
+            checks.run('breaker', lambda: breaker(server, clamd))
+            checks.run('nothing infected was delivered', lambda: nothing_infected(server))
+        finally:
+            clamd.kill()
+
+
+def nothing_infected(server):
+    mails = server.mails('alice', 'home.example')
+    assert mails and not any(EICAR.encode() in mail for mail in mails), 'an infected message is in the Maildir'
+
+
+# ------------------------------------------------------------------ answers by halves
+
+def halves(server, fake):
+    """Every cut of the one good answer; a whole one in between keeps the breaker closed."""
+    for cut in range(len(CLEAN)):
+        fake.answer = CLEAN[:cut]
+        expect(server, Mail(), '451 4.3.0', 'filter.crashed' if cut == 0 else 'filter.garbled', 'dot')
+        fake.answer = CLEAN
+        expect_accepted(server, Mail())
+
+
+def nonsense(server, fake):
+    for answer in ('HTTP/1.1 200 OK\r\n\0', 'OK\0', 'stream: OK\0stream: OK\0', 'stream: ok\0', '\0', 'x' * 5000):
+        fake.answer = answer
+        expect(server, Mail(), '451 4.3.0', 'filter.garbled', 'dot')
+        fake.answer = CLEAN
+        expect_accepted(server, Mail())
+
+
+def own_words(server, fake):
+    fake.answer = 'stream: Can\'t load the database ERROR\0'
+    expect(server, Mail(), '451 4.3.5', 'filter.misconfigured', 'dot')
+    fake.answer = CLEAN
+    expect_healed(server, Mail())
+
+
+def by_halves(checks):
+    fake = FakeClamd()
+    with FaultServer(filter_text(fake.address)) as server:
+        checks.run('half an answer, cut at every byte', lambda: halves(server, fake))
+        checks.run('nonsense', lambda: nonsense(server, fake))
+        checks.run('its own error', lambda: own_words(server, fake))
+    fake.close()
+
+
+# ------------------------------------------------------------------ on_fault
+
+def accepted_with_header(server, fake):
+    fake.answer = ''
+    expect_accepted(server, Mail())
+    mail = server.mails('alice', 'home.example')[-1]
+    assert b'X-Holdfast-Filter: scan; not scanned; cause=filter.crashed\r\n' in mail.split(b'\r\n\r\n')[0] + b'\r\n', mail
+
+
+def refuses_only_what_is_unscannable(server, fake):
+    fake.answer = ''
+    expect(server, Mail(), '451 4.3.0', 'filter.crashed', 'dot')
+    fake.answer = 'INSTREAM size limit exceeded. ERROR\0'
+    expect(server, Mail(), '550 5.7.1', 'filter.unscannable.final', 'dot')
+
+
+def settings(checks):
+    fake = FakeClamd()
+    with FaultServer(filter_text(fake.address, 'on_fault = accept')) as server:
+        checks.run('on_fault = accept leaves a header', lambda: accepted_with_header(server, fake))
+    with FaultServer(filter_text(fake.address, 'on_fault = refuse')) as server:
+        checks.run('on_fault = refuse never refuses for an outage', lambda: refuses_only_what_is_unscannable(server, fake))
+    second = FakeClamd()
+    both = filter_text(f'{fake.address}", "{second.address}').replace('address = "', 'address = {"').replace('"  timeout', '"}  timeout')
+    with FaultServer(both) as server:
+        fake.answer, second.answer = '', CLEAN
+        checks.run('the second instance takes over', lambda: expect_accepted(server, Mail()))
+        second.answer = 'stream: Bad.Thing FOUND\0'
+        checks.run('and its word counts', lambda: expect(server, Mail(), '550 5.7.1', 'filter.refused', 'dot'))
+    fake.close()
+    second.close()
+
+
+def main():
+    checks = Checks()
+    real(checks)
+    by_halves(checks)
+    settings(checks)
+    return checks.done()
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
