@@ -89,6 +89,9 @@ struct schedule {
 int64_t retry_next_wall_us(const struct config_retry *retry, const struct queued_message *message,
                            uint32_t attempts, const struct outcome *outcome);
 
+/* Old enough for the sender to be told of the delay? warn_after 0: never. */
+bool retry_is_late(const struct config_retry *retry, int64_t age_us);
+
 /* place.c */
 struct place *place_find(struct schedule *schedule, const struct destination *to); /* or makes */
 void place_push(struct place *place, struct job *job);

@@ -135,6 +135,11 @@ static int64_t next_as_named(const struct config_retry *retry, uint64_t named_us
     return now + (int64_t)(wait_us + US_PER_S + random_u64() % (wait_us / 10 + 1));
 }
 
+bool retry_is_late(const struct config_retry *retry, int64_t age_us)
+{
+    return retry->warn_after_us > 0 && age_us >= (int64_t)retry->warn_after_us;
+}
+
 int64_t retry_next_wall_us(const struct config_retry *retry, const struct queued_message *message,
                            uint32_t attempts, const struct outcome *outcome)
 {

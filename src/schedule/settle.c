@@ -48,7 +48,7 @@ static void decide_deferred(struct decision *decision, const struct schedule *sc
     decision->settlement.next_wall_us =
         retry_next_wall_us(retry, message, decision->settlement.attempts, decision->outcome);
     decision->event = EVENT_DELIVERY_DEFERRED;
-    if (decision->settlement.delay_notified || age_us < (int64_t)retry->warn_after_us)
+    if (decision->settlement.delay_notified || !retry_is_late(retry, age_us))
         return;
     decision->settlement.delay_notified = true;
     decision->action = DSN_DELAYED;

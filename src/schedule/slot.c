@@ -85,7 +85,7 @@ static bool job_is_overdue(const struct job *job)
 
     if (age_us >= (int64_t)retry->expire_after_us)
         return true;
-    for (uint32_t i = 0; i < job->count && age_us >= (int64_t)retry->warn_after_us; i++) {
+    for (uint32_t i = 0; i < job->count && retry_is_late(retry, age_us); i++) {
         if (!message->recipients[job->recipients[i]].delay_notified)
             return true;
     }
