@@ -5,21 +5,21 @@
 
 #include <string.h>
 
-struct verdict session_unknown(struct session *session UNUSED,
-                               const struct smtp_command *command UNUSED)
+struct verdict verb_unknown(struct session *session UNUSED,
+                            const struct smtp_command *command UNUSED)
 {
     return verdict_of(CAUSE_PROTOCOL_UNKNOWN);
 }
 
-struct verdict session_not_implemented(struct session *session UNUSED,
-                                       const struct smtp_command *command UNUSED)
+struct verdict verb_not_implemented(struct session *session UNUSED,
+                                    const struct smtp_command *command UNUSED)
 {
     return verdict_of(CAUSE_PROTOCOL_NOT_IMPLEMENTED);
 }
 
 /* A web browser or a message body talks to us: one reply, and nothing of what follows is executed.
  */
-struct verdict session_foreign(struct session *session, const struct smtp_command *command UNUSED)
+struct verdict verb_foreign(struct session *session, const struct smtp_command *command UNUSED)
 {
     session->closing = true;
     return verdict_of(CAUSE_PROTOCOL_FOREIGN);
@@ -50,7 +50,7 @@ MUST_USE static struct verdict session_meet(struct session *session, struct byte
     return verdict_accept();
 }
 
-struct verdict session_helo(struct session *session, const struct smtp_command *command)
+struct verdict verb_helo(struct session *session, const struct smtp_command *command)
 {
     REQUIRE(session_meet(session, command->argument, false));
     session_say(session, "250 %s", session->config->hostname);
@@ -58,7 +58,7 @@ struct verdict session_helo(struct session *session, const struct smtp_command *
 }
 
 /* The list ends with HELP, which has nothing to switch on or off. */
-struct verdict session_ehlo(struct session *session, const struct smtp_command *command)
+struct verdict verb_ehlo(struct session *session, const struct smtp_command *command)
 {
     REQUIRE(session_meet(session, command->argument, true));
     session_say(session, "250-%s", session->config->hostname);
@@ -75,21 +75,21 @@ struct verdict session_ehlo(struct session *session, const struct smtp_command *
     return verdict_accept();
 }
 
-struct verdict session_rset(struct session *session, const struct smtp_command *command UNUSED)
+struct verdict verb_rset(struct session *session, const struct smtp_command *command UNUSED)
 {
     transaction_reset(session);
     session_say(session, "250 2.0.0 Forgotten");
     return verdict_accept();
 }
 
-struct verdict session_noop(struct session *session, const struct smtp_command *command UNUSED)
+struct verdict verb_noop(struct session *session, const struct smtp_command *command UNUSED)
 {
     session_say(session, "250 2.0.0 Still here");
     return verdict_accept();
 }
 
 /* RFC 5321 7.3: who exists is told at RCPT only. */
-struct verdict session_vrfy(struct session *session, const struct smtp_command *command)
+struct verdict verb_vrfy(struct session *session, const struct smtp_command *command)
 {
     if (command->argument.count == 0)
         return verdict_of(CAUSE_PROTOCOL_SYNTAX);
@@ -97,14 +97,14 @@ struct verdict session_vrfy(struct session *session, const struct smtp_command *
     return verdict_accept();
 }
 
-struct verdict session_help(struct session *session, const struct smtp_command *command UNUSED)
+struct verdict verb_help(struct session *session, const struct smtp_command *command UNUSED)
 {
     session_say(session, "214 2.0.0 %s MAIL RCPT DATA BDAT RSET NOOP VRFY HELP STARTTLS QUIT",
                 session->listen->kind == LISTEN_LMTP ? "LHLO" : "EHLO HELO");
     return verdict_accept();
 }
 
-struct verdict session_quit(struct session *session, const struct smtp_command *command UNUSED)
+struct verdict verb_quit(struct session *session, const struct smtp_command *command UNUSED)
 {
     session_say(session, "221 2.0.0 Bye");
     session->closing = true;

@@ -217,7 +217,7 @@ MUST_USE static struct verdict data_begin(struct session *session,
 
 /* DATA is the last of its group (RFC 2920 3.1). Who sends on without the 354 sends a body; when
  * there is no 354 it must not be taken for commands, so nothing more is. */
-struct verdict session_data(struct session *session, const struct smtp_command *command)
+struct verdict verb_data(struct session *session, const struct smtp_command *command)
 {
     const struct verdict begun = data_begin(session, command);
 
@@ -268,7 +268,7 @@ MUST_USE static struct verdict bdat_take(struct session *session,
     return intake_verdict(session);
 }
 
-struct verdict session_bdat(struct session *session, const struct smtp_command *command)
+struct verdict verb_bdat(struct session *session, const struct smtp_command *command)
 {
     /* Without a length nobody knows where the next command begins. */
     if (command->fault != SMTP_FINE) {

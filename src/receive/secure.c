@@ -52,7 +52,7 @@ MUST_USE static struct verdict starttls_allowed(const struct session *session,
     return verdict_of(wanted ? CAUSE_TLS_UNAVAILABLE : CAUSE_PROTOCOL_NOT_IMPLEMENTED);
 }
 
-struct verdict session_starttls(struct session *session, const struct smtp_command *command)
+struct verdict verb_starttls(struct session *session, const struct smtp_command *command)
 {
     REQUIRE(starttls_allowed(session, command));
     session_say(session, "220 2.0.0 Ready to start TLS");
@@ -72,7 +72,7 @@ struct verdict session_starttls(struct session *session, const struct smtp_comma
  * setting session->client.user. Until a mechanism exists AUTH is not offered, and in clear it never
  * will be.
  */
-struct verdict session_auth(struct session *session, const struct smtp_command *command UNUSED)
+struct verdict verb_auth(struct session *session, const struct smtp_command *command UNUSED)
 {
     if (session->client.tls.count == 0)
         return verdict_of(CAUSE_PROTOCOL_SEQUENCE);

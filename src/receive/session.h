@@ -141,9 +141,9 @@ MUST_USE struct verdict verb_permits(const struct session *session,
 enum cause verb_fault_cause(enum smtp_fault fault);
 
 /* A handler that accepts has said its reply; an objection is said by its caller. */
-verb_handler session_unknown, session_foreign, session_ehlo, session_helo, session_starttls,
-    session_auth, session_mail, session_rcpt, session_data, session_bdat, session_rset,
-    session_noop, session_vrfy, session_not_implemented, session_help, session_quit;
+verb_handler verb_unknown, verb_foreign, verb_ehlo, verb_helo, verb_starttls, verb_auth, verb_mail,
+    verb_rcpt, verb_data, verb_bdat, verb_rset, verb_noop, verb_vrfy, verb_not_implemented,
+    verb_help, verb_quit;
 
 /* ------------------------------------------------------------------ replies and the journal */
 

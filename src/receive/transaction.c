@@ -83,7 +83,7 @@ MUST_USE static struct verdict mail_judge(struct session *session,
     return policy_sender(session->receive->settings.policy, &session->transaction, command->path);
 }
 
-struct verdict session_mail(struct session *session, const struct smtp_command *command)
+struct verdict verb_mail(struct session *session, const struct smtp_command *command)
 {
     transaction_open(session, command);
     session->message_over = true; /* unless it is begun */
@@ -111,7 +111,7 @@ MUST_USE static struct verdict rcpt_judge(struct session *session,
     return policy_recipient(session->receive->settings.policy, &session->transaction, &recipient);
 }
 
-struct verdict session_rcpt(struct session *session, const struct smtp_command *command)
+struct verdict verb_rcpt(struct session *session, const struct smtp_command *command)
 {
     REQUIRE(rcpt_judge(session, command));
     session->transaction.accepted_commands++;
