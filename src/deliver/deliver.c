@@ -55,7 +55,7 @@ void deliver_channel_close(struct deliver_channel *channel)
 {
     if (!channel)
         return;
-    session_quit(channel);
+    channel_quit(channel);
     free(channel->piece);
     buffer_free(&channel->out);
     free(channel);

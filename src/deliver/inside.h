@@ -58,10 +58,10 @@ struct outcome outcome_of_reply(const struct deliver_channel *channel, enum stag
                                 const struct smtp_reply *reply);
 
 /* Opens a session with the first hop that lets us; on failure says why, closed. Sleeps. */
-MUST_USE bool session_open(struct deliver_channel *channel, struct outcome *trouble);
+MUST_USE bool channel_open(struct deliver_channel *channel, struct outcome *trouble);
 /* Ends without a word: after garbage, a timeout, or in the middle of a body. */
-void session_abort(struct deliver_channel *channel);
-void session_quit(struct deliver_channel *channel); /* Sleeps at most quit_us. */
+void channel_abort(struct deliver_channel *channel);
+void channel_quit(struct deliver_channel *channel); /* Sleeps at most quit_us. */
 
 void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed);
 void maildir_attempt(struct deliver_channel *channel, struct attempt *attempt);

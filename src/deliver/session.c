@@ -25,7 +25,7 @@ static void session_release(struct deliver_channel *channel)
     channel->tls[0] = 0;
 }
 
-void session_abort(struct deliver_channel *channel)
+void channel_abort(struct deliver_channel *channel)
 {
     struct stream *stream = channel->stream;
 
@@ -36,7 +36,7 @@ void session_abort(struct deliver_channel *channel)
 }
 
 /* A polite end: QUIT, and a moment for the answer, so that the peer sees no reset. */
-void session_quit(struct deliver_channel *channel)
+void channel_quit(struct deliver_channel *channel)
 {
     struct stream *stream = channel->stream;
 
@@ -65,7 +65,7 @@ static bool session_hear(struct deliver_channel *channel, enum stage stage,
 
     if (status != WIRE_OK) {
         *trouble = outcome_of_status(channel, stage, status);
-        session_abort(channel);
+        channel_abort(channel);
         return false;
     }
     if (reply->code / 100 == 2)
@@ -83,7 +83,7 @@ static bool session_ask(struct deliver_channel *channel, enum stage stage, const
 
     if (sent.status != IO_OK) {
         *trouble = outcome_of_status(channel, stage, wire_status_of(sent));
-        session_abort(channel);
+        channel_abort(channel);
         return false;
     }
     return session_hear(channel, stage, reply, trouble);
@@ -226,7 +226,7 @@ static enum tls_end session_handshake(struct deliver_channel *channel,
     wire_input_open(&channel->input, channel->stream);
     if (channel->to.tls == TLS_USE_DANE && !facts.verified) {
         *trouble = tls_unmet(channel, facts.why);
-        session_abort(channel);
+        channel_abort(channel);
         return TLS_END_LOST;
     }
     snprintf(channel->tls, sizeof(channel->tls), "%s %s", facts.protocol, facts.cipher);
@@ -240,7 +240,7 @@ static enum tls_end session_stay_clear(struct deliver_channel *channel, const ch
     if (channel->to.tls == TLS_USE_MAY || channel->to.tls == TLS_USE_NEVER)
         return TLS_END_CLEAR;
     *trouble = tls_unmet(channel, why);
-    session_quit(channel);
+    channel_quit(channel);
     return TLS_END_LOST;
 }
 
@@ -276,7 +276,7 @@ static bool session_begin(struct deliver_channel *channel, const struct next_hop
         return false;
     if (session_hear(channel, STAGE_BANNER, &banner, trouble) && session_greet(channel, trouble))
         return true;
-    session_quit(channel);
+    channel_quit(channel);
     return false;
 }
 
@@ -297,7 +297,7 @@ static bool session_open_at(struct deliver_channel *channel, const struct next_h
     }
     if (session_greet(channel, trouble)) /* RFC 3207 4.2: what was said in clear is forgotten */
         return true;
-    session_quit(channel);
+    channel_quit(channel);
     return false;
 }
 
@@ -314,7 +314,7 @@ static struct outcome trouble_weigh(const struct deliver_channel *channel, struc
     return before.stage != STAGE_NONE && before.verdict.kind == VERDICT_DEFER ? before : now;
 }
 
-bool session_open(struct deliver_channel *channel, struct outcome *trouble)
+bool channel_open(struct deliver_channel *channel, struct outcome *trouble)
 {
     struct next_hops hops;
 

@@ -251,7 +251,7 @@ static void transaction_lost(struct transaction *transaction, enum stage stage,
         transaction->stale = true;
     else
         transaction_fail(transaction, outcome_of_status(channel, stage, status));
-    session_abort(channel);
+    channel_abort(channel);
 }
 
 /* 421 ends the session wherever it comes; after a reply that does not fit its command nobody knows
@@ -283,7 +283,7 @@ static bool transaction_hear(struct transaction *transaction, const struct step 
         return true;
     if (!transaction->stale)
         transaction_fail(transaction, outcome_of_reply(channel, stage_of(step->kind), &reply));
-    session_abort(channel);
+    channel_abort(channel);
     return false;
 }
 
@@ -312,7 +312,7 @@ static bool transaction_exchange(struct transaction *transaction, uint32_t from,
     if (channel->out.failed) {
         transaction_fail(transaction,
                          outcome_of_verdict(channel, STAGE_MAIL, verdict_of(CAUSE_LOCAL_FAILED)));
-        session_abort(channel);
+        channel_abort(channel);
         return false;
     }
     const struct io_result sent = stream_write(channel->stream, buffer_view(&channel->out),
@@ -343,7 +343,7 @@ static bool transaction_address(struct transaction *transaction)
     }
     transaction->channel->needs_reset = true;
     if (transaction->go_ahead && (transaction->taken_count == 0 || transaction->over)) {
-        session_abort(transaction->channel); /* 354 to nobody: the one way not to send a message */
+        channel_abort(transaction->channel); /* 354 to nobody: the one way not to send a message */
         return false;
     }
     return transaction->go_ahead && !transaction->over;
@@ -372,7 +372,7 @@ static void transaction_cut(struct transaction *transaction, struct io_result se
         reply.code / 100 >= 4)
         outcome = outcome_of_reply(channel, STAGE_DATA, &reply);
     taken_fail(transaction, outcome);
-    session_abort(channel);
+    channel_abort(channel);
 }
 
 static bool body_next(struct transaction *transaction, uint64_t offset, struct bytes *piece)
@@ -409,7 +409,7 @@ static bool transaction_send_body(struct transaction *transaction)
         if (!read || channel->out.failed) {
             taken_fail(transaction,
                        outcome_of_verdict(channel, STAGE_DATA, verdict_of(CAUSE_LOCAL_FAILED)));
-            session_abort(channel);
+            channel_abort(channel);
             return false;
         }
         const struct io_result sent =
@@ -454,7 +454,7 @@ static void transaction_hear_end(struct transaction *transaction)
                                 deadline_in(channel->deliver->timeouts.dot_us), &reply);
             if (status != WIRE_OK) {
                 taken_fail(transaction, outcome_of_status(channel, STAGE_DOT, status));
-                session_abort(channel);
+                channel_abort(channel);
                 return;
             }
             outcome = outcome_of_dot(transaction, &reply);
@@ -466,7 +466,7 @@ static void transaction_hear_end(struct transaction *transaction)
     channel->needs_reset = false;
     channel->reused = true;
     if (closing)
-        session_abort(channel);
+        channel_abort(channel);
 }
 
 static void transaction_run(struct transaction *transaction)
@@ -575,7 +575,7 @@ static bool attempt_connect(struct transaction *transaction, bool *host_failed)
 {
     struct outcome trouble = {0};
 
-    if (transaction->channel->stream || session_open(transaction->channel, &trouble))
+    if (transaction->channel->stream || channel_open(transaction->channel, &trouble))
         return true;
     *host_failed = trouble.verdict.cause != CAUSE_UNDECIDED &&
                    cause_row(trouble.verdict.cause)->side == SIDE_THEIRS &&
