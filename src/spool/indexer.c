@@ -1,0 +1,387 @@
+/*
+ * The indexer's fiber: brings the index up to what the log says, in batches, and what is due from
+ * the index into memory. What a transaction holds stays pinned in the table until it is committed,
+ * so a message is always in the table or in the index, never in neither.
+ */
+#include "spool/inside.h"
+
+#include <string.h>
+
+enum { FLUSH_ROWS = 500, LOAD_MOST = 2000 };
+#define FLUSH_EVERY_US (250 * US_PER_MS)
+#define HOUSE_EVERY_US US_PER_S
+#define MOVED_PATIENCE_US (5 * US_PER_S) /* what recovery reads again when all was delivered */
+
+void indexer_wake(struct spool *spool)
+{
+    if (spool->indexer)
+        fiber_wake(spool->indexer);
+}
+
+/* ------------------------------------------------------------------ into the index */
+
+struct flush_row {
+    struct entry *entry;
+    struct row row;
+    size_t envelope_at, list_at; /* in the buffer, which may move while it grows */
+    bool gone;
+};
+
+struct flush {
+    struct flush_row rows[FLUSH_ROWS];
+    uint32_t count;
+    bool covers; /* nothing dirty is left behind */
+    struct index_state state;
+    struct buffer bytes;
+};
+
+static void flush_add(struct flush *flush, struct entry *entry)
+{
+    struct flush_row *row = &flush->rows[flush->count++];
+
+    *row = (struct flush_row){.entry = entry, .gone = entry->ended};
+    entry_row(entry, &row->row);
+    row->envelope_at = flush->bytes.count;
+    if (!entry->ended)
+        buffer_add(&flush->bytes, entry->envelope);
+    row->list_at = flush->bytes.count;
+    if (!entry->ended)
+        entry_status_list(entry, &flush->bytes);
+    row->row.envelope.count = row->list_at - row->envelope_at;
+    row->row.status_list.count = flush->bytes.count - row->list_at;
+}
+
+static void flush_collect(struct spool *spool, struct flush *flush)
+{
+    struct entry *entry;
+
+    pthread_mutex_lock(&spool->lock);
+    while (flush->count < FLUSH_ROWS && flush->bytes.count < 16 * MIB &&
+           (entry = dirty_first(&spool->table))) {
+        flush_add(flush, entry);
+        entry->pins++;
+        entry->indexed = true;
+        table_clear_dirty(&spool->table, entry);
+    }
+    flush->covers = dirty_first(&spool->table) == NULL;
+    flush->state = (struct index_state){spool->identity.spool, spool->applied_position,
+                                        spool->applied_sequence};
+    pthread_mutex_unlock(&spool->lock);
+    for (uint32_t i = 0; i < flush->count; i++) {
+        struct flush_row *row = &flush->rows[i];
+        row->row.envelope.at = flush->bytes.at + row->envelope_at;
+        row->row.status_list.at = flush->bytes.at + row->list_at;
+    }
+}
+
+static bool flush_write(struct spool *spool, const struct flush *flush, bool durable)
+{
+    bool written = !flush->bytes.failed && index_begin(spool->index, durable);
+
+    for (uint32_t i = 0; written && i < flush->count; i++)
+        written = flush->rows[i].gone ? index_delete(spool->index, flush->rows[i].row.id)
+                                      : index_put(spool->index, &flush->rows[i].row);
+    written = written && index_end(spool->index, flush->covers ? &flush->state : NULL);
+    if (!written)
+        index_abandon(spool->index);
+    return written;
+}
+
+/* Pins go; what nobody needs leaves the memory. After a failure everything is dirty again. */
+static void flush_finish(struct spool *spool, const struct flush *flush, bool written)
+{
+    pthread_mutex_lock(&spool->lock);
+    for (uint32_t i = 0; i < flush->count; i++) {
+        struct entry *entry = flush->rows[i].entry;
+        entry->pins--;
+        if (!written)
+            table_mark_dirty(&spool->table, entry);
+        else if (flush->rows[i].gone)
+            entry->indexed = false;
+        if (entry->place == PLACE_IDLE && !entry->ended && entry->pins == 0)
+            entry_settle_down(spool, entry, false);
+        else
+            table_drop_idle(&spool->table, entry);
+    }
+    if (written && flush->covers)
+        spool->indexed = flush->state;
+    pthread_mutex_unlock(&spool->lock);
+}
+
+static void note_index_fault(struct spool *spool)
+{
+    if (strcmp(spool->index_fault, index_fault(spool->index)) == 0)
+        return;
+    snprintf(spool->index_fault, sizeof spool->index_fault, "%s", index_fault(spool->index));
+    spool_set_fault(spool, "%s", spool->index_fault);
+}
+
+/* One transaction. */
+static bool flush_once(struct spool *spool, bool durable, bool *covers)
+{
+    struct flush *flush = calloc(1, sizeof *flush);
+
+    if (!flush)
+        return false;
+    flush->bytes = BUFFER_WITH_LIMIT(64 * MIB);
+    flush_collect(spool, flush);
+    const bool written = flush_write(spool, flush, durable);
+    flush_finish(spool, flush, written);
+    *covers = flush->covers;
+    buffer_free(&flush->bytes);
+    free(flush);
+    if (!written)
+        note_index_fault(spool);
+    return written;
+}
+
+bool indexer_flush(struct spool *spool, bool durable)
+{
+    bool covers = false;
+
+    for (unsigned i = 0; !covers && i < 1000; i++)
+        if (!flush_once(spool, durable, &covers))
+            return false;
+    if (covers && durable)
+        spool->durable = spool->indexed;
+    return covers;
+}
+
+/* ------------------------------------------------------------------ out of the index */
+
+static void load_row(void *argument, const struct row *row)
+{
+    struct spool *spool = argument;
+
+    pthread_mutex_lock(&spool->lock);
+    struct entry *entry = table_find(&spool->table, row->id);
+    if (!entry)
+        entry = table_load(&spool->table, row);
+    pthread_mutex_unlock(&spool->lock);
+    if (!entry)
+        observe_note(LOG_ERROR, "spool", "a row of the index cannot be read: %llx",
+                     (unsigned long long)row->id);
+}
+
+enum lookup_status indexer_load(struct spool *spool, uint64_t id)
+{
+    pthread_mutex_lock(&spool->lock);
+    const struct entry *entry = table_find(&spool->table, id);
+    pthread_mutex_unlock(&spool->lock);
+    return entry ? LOOKUP_FOUND : index_row(spool->index, id, load_row, spool);
+}
+
+struct due_load {
+    struct spool *spool;
+    uint32_t loaded;
+    bool cut;
+};
+
+static bool load_due_one(void *argument, uint64_t id)
+{
+    struct due_load *load = argument;
+    struct spool *spool = load->spool;
+
+    pthread_mutex_lock(&spool->lock);
+    const bool known = table_find(&spool->table, id) != NULL;
+    const bool enough = spool->table.ready_count >= READY_MOST * 3 / 4;
+    pthread_mutex_unlock(&spool->lock);
+    load->cut = enough || load->loaded >= LOAD_MOST;
+    if (load->cut)
+        return false;
+    if (known || indexer_load(spool, id) != LOOKUP_FOUND)
+        return true;
+    load->loaded++;
+    pthread_mutex_lock(&spool->lock);
+    struct entry *entry = table_find(&spool->table, id);
+    if (entry)
+        entry_settle_down(spool, entry, false);
+    pthread_mutex_unlock(&spool->lock);
+    return true;
+}
+
+static bool due_is_wanted(struct spool *spool, int64_t now_wall_us)
+{
+    pthread_mutex_lock(&spool->lock);
+    const bool wanted = spool->table.ready_count < READY_MOST / 2 &&
+                        (spool->due_left || spool->next_due_wall_us <= now_wall_us);
+    if (wanted)
+        spool->due_left = false;
+    pthread_mutex_unlock(&spool->lock);
+    return wanted;
+}
+
+static void load_due(struct spool *spool)
+{
+    const int64_t now_wall_us = clock_wall_us();
+    struct due_load load = {.spool = spool};
+    int64_t next = INT64_MAX;
+
+    if (!due_is_wanted(spool, now_wall_us))
+        return;
+    const bool read = index_due(spool->index, now_wall_us, load_due_one, &load) &&
+                      index_next_due(spool->index, now_wall_us, &next);
+    if (!read)
+        note_index_fault(spool);
+    pthread_mutex_lock(&spool->lock);
+    spool->next_due_wall_us = next;
+    spool->due_left |= load.cut || !read;
+    pthread_mutex_unlock(&spool->lock);
+    if (load.loaded)
+        waitlist_wake_all(&spool->ready_waiters);
+}
+
+/* Messages that were given back untouched a while ago. */
+static void wake_later(struct spool *spool)
+{
+    struct entry *entry;
+    bool woken = false;
+
+    pthread_mutex_lock(&spool->lock);
+    while ((entry = later_first(&spool->table)) && entry->not_before_us <= clock_now_us()) {
+        table_place(&spool->table, entry, PLACE_IDLE, false);
+        entry_settle_down(spool, entry, false);
+        woken = true;
+    }
+    pthread_mutex_unlock(&spool->lock);
+    if (woken)
+        waitlist_wake_all(&spool->ready_waiters);
+}
+
+/* ------------------------------------------------------------------ loads by id */
+
+static bool next_load(struct spool *spool, uint64_t *id)
+{
+    struct load_request *load = NULL;
+
+    pthread_mutex_lock(&spool->lock);
+    for (load = spool->loads; load && load->done; load = load->next)
+        continue;
+    if (load)
+        *id = load->id;
+    pthread_mutex_unlock(&spool->lock);
+    return load != NULL;
+}
+
+/* Everybody who waits for this id is told and gets a pin. */
+static void answer_loads(struct spool *spool, uint64_t id, enum lookup_status status)
+{
+    pthread_mutex_lock(&spool->lock);
+    struct entry *entry = table_find(&spool->table, id);
+    if (status == LOOKUP_FOUND && (!entry || entry->ended))
+        status = LOOKUP_ABSENT;
+    for (struct load_request *load = spool->loads; load; load = load->next) {
+        if (load->done || load->id != id)
+            continue;
+        if (status == LOOKUP_FOUND)
+            entry->pins++;
+        load->status = status;
+        load->done = true;
+        fiber_wake(load->fiber);
+    }
+    pthread_mutex_unlock(&spool->lock);
+}
+
+static void serve_loads(struct spool *spool)
+{
+    uint64_t id;
+
+    while (next_load(spool, &id))
+        answer_loads(spool, id, indexer_load(spool, id));
+}
+
+/* ------------------------------------------------------------------ the loop */
+
+static uint64_t indexer_deadline(struct spool *spool)
+{
+    uint64_t wait_us = HOUSE_EVERY_US;
+    const int64_t now_wall_us = clock_wall_us();
+
+    pthread_mutex_lock(&spool->lock);
+    if (spool->table.dirty_count || spool->table.later_count)
+        wait_us = FLUSH_EVERY_US;
+    const int64_t due_in_us = spool->next_due_wall_us - now_wall_us;
+    if (spool->next_due_wall_us != INT64_MAX && due_in_us < (int64_t)wait_us)
+        wait_us = (uint64_t)MAX_OF(due_in_us, (int64_t)US_PER_MS);
+    pthread_mutex_unlock(&spool->lock);
+    return deadline_in(wait_us);
+}
+
+static bool flush_is_due(struct spool *spool)
+{
+    pthread_mutex_lock(&spool->lock);
+    const uint32_t dirty = spool->table.dirty_count;
+    const bool moved = spool->applied_position != spool->indexed.position;
+    pthread_mutex_unlock(&spool->lock);
+    const uint64_t now_us = clock_now_us();
+    return dirty > READY_MOST / 4 || (dirty > 0 && now_us >= spool->flush_at_us) ||
+           (moved && now_us >= spool->flush_at_us + MOVED_PATIENCE_US);
+}
+
+static void indexer_turn(struct spool *spool)
+{
+    serve_loads(spool);
+    if (flush_is_due(spool)) {
+        if (!indexer_flush(spool, false))
+            observe_note(LOG_WARNING, "spool", "the index lags behind: %s",
+                         index_fault(spool->index));
+        spool->flush_at_us = deadline_in(FLUSH_EVERY_US);
+    }
+    wake_later(spool);
+    load_due(spool);
+    house_make_spares(spool);
+    if (clock_now_us() >= spool->house_at_us) {
+        spool->house_at_us = deadline_in(HOUSE_EVERY_US);
+        house_keep(spool);
+    }
+}
+
+static void indexer_end(struct spool *spool)
+{
+    if (spool->index) {
+        if (!indexer_flush(spool, true) || !index_checkpoint(spool->index))
+            observe_note(LOG_WARNING, "spool", "%s", index_fault(spool->index));
+        index_close(spool->index);
+        spool->index = NULL;
+    }
+    pthread_mutex_lock(&spool->lock);
+    spool->indexer_ended = true;
+    waitlist_wake_all(&spool->changed); /* inside: once unlocked, the closer may free all of it */
+    pthread_mutex_unlock(&spool->lock);
+}
+
+static bool indexer_goes_on(struct spool *spool)
+{
+    pthread_mutex_lock(&spool->lock);
+    const bool ended = spool->stopping && spool->writer_ended;
+    pthread_mutex_unlock(&spool->lock);
+    return !ended;
+}
+
+static void tell_opened(struct spool *spool, bool recovered)
+{
+    pthread_mutex_lock(&spool->lock);
+    spool->opened = true;
+    spool->failed_to_open = !recovered;
+    spool->writer_ended = !recovered;
+    pthread_mutex_unlock(&spool->lock);
+    waitlist_wake_all(&spool->changed);
+}
+
+void indexer_main(void *argument)
+{
+    struct spool *spool = argument;
+    bool masked = false;
+
+    spool->indexer = fiber_self();
+    const bool recovered = recover(spool);
+    spool->next_due_wall_us = 0; /* look at once */
+    tell_opened(spool, recovered);
+    while (recovered && indexer_goes_on(spool)) {
+        indexer_turn(spool);
+        /* Cancelled without spool_close: the writer ends by itself, then this fiber. */
+        if (fiber_park(indexer_deadline(spool)) == IO_CANCELLED && !masked)
+            masked = !fiber_mask_cancel(true);
+    }
+    indexer_end(spool);
+}
