@@ -79,6 +79,17 @@ static int ask(const char *directory, json_t *request, json_t **answer)
     return EXIT_FINDINGS;
 }
 
+/* A running server writes its history in the background: let it catch up. A stopped one has nothing
+ * to add. */
+static void catch_up(const char *directory)
+{
+    CLEANUP(buffer_free) struct buffer reply = {0};
+    char why[512];
+
+    if (!console_ask(directory, BYTES_LITERAL("{\"do\":\"flush\"}"), &reply, why, sizeof why))
+        return;
+}
+
 static long long number(const json_t *object, const char *member)
 {
     return (long long)json_integer_value(json_object_get(object, member));

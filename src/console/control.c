@@ -30,6 +30,13 @@ static const struct {
                {"drop", ACTION_DROP},
                {"bounce", ACTION_BOUNCE}};
 
+/* So that a command that reads the history next sees all that happened before it asked. */
+static json_t *control_flush(const struct console *console)
+{
+    history_flush(console->settings.history);
+    return json_pack("{s:b}", "flushed", true);
+}
+
 static json_t *control_answer(struct console *console, struct bytes line)
 {
     json_error_t fault;
@@ -43,6 +50,8 @@ static json_t *control_answer(struct console *console, struct bytes line)
         answer = console_status(console);
     else if (strcmp(word, "health") == 0)
         answer = console_health(console);
+    else if (strcmp(word, "flush") == 0)
+        answer = control_flush(console);
     for (size_t i = 0; word && !answer && i < COUNT_OF(ACTIONS); i++)
         if (strcmp(word, ACTIONS[i].word) == 0)
             answer = console_act(console, ACTIONS[i].action, request);

@@ -127,18 +127,25 @@ static bool story_add_earlier(void *argument, const struct ledger_row *row)
     return json_array_size(argument) < DIAGNOSE_EVENTS_MAX;
 }
 
-/* The causes that the story names, each once, with what they mean and what to do. */
-static json_t *story_explanations(const json_t *events)
+static void explain_causes_of(const json_t *rows, json_t *known)
 {
-    json_t *known = json_object();
-
-    for (size_t i = 0; i < json_array_size(events); i++) {
-        const char *name = json_string_value(json_object_get(json_array_get(events, i), "cause"));
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const char *name = json_string_value(json_object_get(json_array_get(rows, i), "cause"));
         enum cause cause = CAUSE_UNDECIDED;
         if (name && !json_object_get(known, name) && cause_parse(bytes_of_text(name), &cause) &&
             cause_row(cause)->kind != VERDICT_ACCEPT)
             json_object_set_new(known, name, diagnose_cause(cause));
     }
+}
+
+/* The causes that the story names, each once, with what they mean and what to do. */
+static json_t *story_explanations(const json_t *story)
+{
+    json_t *known = json_object();
+
+    explain_causes_of(json_object_get(story, "earlier"), known);
+    explain_causes_of(json_object_get(story, "events"), known);
+    explain_causes_of(json_object_get(story, "recipients"), known);
     return known;
 }
 
@@ -201,7 +208,7 @@ struct lookup diagnose_story(const struct diagnose_place *place, uint64_t id, js
         return lookup_absent();
     }
     json_object_set_new(document, "state", json_string(story_state(events, queued)));
-    json_object_set_new(document, "causes", story_explanations(events));
+    json_object_set_new(document, "causes", story_explanations(document));
     *story = document;
     return lookup_found();
 }
