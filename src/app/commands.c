@@ -311,6 +311,7 @@ int command_why(const struct command_line *line)
         return EXIT_FINDINGS;
     const struct diagnose_place place = {.spool_directory = config->spool,
                                          .now_wall_us = now_wall_us()};
+    catch_up(config->spool);
     return line->in ? why_in(line, &place) : why_id(line, &place);
 }
 
