@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "config/lex.h"
@@ -286,10 +287,28 @@ static bool scan_section(struct source *source, const struct token *name, const 
 
 static void scan_source(struct source *source);
 
-/* Reads the file into the arena. */
-static bool read_whole(struct scan *scan, const char *path, struct place from, struct bytes *text)
+/* "-" is standard input; what is included is a plain file, so that reading it ends. -1: see errno.
+ */
+static int open_plain(const char *path, unsigned depth)
 {
-    const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    struct stat facts;
+
+    if (depth == 0 && strcmp(path, "-") == 0)
+        return fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
+    const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | (depth ? O_NONBLOCK : 0));
+    if (depth == 0 || descriptor < 0 || (fstat(descriptor, &facts) == 0 && S_ISREG(facts.st_mode)))
+        return descriptor;
+    close(descriptor);
+    errno = EINVAL;
+    return -1;
+}
+
+/* Reads the file into the arena. */
+static bool read_whole(struct source *source, struct place from, struct bytes *text)
+{
+    struct scan *scan = source->scan;
+    const char *path = source->name;
+    const int descriptor = open_plain(path, source->depth);
     size_t count = 0;
 
     if (descriptor < 0) {
@@ -322,7 +341,7 @@ static void scan_path(struct scan *scan, const char *path, struct place from, un
         errors_add(scan->errors, from, "too many files include each other (%s)", path);
         return;
     }
-    if (!read_whole(scan, path, from, &text))
+    if (!read_whole(&source, from, &text))
         return;
     source.lexer = (struct lexer){.text = text, .line = 1};
     scan_source(&source);
