@@ -65,10 +65,11 @@ class Clamd:
 
 
 class FakeClamd:
-    """Takes a whole INSTREAM, then sends `answer` and closes; PING is always answered. hang: neither."""
+    """Takes a whole INSTREAM, then sends `answer` and closes; None: sends nothing and keeps the connection. PING is always
+    answered."""
 
     def __init__(self):
-        self.answer, self.hang = CLEAN, threading.Event()
+        self.answer, self.kept = CLEAN, []
         self.listener = socket.create_server(('127.0.0.1', 0), backlog=64)
         self.address = '127.0.0.1:%d' % self.listener.getsockname()[1]
         threading.Thread(target=self.serve, daemon=True).start()
@@ -82,6 +83,9 @@ class FakeClamd:
             threading.Thread(target=self.talk, args=(connection,), daemon=True).start()
 
     def talk(self, connection):
+        if self.answer is None:
+            self.kept.append(connection)
+            return
         with connection, connection.makefile('rb') as file:
             if file.read(6) == b'zPING\0':
                 connection.sendall(b'PONG\0')
@@ -253,6 +257,11 @@ def settings(checks):
         checks.run('the second instance takes over', lambda: expect_accepted(server, Mail()))
         second.answer = 'stream: Bad.Thing FOUND\0'
         checks.run('and its word counts', lambda: expect(server, Mail(), '550 5.7.1', 'filter.refused', 'dot'))
+    fake.answer = second.answer = None
+    two = (f'filter one {{ speaks = clamd  address = "{fake.address}"  timeout = 2m }}\n'
+           f'filter two {{ speaks = clamd  address = "{second.address}"  timeout = 2m }}\nlimits {{ after_dot = 2s }}\n')
+    with FaultServer(two) as server:  # the client's patience is below the filters' own time
+        checks.run('one deadline over all after the dot', lambda: expect(server, Mail(), '451 4.3.0', 'filter.timeout', 'dot'))
     fake.close()
     second.close()
 

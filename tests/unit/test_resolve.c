@@ -14,13 +14,13 @@
 
 /* ------------------------------------------------------------------ the scripted server */
 
-enum { DROP = -1 };
+enum { DROP = -1, TRUNCATED = -2 };
 
 /* One row a question. `answer` is a list of records: "MX 10 a.example", "A 192.0.2.1", ... */
 struct script_row {
     const char *name;
     unsigned type;
-    int rcode; /* DROP: never answered */
+    int rcode; /* DROP: never answered; TRUNCATED: come by TCP, where nobody listens */
     const char *answers[6];
 };
 
@@ -57,6 +57,11 @@ static const struct script_row SCRIPT[] = {
     {"5.2.0.192.in-addr.arpa", DNS_PTR, 3, {NULL}},
     {"1.0.0.127.in-addr.arpa", DNS_PTR, 0, {"PTR home.example"}},
     {"home.example", DNS_A, 0, {"A 127.0.0.1"}},
+    {"alias.example", DNS_MX, 0, {"CNAME one.example"}},
+    {"ring1.example", DNS_MX, 0, {"CNAME ring2.example"}},
+    {"ring2.example", DNS_MX, 0, {"CNAME ring1.example"}},
+    {"large.example", DNS_TXT, TRUNCATED, {NULL}},
+    {"signed.example", DNS_MX, 0, {"MX 10 mx.signed.example"}},
 };
 
 static int server_socket;
@@ -96,7 +101,7 @@ static size_t put_data(uint8_t *into, const char *text)
 
         return used + put_name(into + used, host + 1);
     }
-    if (text[0] == 'P')
+    if (text[0] == 'P' || text[0] == 'C')
         return put_name(into, value);
     if (text[0] == 'T') {
         into[0] = (uint8_t)strlen(value);
@@ -132,7 +137,7 @@ static size_t build_answer(uint8_t *packet, const struct script_row *row, size_t
 
     for (; row && count < COUNT_OF(row->answers) && row->answers[count]; count++) {
         used += put_u16(packet + used, 0xc00c);
-        used += put_u16(packet + used, type);
+        used += put_u16(packet + used, row->answers[count][0] == 'C' ? DNS_CNAME : type);
         used += put_u16(packet + used, 1);
         used += put_u16(packet + used, 0);
         used += put_u16(packet + used, 0); /* never cached */
@@ -141,8 +146,10 @@ static size_t build_answer(uint8_t *packet, const struct script_row *row, size_t
         put_u16(packet + used, (unsigned)length);
         used += 2 + length;
     }
-    packet[2] = 0x81;
-    packet[3] = (uint8_t)(0x80 | (row ? row->rcode : 0));
+    const bool truncated = row && row->rcode == TRUNCATED;
+
+    packet[2] = truncated ? 0x83 : 0x81;
+    packet[3] = (uint8_t)(0x80 | (row && !truncated ? row->rcode : 0));
     put_u16(packet + 6, count);
     put_u16(packet + 8, 0);
     put_u16(packet + 10, 0);
@@ -346,6 +353,59 @@ static void test_ask_failures(void **state)
     assert_int_equal(silent.reason, LOOKUP_REASON_TIMEOUT);
 }
 
+static void test_ask_detours(void **state)
+{
+    struct asking *asking = *state;
+    struct dns_answer answer;
+
+    assert_int_equal(ask(asking, "alias.example", DNS_MX, &answer).status, LOOKUP_FOUND);
+    assert_true(bytes_equal_text(answer.records[0].name, "mx.one.example"));
+    assert_int_equal(ask(asking, "ring1.example", DNS_MX, &answer).status, LOOKUP_FAILED);
+    assert_int_equal(ask(asking, "large.example", DNS_TXT, &answer).status, LOOKUP_FAILED);
+}
+
+/* A zone with a trust anchor whose answers carry no signature: found by nobody, absent to nobody.
+ */
+static void test_ask_bogus(void **state)
+{
+    char path[] = "/tmp/holdfast-anchor-XXXXXX", why[200] = "";
+    const struct endpoint forward = {
+        .family = ENDPOINT_IPV4, .ip = {ENDPOINT_IPV4, {127, 0, 0, 1}}, .port = server_port};
+    const struct resolver_settings settings = {
+        .forward = &forward, .forward_count = 1, .timeout_us = 10 * US_PER_S, .trust_anchor = path};
+    FILE *file = fdopen(mkstemp(path), "w");
+    struct asking *asking = *state;
+    struct dns_answer answer;
+
+    assert_non_null(file);
+    fprintf(file, "signed.example. IN DS 4711 8 2 %064d\n", 7);
+    assert_int_equal(fclose(file), 0);
+    struct resolver *resolver = resolver_open(&settings, why, sizeof why);
+
+    assert_non_null(resolver);
+    const struct lookup lookup =
+        resolve_ask(resolver, &asking->arena, BYTES_LITERAL("signed.example"), DNS_MX, &answer);
+
+    assert_int_equal(lookup.status, LOOKUP_FAILED);
+    assert_int_equal(lookup.reason, LOOKUP_REASON_BOGUS);
+    assert_true(lookup.detail.count > 0);
+    assert_int_equal(
+        resolve_ask(resolver, &asking->arena, BYTES_LITERAL("one.example"), DNS_MX, &answer).status,
+        LOOKUP_FOUND);
+    resolver_close(resolver);
+    unlink(path);
+}
+
+static void test_open_refuses(void **state)
+{
+    const struct resolver_settings settings = {.trust_anchor = "/nonexistent/anchor"};
+    char why[200] = "";
+    (void)state;
+
+    assert_null(resolver_open(&settings, why, sizeof why));
+    assert_true(strlen(why) > 0);
+}
+
 static void test_mail_hosts(void **state)
 {
     struct asking *asking = *state;
@@ -468,6 +528,9 @@ static int run(void *nothing)
         cmocka_unit_test(test_record_values),
         cmocka_unit_test_setup_teardown(test_ask, asking_begin, asking_end),
         cmocka_unit_test_setup_teardown(test_ask_failures, asking_begin, asking_end),
+        cmocka_unit_test_setup_teardown(test_ask_detours, asking_begin, asking_end),
+        cmocka_unit_test_setup_teardown(test_ask_bogus, asking_begin, asking_end),
+        cmocka_unit_test(test_open_refuses),
         cmocka_unit_test_setup_teardown(test_mail_hosts, asking_begin, asking_end),
         cmocka_unit_test_setup_teardown(test_mail_hosts_order, asking_begin, asking_end),
         cmocka_unit_test_setup_teardown(test_mail_hosts_special, asking_begin, asking_end),
