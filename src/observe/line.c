@@ -102,7 +102,7 @@ static size_t json_escape(struct bytes rest, char into[8], size_t *taken)
     const size_t length = utf8_length(rest);
 
     *taken = MAX_OF(length, (size_t)1);
-    if (length == 0)
+    if (length == 0 || byte == 0) /* many readers of JSON stumble over \u0000 */
         return (size_t)snprintf(into, 8, "\\ufffd");
     if (byte == '"' || byte == '\\') {
         into[0] = '\\';
