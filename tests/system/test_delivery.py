@@ -72,6 +72,33 @@ def answers(**replies):
     return script
 
 
+def once(stage, text):
+    """Says `text` the first time that a reply of this stage is due; an ordinary next hop from then on."""
+    def script(hop):
+        left = [text]
+        hop.say('220 hop')
+        recipients = []
+        while True:
+            verb = hop.line()[:4].lower()
+            if verb == 'quit' or not verb:
+                return
+            if verb == 'rcpt':
+                recipients.append(hop.lines[-1][8:].rstrip('>').lstrip('<'))
+            if verb == stage and left:
+                hop.say(left.pop())
+                continue
+            hop.say('354 go' if verb == 'data' else '250 fine')
+            if verb == 'data':
+                body = hop.body()
+                if stage == 'dot' and left:
+                    hop.say(left.pop())
+                else:
+                    hop.owner.messages.append(('', recipients, body))
+                    hop.say('250 taken')
+                recipients = []
+    return script
+
+
 def cut(stage, hard):
     """Ends the connection where the reply of that stage is due."""
     def script(hop):
@@ -145,13 +172,13 @@ def next_hop():
 
 STAGES = [
     ('banner', banner('421 4.3.2 come back'), 'remote.deferred', 421),
-    ('ehlo', answers(ehlo='450 4.3.2 come back'), 'remote.deferred', 450),
-    ('mail', answers(mail='452 4.3.1 come back'), 'remote.deferred', 452),
-    ('rcpt', answers(rcpt='450 4.2.1 come back'), 'remote.deferred', 450),
-    ('data', answers(data='451 4.3.0 come back'), 'remote.deferred', 451),
-    ('dot', answers(dot='451 4.7.1 come back'), 'remote.deferred', 451),
+    ('ehlo', once('ehlo', '450 4.3.2 come back'), 'remote.deferred', 450),
+    ('mail', once('mail', '452 4.3.1 come back'), 'remote.deferred', 452),
+    ('rcpt', once('rcpt', '450 4.2.1 come back'), 'remote.deferred', 450),
+    ('data', once('data', '451 4.3.0 come back'), 'remote.deferred', 451),
+    ('dot', once('dot', '451 4.7.1 come back'), 'remote.deferred', 451),
     ('banner', banner('SSH-2.0-OpenSSH_9.2'), 'remote.garbled', None),
-    ('rcpt', answers(rcpt='what is this?'), 'remote.garbled', None),
+    ('rcpt', once('rcpt', 'what is this?'), 'remote.garbled', None),
     ('banner', cut('banner', False), 'session.lost', None),
     ('banner', cut('banner', True), 'session.lost', None),
     ('ehlo', cut('ehlo', True), 'session.lost', None),
@@ -191,7 +218,7 @@ def slow_bytes():
 
 def greylisted():
     """The time that the reply names is kept: not earlier, though the schedule is shorter."""
-    with NextHop(planned(answers(rcpt='451 4.7.1 Greylisted, try again in 3 seconds'))) as hop, \
+    with NextHop(planned(once('rcpt', '451 4.7.1 Greylisted, try again in 3 seconds'))) as hop, \
             Server(extra=far(hop.port) + retry()) as server:
         message = send(server, 'a@far.example')
         event = server.wait_events('delivery.deferred', 1, message=message)[0]
@@ -493,7 +520,7 @@ def deferred_over_a_restart():
     """What waits for its next try is tried when it is due, by the server of then."""
     folder = tempfile.mkdtemp(prefix='holdfast-test-')
     try:
-        with NextHop(planned(answers(rcpt='451 4.3.0 later'))) as hop:
+        with NextHop(planned(once('rcpt', '451 4.3.0 later'))) as hop:
             extra = far(hop.port) + retry(every='2s')
             with Server(folder=folder, extra=extra) as server:
                 message = send(server, 'a@far.example')

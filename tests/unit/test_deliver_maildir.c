@@ -357,21 +357,22 @@ WORLD(test_stored_body_unreadable)
 
 /* ------------------------------------------------------------------ routes */
 
+/* In the order that config keeps: by name. */
 static struct config_domain route_domains[] = {
-    {.name = "local.example",
-     .deliver = {.kind = DELIVER_MAILDIR, .target = BYTES_LITERAL("/m/{user}")}},
     {.name = "lmtp.example",
      .deliver = {.kind = DELIVER_LMTP, .target = BYTES_LITERAL("unix:/run/lmtp")}},
+    {.name = "local.example",
+     .deliver = {.kind = DELIVER_MAILDIR, .target = BYTES_LITERAL("/m/{user}")}},
     {.name = "none.example"},
 };
 static struct config_route route_routes[] = {
-    {.domain = "shop.example",
-     .via = {.kind = DELIVER_SMTP, .target = BYTES_LITERAL("127.0.0.1:2626")}},
+    {.domain = "local.example", .via = {.kind = DELIVER_SMTP, .target = BYTES_LITERAL("h:25")}},
+    {.domain = "mx.example", .tls = TLS_USE_DANE},
     {.domain = "safe.example",
      .via = {.kind = DELIVER_SMTP, .target = BYTES_LITERAL("127.0.0.1:2626")},
      .tls = TLS_USE_MUST},
-    {.domain = "mx.example", .tls = TLS_USE_DANE},
-    {.domain = "local.example", .via = {.kind = DELIVER_SMTP, .target = BYTES_LITERAL("h:25")}},
+    {.domain = "shop.example",
+     .via = {.kind = DELIVER_SMTP, .target = BYTES_LITERAL("127.0.0.1:2626")}},
 };
 
 static int routes_main(void *argument UNUSED)
@@ -381,7 +382,7 @@ static int routes_main(void *argument UNUSED)
         enum deliver_kind kind;
     } EXPECTED[] = {
         {"local.example", "maildir:local.example", NULL, DELIVER_MAILDIR},
-        {"", "maildir:local.example", NULL, DELIVER_MAILDIR}, /* <postmaster> */
+        {"", "lmtp:unix:/run/lmtp", NULL, DELIVER_LMTP}, /* <postmaster>: the first domain's */
         {"lmtp.example", "lmtp:unix:/run/lmtp", NULL, DELIVER_LMTP},
         {"none.example", "none:none.example", NULL, DELIVER_NONE},
         {"shop.example", "smtp:127.0.0.1:2626", NULL, DELIVER_SMTP},
