@@ -182,6 +182,21 @@ static bool copy_fill(struct spool *spool, struct entry *entry, struct request *
     return read != BODY_UNREADABLE;
 }
 
+/* From here on the request owns the pin; the writer lets go of it, whatever becomes of the copy. */
+static void copy_send(struct spool *spool, struct entry *entry, struct request *request)
+{
+    request->pinned = entry;
+    pthread_mutex_lock(&spool->lock);
+    spool->copies++;
+    pthread_mutex_unlock(&spool->lock);
+    if (request_enqueue(spool, request))
+        return;
+    pthread_mutex_lock(&spool->lock);
+    spool->copies--;
+    pthread_mutex_unlock(&spool->lock);
+    entry_unpin(spool, entry);
+}
+
 static bool copy_forward(void *argument, uint64_t id)
 {
     struct spool *spool = argument;
@@ -193,21 +208,15 @@ static bool copy_forward(void *argument, uint64_t id)
     if (entry)
         entry->pins++;
     pthread_mutex_unlock(&spool->lock);
-    struct request *request = entry ? request_new() : NULL;
-    if (request && copy_fill(spool, entry, request)) {
-        pthread_mutex_lock(&spool->lock);
-        spool->copies++;
-        pthread_mutex_unlock(&spool->lock);
-        if (!request_enqueue(spool, request)) {
-            pthread_mutex_lock(&spool->lock);
-            spool->copies--;
-            pthread_mutex_unlock(&spool->lock);
-        }
-    }
+    if (!entry)
+        return true;
+    struct request *request = request_new();
+    if (request && copy_fill(spool, entry, request))
+        copy_send(spool, entry, request);
+    else
+        entry_unpin(spool, entry);
     if (request)
         request_release(spool, request);
-    if (entry)
-        entry_unpin(spool, entry);
     return true;
 }
 

@@ -227,25 +227,19 @@ static void load_due(struct spool *spool)
     spool->next_due_wall_us = next;
     spool->due_left |= load.cut || !read;
     pthread_mutex_unlock(&spool->lock);
-    if (load.loaded)
-        waitlist_wake_all(&spool->ready_waiters);
 }
 
 /* Messages that were given back untouched a while ago. */
 static void wake_later(struct spool *spool)
 {
     struct entry *entry;
-    bool woken = false;
 
     pthread_mutex_lock(&spool->lock);
     while ((entry = later_first(&spool->table)) && entry->not_before_us <= clock_now_us()) {
         table_place(&spool->table, entry, PLACE_IDLE, false);
         entry_settle_down(spool, entry, false);
-        woken = true;
     }
     pthread_mutex_unlock(&spool->lock);
-    if (woken)
-        waitlist_wake_all(&spool->ready_waiters);
 }
 
 /* ------------------------------------------------------------------ loads by id */

@@ -60,7 +60,8 @@ struct request {
     struct request *next;
     struct fiber *fiber; /* who sleeps on it; NULL: nobody */
     struct spool_draft *draft;
-    struct buffer carried; /* of a copy: the body */
+    struct buffer carried; /* what was prepended; of a copy: the body */
+    struct entry *pinned;  /* of a copy: stays in the table until it is applied */
     uint32_t references;
     uint16_t record_count;
     bool done, abandoned, settles, copies, tried_before;

@@ -29,6 +29,7 @@ void entry_settle_down(struct spool *spool, struct entry *entry, bool fresh)
     } else if (table->ready_count < READY_MOST) {
         if (entry->place != PLACE_READY)
             table_place(table, entry, PLACE_READY, fresh);
+        waitlist_wake_one(&spool->ready_waiters);
     } else { /* too many in memory: the index will bring it back */
         table_place(table, entry, PLACE_IDLE, false);
         spool->due_left = true;
@@ -122,10 +123,7 @@ static void lease_end(struct spool *spool, uint64_t id, bool pause)
     } else {
         entry_settle_down(spool, entry, false);
     }
-    const bool ready = spool->table.ready_count > 0;
     pthread_mutex_unlock(&spool->lock);
-    if (ready)
-        waitlist_wake_one(&spool->ready_waiters);
 }
 
 static unsigned take_some(struct spool *spool, unsigned most, struct queued_message **last)

@@ -380,6 +380,20 @@ static bool request_is_withdrawn(const struct request *request)
            request->records[0].record.kind == RECORD_ACCEPTED;
 }
 
+/* Under the lock. */
+static void copy_let_go(struct spool *spool, struct request *request)
+{
+    struct entry *entry = request->pinned;
+
+    request->pinned = NULL;
+    spool->copies--;
+    entry->pins--;
+    if (entry->place == PLACE_IDLE && !entry->ended)
+        entry_settle_down(spool, entry, false);
+    else
+        table_drop_idle(&spool->table, entry);
+}
+
 static void finish_one(struct spool *spool, struct request *request, enum cause cause)
 {
     struct request *withdrawal = NULL;
@@ -393,7 +407,8 @@ static void finish_one(struct spool *spool, struct request *request, enum cause 
         apply_record(spool, request, &request->records[i]);
     if (withdrawal)
         queue_front(spool, withdrawal);
-    spool->copies -= request->copies;
+    if (request->pinned)
+        copy_let_go(spool, request);
     struct fiber *const fiber = request_finish(request, cause);
     pthread_mutex_unlock(&spool->lock);
     if (fiber)
@@ -424,11 +439,8 @@ static void batch_succeeded(struct spool *spool, struct batch *batch)
     pthread_mutex_lock(&spool->lock);
     spool->applied_position = position_of(spool->current->header.generation, end);
     spool->applied_sequence = spool->proven;
-    const bool ready = spool->table.ready_count > 0;
     const bool lagging = spool->table.dirty_count > READY_MOST / 4;
     pthread_mutex_unlock(&spool->lock);
-    if (ready)
-        waitlist_wake_one(&spool->ready_waiters);
     if (lagging)
         indexer_wake(spool);
 }
