@@ -146,10 +146,13 @@ static void message_accepted(struct session *session, const struct spool_receipt
     for (unsigned i = 0; i < session->replies; i++)
         session_say(session, "250 2.0.0 Accepted as %s", id);
     session->errors = 0;
+    /* The client need not wait for our journal. */
+    if (!wire_input_pending(&session->input))
+        session_flush(session);
     struct event event = {.kind = EVENT_MESSAGE_ACCEPTED,
                           .stage = STAGE_DOT,
                           .message = receipt->message,
-                          .size_bytes = spool_draft_size(session->intake.draft),
+                          .size_bytes = session->intake.count,
                           .took_us = took_us};
     session_event(session, &event);
 }
