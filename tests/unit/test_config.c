@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <ftw.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -440,6 +441,12 @@ static void test_manual(void **state UNUSED)
     buffer_free(&manual);
 }
 
+static int remove_entry(const char *path, const struct stat *facts UNUSED, int kind UNUSED,
+                        struct FTW *where UNUSED)
+{
+    return remove(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -452,5 +459,7 @@ int main(void)
 
     if (!mkdtemp(folder))
         return 1;
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    return failed;
 }
