@@ -57,7 +57,7 @@ static void print_event(struct buffer *into, const json_t *event)
 {
     char moment[40];
 
-    buffer_print(into, "  %s  %-18s", diagnose_moment(event, "time", moment, sizeof moment),
+    buffer_print(into, "  %s  %s", diagnose_moment(event, "time", moment, sizeof moment),
                  diagnose_word(event, "event"));
     if (diagnose_number(event, "attempt") > 0)
         buffer_print(into, " attempt %lld", (long long)diagnose_number(event, "attempt"));
