@@ -87,7 +87,8 @@ struct dkim_report {
 };
 
 struct dkim; /* one message's verification, DKIM and ARC together: they hash the same body */
-/* NULL on memory. `head_max`: the most header bytes it will keep. */
+/* NULL on memory. It takes at most 512 KiB of the arena, a few KiB as a rule; the facts live there,
+ * so they outlive dkim_close. */
 MUST_USE struct dkim *dkim_open(struct arena *arena);
 /* The message in order, in pieces of any size, CRLF line ends. Never sleeps. */
 void dkim_add(struct dkim *dkim, struct bytes piece);
@@ -123,7 +124,8 @@ struct arc_facts {
 };
 /* After dkim_finish on the same object. Sleeps. */
 void arc_finish(struct dkim *dkim, const struct auth_dns *dns, struct arc_facts *facts);
-/* Appends the three header fields of a new set (AS, AMS, AAR in this order, each with CRLF). */
+/* Appends the three header fields of a new set (AS, AMS, AAR in this order, each with CRLF); nothing
+ * when the chain already ends in cv=fail (RFC 8617 5.1). */
 struct arc_sealer {
     struct dkim_signer signer;
     struct bytes authentication_results; /* the value for AAR, without authserv-id */
