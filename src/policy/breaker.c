@@ -125,26 +125,31 @@ static void probers_cancel(struct policy *policy)
         fiber_cancel(policy->resolver.prober);
 }
 
+static bool probers_ended(struct policy *policy)
+{
+    pthread_mutex_lock(&policy->lock);
+    const bool ended = policy->probers == 0;
+
+    pthread_mutex_unlock(&policy->lock);
+    return ended;
+}
+
 void breakers_stop(struct policy *policy)
 {
     struct waiter waiter;
-    unsigned left = 0;
 
     pthread_mutex_lock(&policy->lock);
     probers_cancel(policy);
-    left = policy->probers;
     pthread_mutex_unlock(&policy->lock);
-    if (left == 0 || !fiber_self())
+    if (!fiber_self())
         return;
     const bool masked = fiber_mask_cancel(true);
     const uint64_t deadline_us = deadline_in(10 * US_PER_S);
 
+    /* Joined first: a prober that ends between the look and the sleep still wakes us. */
     waitlist_join(&policy->ended, &waiter);
-    while (left > 0 && fiber_park(deadline_us) != IO_TIMEOUT) {
-        pthread_mutex_lock(&policy->lock);
-        left = policy->probers;
-        pthread_mutex_unlock(&policy->lock);
-    }
+    while (!probers_ended(policy) && fiber_park(deadline_us) != IO_TIMEOUT)
+        ;
     waitlist_leave(&policy->ended, &waiter);
     fiber_mask_cancel(masked);
 }
