@@ -281,7 +281,7 @@ void house_measure(struct spool *spool)
     if (lagging)
         cause = CAUSE_SPOOL_FAILED;
     const int before = __atomic_exchange_n(&spool->admission, (int)cause, __ATOMIC_ACQ_REL);
-    if (before != (int)cause)
+    if (before != (int)cause && (before != CAUSE_UNDECIDED || cause != CAUSE_ACCEPTED))
         observe_note(LOG_WARNING, "spool", "admission: %s", cause_name(cause));
 }
 
