@@ -266,11 +266,15 @@ MUST_USE static struct verdict bdat_take(struct session *session,
     const struct verdict read = intake_read_chunk(session, command->chunk_bytes);
     spool_session_sending(session->receive->settings.spool, false);
     REQUIRE(read);
-    if (command->chunk_last && session->intake.after_cr)
+    if (!command->chunk_last)
+        return intake_verdict(session);
+    if (session->intake.after_cr)
         intake_object(session, CAUSE_MESSAGE_MALFORMED);
-    return intake_verdict(session);
+    return verdict_accept(); /* what stands against it is said by message_end, to each in LMTP */
 }
 
+/* A chunk that fails, or is refused, ends the message (RFC 3030 2): the chunks behind it must not
+ * become a message without their beginning. */
 struct verdict verb_bdat(struct session *session, const struct smtp_command *command)
 {
     /* Without a length nobody knows where the next command begins. */
@@ -278,11 +282,11 @@ struct verdict verb_bdat(struct session *session, const struct smtp_command *com
         session->closing = true;
         return verdict_of(verb_fault_cause(command->fault));
     }
+    session->message_over = true;
     const struct verdict allowed = bdat_allowed(session);
     if (!verdict_accepts(&allowed))
         return bdat_pass(session, command->chunk_bytes, &allowed);
     session->state = STATE_CHUNKS;
-    session->message_over = true; /* a chunk that fails ends the message (RFC 3030 2) */
     REQUIRE(bdat_take(session, command));
     if (command->chunk_last)
         return message_end(session);

@@ -16,6 +16,8 @@ enum { STORED_MAX = 256, EVENTS_MAX = 256 };
 
 static struct house {
     enum cause connect, sender, recipient, judge, admits, write, commit; /* UNDECIDED: accept */
+    unsigned admits_at; /* only the so-many-th question meets `admits`; 0: each */
+    unsigned admits_asked;
     uint64_t write_fails_after; /* bytes of the draft before `write` strikes */
     bool hold, discard;
     const char *headers; /* that policy adds */
@@ -111,7 +113,10 @@ struct verdict spool_admits(const struct spool *spool, uint64_t declared_bytes)
 {
     (void)spool;
     (void)declared_bytes;
-    return house_says(house.admits);
+    house.admits_asked++;
+    return house_says(house.admits_at == 0 || house.admits_at == house.admits_asked
+                          ? house.admits
+                          : CAUSE_UNDECIDED);
 }
 
 struct spool_draft *spool_draft_open(struct spool *spool)

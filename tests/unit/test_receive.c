@@ -221,6 +221,12 @@ static int chunks_main(void *unused)
     CHECK(talk_is(GREETING ENVELOPE "BDAT 2000 LAST\r\nshort", "220 250 250 250 "));
     CHECK(talk_is(GREETING ENVELOPE "BDAT 99999999 LAST\r\n", "220 250 250 250 552 "));
     CHECK(talk_is(GREETING ENVELOPE "BDAT x\r\nNOOP\r\n", "220 250 250 250 501 "));
+    /* The first chunk is refused: the last must not become a message without its beginning. */
+    house_clear();
+    house.admits = CAUSE_SPOOL_FULL;
+    house.admits_at = 3; /* after connect and MAIL */
+    CHECK(talk_is(GREETING ENVELOPE "BDAT 3\r\nabcBDAT 3 LAST\r\nd\r\nNOOP\r\n",
+                  "220 250 250 250 452 503 250 "));
     CHECK(house.stored_count == 0);
     house_clear();
     return 0;
@@ -450,6 +456,9 @@ static int lmtp_main(void *unused)
     house.commit = CAUSE_SPOOL_FAILED;
     CHECK(talk_is("LHLO x\r\n" ENVELOPE "RCPT TO:<v@r>\r\nDATA\r\n.\r\nNOOP\r\n",
                   "220 250 250 250 250 354 451 451 250 "));
+    house.commit = CAUSE_UNDECIDED;
+    CHECK(talk_is("LHLO x\r\n" ENVELOPE "RCPT TO:<v@r>\r\nBDAT 1\r\naBDAT 1 LAST\r\n\nNOOP\r\n",
+                  "220 250 250 250 250 250 550 550 250 "));
     house_listen.kind = LISTEN_SMTP;
     house_clear();
     return 0;
