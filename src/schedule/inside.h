@@ -12,7 +12,7 @@
 #define PLACE_WINDOW_MAX 20.0
 #define PLACE_DEAD_AFTER 3 /* connection failures in a row */
 #define PLACE_PAUSE_MAX_US (3600 * US_PER_S)
-#define PLACE_SLOW_US (15 * US_PER_S) /* work waits so long: the place may be made to share */
+#define SHARE_AFTER_US (15 * US_PER_S)
 #define SLOT_LINGER_US (1 * US_PER_S) /* a kept connection waits so long for the next message */
 #define SLOT_ARENA_BYTES (32 * MIB)
 #define SETTLE_TRIES 10
@@ -81,7 +81,9 @@ struct schedule {
     unsigned leased;
     struct slot *slots;
     unsigned slot_count;
+    uint64_t share_after_us;
     bool stopping, taker_ended, taker_waits;
+    bool starved; /* work waits for a slot because all are taken */
     uint64_t swept_us;
 };
 

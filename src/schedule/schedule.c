@@ -199,7 +199,7 @@ static struct place *place_slowest(struct schedule *schedule)
     for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
         for (struct place *place = schedule->buckets[i]; place; place = place->next_in_bucket) {
             if (place->waiting > SCHEDULE_MESSAGES_MAX / 4 &&
-                clock_now_us() - place->first->queued_us > PLACE_SLOW_US &&
+                clock_now_us() - place->first->queued_us > schedule->share_after_us &&
                 (!slowest || place->waiting > slowest->waiting))
                 slowest = place;
         }
@@ -300,6 +300,7 @@ struct schedule *schedule_open(const struct schedule_settings *settings, char *w
     schedule->config = settings->config;
     schedule->spool = settings->spool;
     schedule->deliver = settings->deliver;
+    schedule->share_after_us = settings->share_after_us ? settings->share_after_us : SHARE_AFTER_US;
     schedule->loop = loop_session(0);
     schedule->taker = fiber_start_on(schedule->loop, "schedule", taker_main, schedule);
     if (!schedule->taker) {

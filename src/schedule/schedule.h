@@ -23,6 +23,8 @@ struct schedule_settings {
     const struct config *config;
     struct spool *spool;
     struct deliver *deliver;
+    uint64_t share_after_us; /* work waits so long: its destination may have to share the memory; 0:
+                                15 s */
 };
 MUST_USE struct schedule *schedule_open(const struct schedule_settings *settings, char *why,
                                         size_t why_room);

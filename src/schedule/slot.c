@@ -114,8 +114,11 @@ static void slot_attempt(struct slot *slot, struct job *job)
                               .outcomes = ARENA_NEW_ARRAY(&slot->arena, job->count, struct outcome),
                               .arena = &slot->arena};
 
-    if (!attempt.outcomes) {
-        job_end(job); /* out of memory: the lease ends, the spool gives it again */
+    if (!attempt.outcomes) { /* out of memory: the lease ends, the spool gives it again, but not at
+                                once */
+        const enum io_status slept = fiber_sleep_until(deadline_in(US_PER_S));
+        (void)slept;
+        job_end(job);
         return;
     }
     const bool answered = place_pauses(slot->place);
@@ -161,6 +164,8 @@ static bool slot_linger(struct slot *slot)
 {
     const uint64_t deadline_us = deadline_in(SLOT_LINGER_US);
 
+    if (slot->schedule->starved)
+        return slot->place->first != NULL; /* others wait for this slot */
     slot->idle = true;
     slot->next_idle = slot->place->idle;
     slot->place->idle = slot;
@@ -214,6 +219,10 @@ static void slot_main(void *argument)
     deliver_channel_close(slot->channel);
     arena_clear(&slot->arena);
     slot_unlink(slot);
+    if (slot->schedule->starved && !slot->schedule->stopping) {
+        slot->schedule->starved = false; /* unless the sweep finds it so again */
+        places_sweep(slot->schedule);
+    }
     free(slot);
 }
 
@@ -266,9 +275,10 @@ void slots_start(struct place *place)
     const unsigned coming = place->slots - place->busy - idle;
     unsigned wanted = place->waiting > coming ? place->waiting - coming : 0;
     wanted -= idle_wake(place, wanted);
-    while (wanted-- > 0 && !schedule->stopping && place->slots < place_limit(place) &&
-           schedule->slot_count < SCHEDULE_SLOTS_MAX) {
-        if (!slot_start(place))
+    while (wanted-- > 0 && !schedule->stopping && place->slots < place_limit(place)) {
+        if (schedule->slot_count >= SCHEDULE_SLOTS_MAX || !slot_start(place)) {
+            schedule->starved = true;
             return;
+        }
     }
 }

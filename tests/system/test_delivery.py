@@ -136,6 +136,7 @@ def maildir():
             assert b'\r' not in mail and mail.endswith(b'\n\nline\n..dots\n'), mail
             assert mail.count(b'\nReceived: ') == 1
         server.wait_events('message.ended', 1, message=message)
+        assert server.stop() == 0
 
 
 def maildir_large():
@@ -516,6 +517,32 @@ def killed_with_next_hop():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def killed_while_relaying():
+    """Killed again and again under load: nothing is lost, and only what was between its dot and its record may come twice."""
+    folder = tempfile.mkdtemp(prefix='holdfast-test-')
+    kills, most_in_flight = 4, 20
+    try:
+        with NextHop(planned()) as hop:
+            extra, taken = far(hop.port) + retry(), []
+            for turn in range(kills):
+                server = Server(folder=folder, extra=extra)
+                before = len(hop.messages)
+                taken += accepted_burst(server, 80, 'far.example', f'turn{turn}')
+                wait_until('some deliveries', lambda: len(hop.messages) > before + 20 * turn)
+                server.kill()
+            with Server(folder=folder, extra=extra) as server:
+                def arrived():
+                    return [email.message_from_bytes(body)['Subject'] for _, _, body in hop.messages]
+                wait_until('all messages', lambda: set(arrived()) == set(taken))
+                last = send(server, 'bob@rcpt.test')
+                server.wait_events('delivery.done', 1, message=last)
+                twice = len(arrived()) - len(taken)
+                assert twice <= kills * most_in_flight, twice
+                assert server.stop() == 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def deferred_over_a_restart():
     """What waits for its next try is tried when it is due, by the server of then."""
     folder = tempfile.mkdtemp(prefix='holdfast-test-')
@@ -534,7 +561,7 @@ def deferred_over_a_restart():
 
 
 TESTS = [maildir, maildir_large, maildir_broken_then_mended, next_hop, slow_bytes, greylisted, refused_connection, bounce,
-         no_bounce_of_a_bounce, expiry, delay_notice, success_notice, killed_with_maildir, killed_with_next_hop,
+         no_bounce_of_a_bounce, expiry, delay_notice, success_notice, killed_with_maildir, killed_with_next_hop, killed_while_relaying,
          deferred_over_a_restart]
 
 

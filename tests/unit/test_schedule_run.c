@@ -26,6 +26,7 @@ struct house {
     struct deliver *deliver;
     struct schedule *schedule;
     struct peer peer;
+    uint64_t share_after_us;
 };
 
 /* Mail for home.example goes into Maildirs, for far.example to the peer, or to a closed port. */
@@ -71,8 +72,10 @@ static struct house *house_new(const char *const *scripts)
 
 static void house_open(struct house *house)
 {
-    const struct schedule_settings settings = {
-        .config = &house->config, .spool = house->spool, .deliver = house->deliver};
+    const struct schedule_settings settings = {.config = &house->config,
+                                               .spool = house->spool,
+                                               .deliver = house->deliver,
+                                               .share_after_us = house->share_after_us};
     char why[256];
 
     house->schedule = schedule_open(&settings, why, sizeof(why));
@@ -159,6 +162,12 @@ static bool is_quiet(void *argument) /* the whole queue */
             return false;
     }
     return true;
+}
+
+static bool was_tried(void *argument)
+{
+    const struct fake_message *message = argument;
+    return message->recipients[0].attempts > 0 && !message->leased;
 }
 
 static unsigned mails_of(const struct house *house, const char *user, char *text, size_t room)
@@ -502,6 +511,53 @@ WORLD(test_dead_destination_pauses)
     return 0;
 }
 
+/* A next hop that hangs gets all leases first; mail for others comes through all the same. */
+WORLD(test_slow_destination_shares)
+{
+    static const char *const SCRIPTS[] = {"hang\n", NULL};
+    struct house *house = house_new(SCRIPTS);
+    char text[4096];
+
+    house->share_after_us = 100 * US_PER_MS;
+    for (unsigned i = 0; i < 2500; i++)
+        house_send(house, (struct letter){.from = "s@x.test", .to = {"v@far.example"}});
+    struct fake_message *near =
+        house_send(house, (struct letter){.from = "s@x.test", .to = {"u@home.example"}});
+    house_open(house);
+    CHECK(wait_for(is_ended, near));
+    CHECK(mails_of(house, "u", text, sizeof(text)) == 1);
+    unsigned attempts = 0;
+    for (unsigned i = 0; i < FAKE_MESSAGES; i++) {
+        if (house->spool->messages[i].used && &house->spool->messages[i] != near)
+            attempts += house->spool->messages[i].recipients[0].attempts;
+    }
+    CHECK(attempts == 0); /* put back untried and uncounted */
+    house_end(house);
+    return 0;
+}
+
+/* More destinations than slots: each gets its turn. */
+WORLD(test_more_destinations_than_slots)
+{
+    static char names[1000][32];
+    struct house *house = house_new(NULL);
+    struct fake_message *messages[1000];
+
+    house->config.smtp_port = 1;
+    house->step.every_us = 3600 * US_PER_S;
+    for (unsigned i = 0; i < 1000; i++) {
+        snprintf(names[i], sizeof(names[i]), "r@[127.0.%u.%u]", i / 200, 1 + i % 200);
+        messages[i] = house_send(house, (struct letter){.from = "s@x.test", .to = {names[i]}});
+    }
+    house_open(house);
+    for (unsigned i = 0; i < 1000; i++) {
+        CHECK(wait_for(was_tried, messages[i]));
+        check_recipient(messages[i], 0, RECIPIENT_WAITING, CAUSE_CONNECT_REFUSED, 1);
+    }
+    house_end(house);
+    return 0;
+}
+
 static bool peer_is_waiting(void *argument)
 {
     return ((const struct peer *)argument)->waits;
@@ -555,12 +611,6 @@ WORLD(test_stop_behind_the_dot)
 }
 
 /* ------------------------------------------------------------------ the operator */
-
-static bool was_tried(void *argument)
-{
-    const struct fake_message *message = argument;
-    return message->recipients[0].attempts > 0 && !message->leased;
-}
 
 static void act(struct house *house, struct schedule_request request, uint64_t expected)
 {
@@ -626,6 +676,8 @@ int main(void)
         cmocka_unit_test(test_no_end_without_the_notification),
         cmocka_unit_test(test_many_messages_each_ends_once),
         cmocka_unit_test(test_dead_destination_pauses),
+        cmocka_unit_test(test_slow_destination_shares),
+        cmocka_unit_test(test_more_destinations_than_slots),
         cmocka_unit_test(test_stop_before_the_dot),
         cmocka_unit_test(test_stop_behind_the_dot),
         cmocka_unit_test(test_operator_ends_and_retries),
