@@ -38,6 +38,7 @@ PRIVATE_TO_WORLDS = 'runtime/world.h'
 BANNED = ('strcpy strcat sprintf vsprintf strtok alloca setjmp longjmp gets atoi atol atof scanf sscanf '
           'system popen tmpnam mktemp').split()
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 800, 70, 6
+FOREIGN_SIGNATURES = {'web_request'}  # callbacks whose parameters a library dictates
 FORMATTER = 'clang-format'
 
 
@@ -110,7 +111,7 @@ def check_sizes(path, code):
     for name, line, length, parameters in functions(code):
         if length > FUNCTION_LINES:
             yield line, f'{name}() has {length} lines (at most {FUNCTION_LINES})'
-        if parameters > PARAMETERS:
+        if parameters > PARAMETERS and name not in FOREIGN_SIGNATURES:
             yield line, f'{name}() takes {parameters} parameters (at most {PARAMETERS})'
 
 

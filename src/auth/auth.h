@@ -124,8 +124,8 @@ struct arc_facts {
 };
 /* After dkim_finish on the same object. Sleeps. */
 void arc_finish(struct dkim *dkim, const struct auth_dns *dns, struct arc_facts *facts);
-/* Appends the three header fields of a new set (AS, AMS, AAR in this order, each with CRLF); nothing
- * when the chain already ends in cv=fail (RFC 8617 5.1). */
+/* Appends the three header fields of a new set (AS, AMS, AAR in this order, each with CRLF);
+ * nothing when the chain already ends in cv=fail (RFC 8617 5.1). */
 struct arc_sealer {
     struct dkim_signer signer;
     struct bytes authentication_results; /* the value for AAR, without authserv-id */
