@@ -10,7 +10,7 @@
 
 #include "directory/source.h"
 
-enum { LOOK_EVERY_US = 1000000, READ_TRIES = 3 };
+enum { LOOK_EVERY_US = 1000000, LOOK_PATIENCE_US = 20000000, READ_TRIES = 3 };
 
 /* ------------------------------------------------------------------ snapshots */
 
@@ -196,45 +196,105 @@ void cached_file_close(struct cached_file *file)
     pthread_mutex_destroy(&file->lock);
 }
 
-/* The snapshot at hand, held for the caller (or NULL), and whether the caller has to look again. */
-static struct snapshot *cached_file_hold(struct cached_file *file, bool at_once, bool *look)
+enum next_step { STEP_USE, STEP_LOOK, STEP_WAIT };
+
+/*
+ * What the caller does now; *held is the snapshot at hand, held for it, or NULL. One fiber looks,
+ * the others go on with what is at hand, or wait when that is nothing, or older than they can use.
+ */
+static enum next_step cached_file_step(struct cached_file *file, uint64_t since_us,
+                                       struct snapshot **held)
 {
     const uint64_t now_us = clock_now_us();
+    enum next_step step = STEP_USE;
 
     pthread_mutex_lock(&file->lock);
-    struct snapshot *snapshot = file->now;
+    const bool usable = file->now && file->looked_us >= since_us;
 
-    *look = !snapshot || at_once || now_us - file->checked_us >= LOOK_EVERY_US;
-    if (*look)
-        file->checked_us = now_us;
-    if (snapshot)
-        snapshot->holders++;
+    if (file->looking)
+        step = usable ? STEP_USE : STEP_WAIT;
+    else if (!usable || now_us - file->looked_us >= LOOK_EVERY_US)
+        step = STEP_LOOK;
+    file->looking = file->looking || step == STEP_LOOK;
+    *held = step == STEP_WAIT ? NULL : file->now;
+    if (*held)
+        (*held)->holders++;
     pthread_mutex_unlock(&file->lock);
-    return snapshot;
+    return step;
 }
 
-static void cached_file_replace(struct cached_file *file, struct snapshot *fresh)
+/* The one that looked is done: `fresh` replaces what was at hand, unless it is NULL. */
+static void cached_file_looked(struct cached_file *file, struct snapshot *fresh, uint64_t start_us,
+                               bool done)
 {
-    pthread_mutex_lock(&file->lock);
-    struct snapshot *former = file->now;
+    struct snapshot *former = NULL;
 
-    fresh->holders++;
-    file->now = fresh;
+    pthread_mutex_lock(&file->lock);
+    if (fresh) {
+        former = file->now;
+        fresh->holders++;
+        file->now = fresh;
+    }
+    if (done)
+        file->looked_us = start_us;
+    file->looking = false;
+    waitlist_wake_all(&file->looked);
     pthread_mutex_unlock(&file->lock);
     snapshot_release(former);
 }
 
-struct snapshot *cached_file_take(struct cached_file *file, bool at_once)
+static struct snapshot *cached_file_look(struct cached_file *file, struct snapshot *held)
 {
-    bool look = false;
-    struct snapshot *held = cached_file_hold(file, at_once, &look);
+    const uint64_t start_us = clock_now_us();
 
-    if (!look || (held && !snapshot_outdated(held)))
+    if (held && !snapshot_outdated(held)) {
+        cached_file_looked(file, NULL, start_us, true);
         return held;
+    }
     snapshot_release(held);
     struct snapshot *loaded = snapshot_load(file);
+    const bool done = loaded && loaded->state.reason != LOOKUP_REASON_CANCELLED;
 
-    if (loaded && loaded->state.reason != LOOKUP_REASON_CANCELLED)
-        cached_file_replace(file, loaded);
+    cached_file_looked(file, done ? loaded : NULL, start_us, done);
     return loaded;
+}
+
+static bool cached_file_is_looking(struct cached_file *file)
+{
+    pthread_mutex_lock(&file->lock);
+    const bool looking = file->looking;
+
+    pthread_mutex_unlock(&file->lock);
+    return looking;
+}
+
+static bool cached_file_wait(struct cached_file *file, uint64_t deadline_us)
+{
+    struct waiter waiter;
+    enum io_status status = IO_OK;
+
+    waitlist_join(&file->looked, &waiter);
+    while (cached_file_is_looking(file) && status == IO_OK)
+        status = fiber_park(deadline_us);
+    waitlist_leave(&file->looked, &waiter);
+    return status == IO_OK;
+}
+
+struct snapshot *cached_file_take(struct cached_file *file, uint64_t since_us)
+{
+    const uint64_t deadline_us = deadline_in(LOOK_PATIENCE_US);
+    struct snapshot *held = NULL;
+
+    for (;;) {
+        switch (cached_file_step(file, since_us, &held)) {
+        case STEP_USE:
+            return held;
+        case STEP_LOOK:
+            return cached_file_look(file, held);
+        case STEP_WAIT:
+            if (!cached_file_wait(file, deadline_us))
+                return NULL;
+            break;
+        }
+    }
 }

@@ -127,9 +127,10 @@ bool address_split_tag(const struct config_domain *domain, struct bytes local, s
 static struct lookup search_file(struct search *search, struct cached_file *file,
                                  struct address address, struct snapshot **held, void **value)
 {
-    *held = cached_file_take(file, search->at_once);
+    *held = cached_file_take(file, search->since_us);
     if (!*held)
-        return lookup_failed(LOOKUP_REASON_UNAVAILABLE, BYTES_LITERAL("out of memory"));
+        return lookup_failed(LOOKUP_REASON_UNAVAILABLE,
+                             BYTES_LITERAL("the file could not be read in time"));
     if ((*held)->state.status != LOOKUP_FOUND)
         return lookup_failed((*held)->state.reason,
                              arena_copy(search->arena, (*held)->state.detail));

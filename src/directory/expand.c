@@ -284,9 +284,11 @@ static struct lookup expand_address(struct expansion *expansion, struct address 
  * the file has settled, and look again. False when it never settles. Sleeps. */
 static bool settle(struct search *search)
 {
-    search->at_once = true;
+    const enum io_status slept = fiber_sleep_until(deadline_in(US_PER_S + 100 * US_PER_MS));
+
+    search->since_us = clock_now_us();
     search->fresh = false;
-    return fiber_sleep_until(deadline_in(US_PER_S + 100 * US_PER_MS)) == IO_OK;
+    return slept == IO_OK;
 }
 
 static struct lookup unsettled(void)

@@ -53,18 +53,21 @@ typedef void snapshot_parse(struct snapshot *snapshot, struct bytes text);
 struct cached_file {
     const char *path;
     snapshot_parse *parse;
-    pthread_mutex_t lock; /* around the next two members only */
+    pthread_mutex_t lock; /* around the members below only */
     struct snapshot *now;
-    uint64_t checked_us;
+    uint64_t looked_us; /* when the look began that gave or confirmed `now` */
+    bool looking;       /* a fiber looks at it */
+    struct waitlist looked;
 };
 
 void cached_file_open(struct cached_file *file, const char *path, snapshot_parse *parse);
 void cached_file_close(struct cached_file *file);
 /*
- * The file as it stands, looked at again at most once a second unless `at_once`; NULL when memory
- * is out. Give it back with snapshot_release. Sleeps.
+ * The file as it stands, looked at again once a second at most, and as it was at `since_us` or
+ * later. NULL when memory is out or a look takes too long. Give it back with snapshot_release.
+ * Sleeps.
  */
-MUST_USE struct snapshot *cached_file_take(struct cached_file *file, bool at_once);
+MUST_USE struct snapshot *cached_file_take(struct cached_file *file, uint64_t since_us);
 void snapshot_release(struct snapshot *snapshot);
 
 /* For parsers: reads a file whole into the snapshot's arena and watches it. Sleeps. */
@@ -140,8 +143,8 @@ struct directory_domain *directory_domain_of(struct directory *directory, struct
 struct search {
     struct directory *directory;
     struct arena *arena;
-    bool at_once; /* look at the files again now */
-    bool fresh;   /* a file that was asked had just changed */
+    uint64_t since_us; /* what a file said before this is of no use */
+    bool fresh;        /* a file that was asked had just changed */
 };
 /* One form of the local part; tags are not looked at. Sleeps. */
 MUST_USE struct lookup search_user(struct search *search, struct directory_domain *domain,

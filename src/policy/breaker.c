@@ -2,6 +2,8 @@
  * breaker: stops asking a dependency that keeps failing, and finds out by itself when it is back. A
  * breaker is shared by all loops; its lock is held around memory operations only.
  */
+#include <string.h>
+
 #include "policy/inside.h"
 
 enum { PROBE_FIRST_US = 500000, PROBE_MOST_US = 5000000, PROBE_ARENA_BYTES = 65536 };
@@ -179,17 +181,20 @@ void breaker_succeeded(struct breaker *breaker)
 
 void breaker_failed(struct breaker *breaker, enum cause cause, struct bytes words)
 {
+    char told[sizeof breaker->words];
+
+    snprintf(told, sizeof told, "%.*s", BYTES_PRINT(words));
     pthread_mutex_lock(&breaker->lock);
     breaker->failures++;
     breaker->cause = cause;
     breaker->last_failure_wall_us = clock_wall_us();
-    snprintf(breaker->words, sizeof breaker->words, "%.*s", BYTES_PRINT(words));
+    memcpy(breaker->words, told, sizeof told);
     const bool opens = !breaker->open && breaker->failures >= breaker->threshold;
 
     breaker->open = breaker->open || opens;
     pthread_mutex_unlock(&breaker->lock);
     if (!opens)
         return;
-    breaker_tell(breaker, EVENT_BREAKER_OPEN, cause, breaker->words);
+    breaker_tell(breaker, EVENT_BREAKER_OPEN, cause, told);
     prober_start(breaker);
 }
