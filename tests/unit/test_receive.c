@@ -243,7 +243,7 @@ static bool fault_is(enum cause *place, enum cause cause, const char *codes)
     *place = CAUSE_UNDECIDED;
     const enum event_kind kind =
         cause_row(cause)->kind == VERDICT_REFUSE ? EVENT_MESSAGE_REFUSED : EVENT_MESSAGE_DEFERRED;
-    const bool told = house_events(kind, &at) >= 1 && house.events[at].code > 0;
+    const bool told = house_events(kind, &at) == 1 && house.events[at].code > 0;
     const bool nothing = house.stored_count == 0;
     house_clear();
     return talked && told && nothing;
