@@ -143,11 +143,10 @@ static void check_filters(const struct config *config, struct scan *scan)
 static void check_routes(const struct config *config, struct scan *scan)
 {
     for (unsigned i = 0; i < config->route_count; i++)
-        for (unsigned k = 0; k < config->domain_count; k++)
-            if (strcmp(config->routes[i].domain, config->domains[k].name) == 0)
-                errors_add(scan->errors, head_of(scan, SECTION_ROUTE, i),
-                           "route \"%s\" would never be used: that domain's mail ends here",
-                           config->routes[i].domain);
+        if (config_find_domain(config, bytes_of_text(config->routes[i].domain)))
+            errors_add(scan->errors, head_of(scan, SECTION_ROUTE, i),
+                       "route \"%s\" would never be used: that domain's mail ends here",
+                       config->routes[i].domain);
 }
 
 static int compare_first(const void *a, const void *b)
@@ -169,9 +168,9 @@ void config_check(struct config *config, struct scan *scan)
     check_tls(config, scan);
     check_retry(config, scan);
     check_filters(config, scan);
-    check_routes(config, scan);
     if (config->domain_count > 1)
         qsort(config->domains, config->domain_count, sizeof *config->domains, compare_first);
+    check_routes(config, scan); /* while they stand as in the file */
     if (config->route_count > 1)
         qsort(config->routes, config->route_count, sizeof *config->routes, compare_first);
 }

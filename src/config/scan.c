@@ -101,16 +101,90 @@ static bool is_value(const struct token *token)
 
 /* ------------------------------------------------------------------ what was said where */
 
+static size_t place_by_number(const struct scan *scan, enum section section, unsigned instance)
+{
+    size_t place = (section * 0x9e3779b1U + instance) & (scan->head_room - 1);
+
+    for (; scan->heads[place] != 0; place = (place + 1) & (scan->head_room - 1)) {
+        const struct statement *head = &scan->statements[scan->heads[place] - 1];
+        if (head->section == section && head->instance == instance)
+            break;
+    }
+    return place;
+}
+
+static size_t place_by_title(const struct scan *scan, enum section section, struct bytes title)
+{
+    size_t place = (size_t)(bytes_hash_nocase(title) >> 16) & (scan->head_room - 1);
+
+    for (; scan->titles[place] != 0; place = (place + 1) & (scan->head_room - 1)) {
+        const struct statement *head = &scan->statements[scan->titles[place] - 1];
+        if (head->section == section && bytes_equal_text_nocase(title, head->title))
+            break;
+    }
+    return place;
+}
+
+/* A title that was there before keeps its first place. */
+static void heads_put(struct scan *scan, uint32_t number)
+{
+    const struct statement *head = &scan->statements[number - 1];
+    uint32_t *by_title =
+        &scan->titles[place_by_title(scan, head->section, bytes_of_text(head->title))];
+
+    scan->heads[place_by_number(scan, head->section, head->instance)] = number;
+    if (*by_title == 0)
+        *by_title = number;
+}
+
+/* Room for one more head; both tables are made anew at twice the size. */
+static bool heads_grow(struct scan *scan)
+{
+    const size_t room = scan->head_room ? 2 * scan->head_room : 64;
+
+    if (2 * (scan->head_count + 1) <= scan->head_room)
+        return true;
+    uint32_t *heads = calloc(room, sizeof *heads), *titles = calloc(room, sizeof *titles);
+    if (!heads || !titles) {
+        free(heads);
+        free(titles);
+        return false;
+    }
+    free(scan->heads);
+    free(scan->titles);
+    scan->heads = heads;
+    scan->titles = titles;
+    scan->head_room = room;
+    for (size_t i = 0; i < scan->count; i++)
+        if (!scan->statements[i].option)
+            heads_put(scan, (uint32_t)i + 1);
+    return true;
+}
+
+/* The settings of one section stand behind its head, up to the next one. */
+static const struct statement *find_behind(const struct scan *scan, size_t head,
+                                           const struct option_row *option)
+{
+    for (size_t i = head + 1; i < scan->count && scan->statements[i].option; i++)
+        if (scan->statements[i].option == option)
+            return &scan->statements[i];
+    return NULL;
+}
+
 const struct statement *scan_find(const struct scan *scan, enum section section, unsigned instance,
                                   const struct option_row *option)
 {
-    for (size_t i = 0; i < scan->count; i++) {
-        const struct statement *statement = &scan->statements[i];
-        if (statement->section == section && statement->instance == instance &&
-            statement->option == option)
-            return statement;
+    if (section == SECTION_ROOT) {
+        for (size_t i = 0; i < scan->count && option; i++)
+            if (scan->statements[i].option == option)
+                return &scan->statements[i];
+        return NULL;
     }
-    return NULL;
+    const uint32_t number =
+        scan->head_room ? scan->heads[place_by_number(scan, section, instance)] : 0;
+    if (number == 0 || !option)
+        return number ? &scan->statements[number - 1] : NULL;
+    return find_behind(scan, number - 1, option);
 }
 
 static void remember(struct source *source, const struct statement *statement)
@@ -118,30 +192,44 @@ static void remember(struct source *source, const struct statement *statement)
     struct scan *scan = source->scan;
     void *statements = scan->statements;
 
+    if (!statement->option && !heads_grow(scan)) {
+        scan->flat.failed = true;
+        return;
+    }
     if (!grow(&statements, &scan->room, scan->count, sizeof *scan->statements)) {
         scan->flat.failed = true;
         return;
     }
     scan->statements = statements;
     scan->statements[scan->count++] = *statement;
+    if (!statement->option) {
+        scan->head_count++;
+        heads_put(scan, (uint32_t)scan->count);
+    }
 }
 
-/* The same title before; or, for sections without one, the same setting in any instance. */
+/* The same setting before, in any instance if the section has no titles. */
 static const struct statement *find_earlier(const struct source *source,
-                                            const struct option_row *option, struct bytes title)
+                                            const struct option_row *option)
 {
     const struct scan *scan = source->scan;
-    const bool titled = SECTIONS[source->section].titled;
+    const unsigned first = SECTIONS[source->section].titled ? source->instance : 0;
 
-    for (size_t i = 0; i < scan->count; i++) {
-        const struct statement *earlier = &scan->statements[i];
-        if (earlier->section != source->section || earlier->option != option)
-            continue;
-        if (option ? !titled || earlier->instance == source->instance
-                   : titled && bytes_equal_text_nocase(title, earlier->title))
+    for (unsigned i = first; i <= source->instance; i++) {
+        const struct statement *earlier = scan_find(scan, source->section, i, option);
+        if (earlier)
             return earlier;
     }
     return NULL;
+}
+
+static const struct statement *find_title(const struct scan *scan, enum section section,
+                                          struct bytes title)
+{
+    const uint32_t number =
+        scan->head_room ? scan->titles[place_by_title(scan, section, title)] : 0;
+
+    return number ? &scan->statements[number - 1] : NULL;
 }
 
 /* ------------------------------------------------------------------ settings */
@@ -178,7 +266,7 @@ static const struct option_row *scan_option_name(struct source *source, const st
                    source->inside ? " in section " : "", SECTIONS[source->section].name);
         return NULL;
     }
-    const struct statement *earlier = find_earlier(source, option, BYTES_EMPTY);
+    const struct statement *earlier = find_earlier(source, option);
     if (earlier)
         errors_add(scan->errors, place, "\"%s\" was already set at %s:%u", option->name,
                    earlier->at.file, earlier->at.line);
@@ -251,7 +339,7 @@ static void section_enter(struct source *source, const struct token *name,
         errors_add(scan->errors, place,
                    title ? "section %s takes no title" : "section %s needs a title",
                    SECTIONS[source->section].name);
-    const struct statement *earlier = title ? find_earlier(source, NULL, words) : NULL;
+    const struct statement *earlier = title ? find_title(scan, source->section, words) : NULL;
     if (earlier)
         errors_add(scan->errors, place, "%s \"%.*s\" already stands at %s:%u",
                    SECTIONS[source->section].name, QUOTED_PRINT(words), earlier->at.file,
@@ -426,6 +514,8 @@ void scan_free(struct scan *scan)
 {
     free(scan->statements);
     free(scan->lines);
+    free(scan->heads);
+    free(scan->titles);
     buffer_free(&scan->flat);
     scan->statements = NULL;
     scan->lines = NULL;

@@ -26,6 +26,10 @@ struct scan {
     struct statement *statements;
     size_t count, room;
     unsigned instances[SECTION_COUNT];
+    /* Heads of sections by (section, instance) and by (section, title): open addressing, each place
+     * the statement's number and one. */
+    uint32_t *heads, *titles;
+    size_t head_count, head_room;
     unsigned files;
 };
 
