@@ -177,8 +177,8 @@ struct io_result stream_dial(const struct endpoint *to, const struct endpoint *f
     const struct endpoint source = source_of(to, from);
     struct connection *connection = connection_new(&source, to);
     const enum sim_net_kind forbidden = conditions_at_dial(to, connection);
-    const enum io_status slept = fiber_sleep_until(
-        MIN_OF(deadline_us, deadline_in(2 * draw_latency_us() + connection->slow_us)));
+    const uint64_t there_us = deadline_in(2 * draw_latency_us() + connection->slow_us);
+    const enum io_status slept = fiber_sleep_until(MIN_OF(deadline_us, there_us));
     sim_die_if_crashed();
     struct listener *listener = listener_find(to);
     if (slept != IO_OK || clock_now_us() >= deadline_us || forbidden == SIM_NET_BLACK_HOLE ||

@@ -163,7 +163,7 @@ int names_link(const struct place *from, const struct place *to);
 int names_rename(const struct place *from, const struct place *to);
 int names_remove(const struct place *place);
 void names_sync(struct inode *directory);
-void names_sync_failed(struct inode *directory); /* what waited may never become durable */
+void names_sync_failed(struct inode *directory);
 void names_power_cut(void);
 void names_settle(void);  /* every name is durable */
 void names_collect(void); /* frees what nobody can reach any more */

@@ -18,7 +18,6 @@ struct name_change {
 struct name_deed {
     struct name_change changes[2];
     unsigned count;
-    bool lost; /* a sync of its directory failed: perhaps never durable */
     bool chosen;
 };
 
@@ -296,15 +295,18 @@ static void apply_chosen(void)
 void names_sync(struct inode *directory)
 {
     for (size_t i = 0; i < disk.count; i++)
-        disk.waiting[i].chosen = deed_touches(&disk.waiting[i], directory) && !disk.waiting[i].lost;
+        disk.waiting[i].chosen = deed_touches(&disk.waiting[i], directory);
     apply_chosen();
 }
 
+/* Part of it is durable all the same. The rest waits on: unlike pages, what a journal could not
+ * write is not forgotten (file systems go read-only instead), so a later sync that succeeds covers
+ * it. */
 void names_sync_failed(struct inode *directory)
 {
     for (size_t i = 0; i < disk.count; i++)
-        if (deed_touches(&disk.waiting[i], directory) && sim_chance(500000))
-            disk.waiting[i].lost = true;
+        disk.waiting[i].chosen = deed_touches(&disk.waiting[i], directory) && sim_chance(500000);
+    apply_chosen();
 }
 
 void names_power_cut(void)
