@@ -204,7 +204,7 @@ static enum scan_status scan_judge(struct scan *scan, const struct record *recor
     if (scan->headers_only)
         return SCAN_RECORD;
     if (!scan_load(scan, record, offset))
-        return SCAN_DAMAGED;
+        return SCAN_UNREADABLE;
     const struct bytes payload = buffer_view(&scan->payload);
     *meta = bytes_slice(payload, 0, record->meta_bytes);
     if (record_checksum(scan->segment, *meta) != record->meta_checksum)

@@ -203,11 +203,13 @@ static bool replay_log(struct spool *spool, struct segment_list *list, bool anew
                                .load = replay_load,
                                .applied = replay_applied,
                                .damage = replay_damage,
+                               .past_unreadable = spool->rebuild, /* the operator's word */
                                .argument = spool};
         if (replay(spool, run))
             return true;
-        snprintf(spool->why, sizeof spool->why, "%.100s: replay of the log failed: %.120s",
-                 spool->directory, index_fault(spool->index));
+        snprintf(spool->why, sizeof spool->why,
+                 "%.100s: the log cannot be replayed (a disk fault?) %.100s", spool->directory,
+                 index_fault(spool->index));
         if (!index_is_damaged(spool->index))
             return false;
         forget_index(spool);

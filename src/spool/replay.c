@@ -5,6 +5,7 @@
  */
 #include "spool/replay.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "spool/look.h"
@@ -17,17 +18,32 @@ struct listing {
     bool failed;
 };
 
-static bool header_read(struct look *look, struct segment_header *header)
+enum header_found { HEADER_UNREADABLE = 0, HEADER_FOUND, HEADER_BAD };
+
+static enum header_found header_at(struct look *look, uint64_t offset,
+                                   struct segment_header *header)
 {
     uint8_t block[BLOCK_BYTES];
+
+    if (!look_read(look, offset, (struct span){block, sizeof block}))
+        return HEADER_UNREADABLE;
+    return segment_header_decode(bytes_of(block, sizeof block), header) ? HEADER_FOUND : HEADER_BAD;
+}
+
+/* Bad only when both places could be read: a disk that fails for now is no reason to give up. */
+static enum header_found header_read(struct look *look, struct segment_header *header)
+{
     uint64_t size = 0;
 
-    if (look_read(look, 0, (struct span){block, sizeof block}) &&
-        segment_header_decode(bytes_of(block, sizeof block), header))
-        return true;
-    return look_size(look, &size) && size >= 4 * BLOCK_BYTES &&
-           look_read(look, size - BLOCK_BYTES, (struct span){block, sizeof block}) &&
-           segment_header_decode(bytes_of(block, sizeof block), header);
+    if (!look_size(look, &size))
+        return HEADER_UNREADABLE;
+    if (size < 4 * BLOCK_BYTES)
+        return HEADER_BAD;
+    const enum header_found first = header_at(look, 0, header);
+    if (first == HEADER_FOUND)
+        return first;
+    const enum header_found last = header_at(look, size - BLOCK_BYTES, header);
+    return last == HEADER_BAD ? first : last;
 }
 
 static bool list_add(struct segment_list *list, const struct segment_header *header)
@@ -56,15 +72,18 @@ static bool list_name(void *argument, const char *name)
     if (!bytes_ends_with_nocase(bytes_of_text(name), BYTES_LITERAL(".seg")))
         return true;
     snprintf(path, sizeof path, "%s/log/%s", listing->directory, name);
-    if (!look_open(path, &look, &error))
-        return true;
-    if (header_read(look, &header)) {
-        listing->failed |= !list_add(listing->list, &header);
-    } else {
+    if (!look_open(path, &look, &error)) {
+        listing->failed = error != ENOENT;
+        return !listing->failed;
+    }
+    const enum header_found found = header_read(look, &header);
+    look_close(look);
+    if (found == HEADER_UNREADABLE || (found == HEADER_FOUND && !list_add(listing->list, &header)))
+        listing->failed = true;
+    if (found == HEADER_BAD) {
         listing->list->unreadable++;
         snprintf(listing->list->bad_name, sizeof listing->list->bad_name, "%s", name);
     }
-    look_close(look);
     return !listing->failed;
 }
 
@@ -84,8 +103,10 @@ bool segment_list_read(const char *directory, struct segment_list *list)
 
     *list = (struct segment_list){0};
     snprintf(path, sizeof path, "%s/log", directory);
-    if (!look_list(path, list_name, &listing) || listing.failed)
+    if (!look_list(path, list_name, &listing) || listing.failed) {
+        segment_list_free(list);
         return false;
+    }
     if (list->count)
         qsort(list->at, list->count, sizeof *list->at, by_generation);
     for (size_t i = list->count; i-- > 0;) {
@@ -272,7 +293,7 @@ static bool run_step(struct run *run, struct scan *scan, enum scan_status status
 {
     if (status == SCAN_UNREADABLE) {
         run_damage(run, 0, BYTES_EMPTY, "a block of the log cannot be read");
-        return true;
+        return run->replay->past_unreadable;
     }
     if (record->sequence >= run->segment->cut || record->sequence < run->expected)
         return true; /* cut off, or met before */
@@ -320,10 +341,8 @@ static bool run_file(struct run *run, uint64_t offset)
     int error;
 
     segment_path(run->replay->directory, run->segment->header.generation, path, sizeof path);
-    if (!look_open(path, &look, &error)) {
-        run_damage(run, 0, BYTES_EMPTY, "a segment cannot be opened");
-        return true;
-    }
+    if (!look_open(path, &look, &error))
+        return false;
     const bool done = run_segment(run, look, offset);
     look_close(look);
     return done;

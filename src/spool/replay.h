@@ -39,6 +39,9 @@ struct replay {
     void (*damage)(void *argument, uint64_t generation, uint64_t id, struct bytes raw,
                    const char *what);
     void *argument;
+    /* A block that cannot be read ends the replay: the disk may be well again tomorrow. Set, it is
+     * told as damage and passed over. */
+    bool past_unreadable;
 
     /* results */
     uint64_t last_sequence; /* the highest that counts */

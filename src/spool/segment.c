@@ -68,10 +68,14 @@ static struct io_result write_headers(struct file *file, const struct segment_he
 static struct io_result name_segment(const char *directory, unsigned spare, uint64_t generation)
 {
     char from[SPOOL_PATH_MAX], to[SPOOL_PATH_MAX], log[SPOOL_PATH_MAX];
+    struct file_facts facts;
 
     spare_path(directory, spare, from, sizeof from);
     segment_path(directory, generation, to, sizeof to);
     log_path(directory, log, sizeof log);
+    const struct io_result there = disk_facts(to, &facts);
+    if (there.status == IO_OK || there.error != ENOENT) /* never over a segment that exists */
+        return io_failed(there.status == IO_OK ? EEXIST : there.error);
     const struct io_result renamed = disk_rename(from, to);
     return renamed.status == IO_OK ? disk_sync_directory(log) : renamed;
 }

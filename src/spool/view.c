@@ -172,6 +172,7 @@ static bool view_read(struct view *view, struct index_state from)
                          .table = &view->table,
                          .from = from,
                          .load = view_load,
+                         .past_unreadable = true,
                          .argument = view};
 
     if (!segment_list_read(view->directory, &run.list)) {

@@ -480,6 +480,15 @@ static void keep_settlements(struct spool *spool, struct batch *batch)
     pthread_mutex_unlock(&spool->lock);
 }
 
+/* The cut failed too: the batch may be found after a restart. Better whole than without its
+ * extents; what is not found goes with the sweep. */
+static void keep_extents(struct batch *batch)
+{
+    for (struct request *request = batch->first; request; request = request->next)
+        if (request->draft)
+            request->draft->committed = true;
+}
+
 static void batch_failed(struct spool *spool, struct batch *batch, struct io_result result)
 {
     spool->failures_in_a_row++;
@@ -490,6 +499,8 @@ static void batch_failed(struct spool *spool, struct batch *batch, struct io_res
                     (unsigned long long)spool->current->header.generation, io_result_text(result));
     spare_await(spool, 1);
     const struct io_result cut = writer_rotate(spool); /* cancels the batch on disk */
+    if (cut.status != IO_OK)
+        keep_extents(batch);
     if (cut.status != IO_OK || spool->failures_in_a_row > 1)
         go_read_only(spool, cut.status != IO_OK ? cut : result);
     else
