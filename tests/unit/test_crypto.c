@@ -26,8 +26,8 @@ static void test_digests(void **state UNUSED)
     static const char *const expected[] = {
         [DIGEST_SHA1] = "a9993e364706816aba3e25717850c26c9cd0d89d",
         [DIGEST_SHA256] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-        [DIGEST_SHA512] = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a"
-                          "2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"};
+        [DIGEST_SHA512] = ("ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a"
+                           "2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f")};
     uint8_t octets[DIGEST_MAX];
 
     for (unsigned kind = 0; kind < COUNT_OF(expected); kind++) {
