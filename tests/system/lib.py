@@ -139,7 +139,7 @@ class Server:
                 'listen lmtp { address = "127.0.0.1:0"  kind = lmtp }\n'
                 'listen submission { address = "127.0.0.1:0"  kind = submission }\n'
                 f'{smtps}{tls}{domains}'
-                f'limits {{ {limits} }}\nchecks {{ sender_domain = off  reverse_dns = off }}\nlog {{ format = json  level = info }}\n{extra}\n')
+                f'limits {{ {limits} }}\nlog {{ format = json  level = info }}\n{extra}\n')
 
     def start(self):
         self.lines = []
@@ -221,6 +221,12 @@ class Server:
         """Resident memory of the server now."""
         with open(f'/proc/{self.process.pid}/status') as file:
             return int(re.search(r'VmRSS:\s+(\d+)', file.read()).group(1))
+
+    def run(self, *words):
+        """A command of the binary with this server's configuration: (exit code, standard output, standard error)."""
+        done = subprocess.run([HOLDFAST, *words, '-c', self.config], cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S,
+                              stdin=subprocess.DEVNULL)
+        return done.returncode, done.stdout, done.stderr
 
     def alive(self):
         return self.process is not None and self.process.poll() is None
