@@ -355,11 +355,12 @@ static void arrange_trouble(void)
                           sim_chance(300000) ? SIM_KILL : SIM_POWER_CUT);
     if (sim_chance(300000))
         add_trouble();
-    if (sim_chance(100000)) {
-        const struct sim_disk_fault stall = {.on = SIM_DISK_SYNC,
+    if (sim_chance(250000)) {
+        const struct sim_disk_fault stall = {.on =
+                                                 sim_chance(500000) ? SIM_DISK_SYNC : SIM_DISK_ALL,
                                              .skip = sim_below(20),
                                              .times = 1,
-                                             .stall_us = (10 + sim_below(80)) * US_PER_S};
+                                             .stall_us = sim_below(80 * US_PER_S)};
         CHECK(sim_disk_fault_add(&stall) >= 0, "room for a fault");
     }
     if (sim_chance(50000))
