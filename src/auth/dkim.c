@@ -156,6 +156,16 @@ static bool leaves_bytes_unsigned(const struct dkim *dkim, const struct dkim_sig
     return signature->length < dkim_bodies_total(&dkim->intake.bodies, signature->relaxed_body);
 }
 
+/* A body that differs cannot be mended by any key: only what is wrong with the key itself says
+ * more, and a key that could not be fetched is no reason to wait. */
+static struct dkim_outcome join(struct dkim_outcome body, struct dkim_outcome key)
+{
+    if (body.result == AUTH_PASS || key.result == AUTH_PERMERROR)
+        return key;
+    body.testing = key.testing;
+    return body;
+}
+
 struct dkim_outcome dkim_judge(const struct dkim *dkim, const struct auth_dns *dns,
                                const struct dkim_signature *signature)
 {
@@ -166,11 +176,12 @@ struct dkim_outcome dkim_judge(const struct dkim *dkim, const struct auth_dns *d
     if (signature->problem)
         return no_pass(signature->result, signature->problem);
     const struct dkim_outcome body = judge_body(dkim, signature);
-    if (body.result != AUTH_PASS)
+    if (body.result == AUTH_TEMPERROR)
         return body;
     if (!hash_head(dkim, signature, hash))
         return no_pass(AUTH_TEMPERROR, "no memory");
-    struct dkim_outcome outcome = dkim_key_judge(dns, signature, bytes_of(hash, sizeof hash));
+    struct dkim_outcome outcome =
+        join(body, dkim_key_judge(dns, signature, bytes_of(hash, sizeof hash)));
     if (outcome.result == AUTH_PASS && leaves_bytes_unsigned(dkim, signature)) {
         outcome.result = AUTH_POLICY;
         outcome.reason = "l= leaves a part of the body unsigned";

@@ -83,6 +83,7 @@ struct dkim_fields {
     unsigned count, from_count;
 };
 enum dkim_index_result { DKIM_INDEX_NO_MEMORY = 0, DKIM_INDEX_DONE, DKIM_INDEX_TOO_MANY };
+/* Of too many the first ones are indexed. */
 MUST_USE enum dkim_index_result dkim_fields_index(struct arena *arena, struct bytes head,
                                                   struct dkim_fields *fields);
 

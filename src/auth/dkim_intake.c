@@ -54,11 +54,9 @@ enum dkim_index_result dkim_fields_index(struct arena *arena, struct bytes head,
                                          struct dkim_fields *fields)
 {
     struct header_walk walk = HEADER_WALK_OF(head);
-    const unsigned count = count_fields(head);
+    const unsigned there = count_fields(head), count = MIN_OF(there, (unsigned)DKIM_FIELDS_MAX);
 
     *fields = (struct dkim_fields){0};
-    if (count > DKIM_FIELDS_MAX)
-        return DKIM_INDEX_TOO_MANY;
     fields->fields = ARENA_NEW_ARRAY(arena, count + 1, struct header_field);
     fields->hashes = ARENA_NEW_ARRAY(arena, count + 1, uint64_t);
     fields->used = ARENA_NEW_ARRAY(arena, count + 1, bool);
@@ -69,7 +67,7 @@ enum dkim_index_result dkim_fields_index(struct arena *arena, struct bytes head,
         fields->hashes[fields->count++] = bytes_hash_nocase(name);
         fields->from_count += bytes_equal_text_nocase(name, "from");
     }
-    return DKIM_INDEX_DONE;
+    return there > DKIM_FIELDS_MAX ? DKIM_INDEX_TOO_MANY : DKIM_INDEX_DONE;
 }
 
 /* ------------------------------------------------------------------ hashes over the header */

@@ -4,7 +4,13 @@
  */
 #include "auth/dkim_inside.h"
 
-enum { PIECE_BYTES = 16 * 1024, FOLD_COLUMN = 72, NAMES_WORD_MAX = 60, SIGNATURE_MAX = 2048 };
+enum {
+    PIECE_BYTES = 16 * 1024,
+    FOLD_COLUMN = 72,
+    LINE_MAX_OCTETS = 900,
+    NAMES_WORD_MAX = 60,
+    SIGNATURE_MAX = 2048
+};
 
 static const char *const OVERSIGNED[] = {
     "from",       "to",           "cc",           "subject",
@@ -217,28 +223,32 @@ static struct bytes next_word(struct bytes *rest)
 }
 
 /* White space within b= means nothing (RFC 6376 3.5), so only there a word is cut. */
-static size_t add_word(struct buffer *into, struct bytes word)
+static size_t add_word(struct buffer *into, struct bytes word, size_t cut)
 {
     const bool may_cut = bytes_starts_with(word, BYTES_LITERAL("b="));
 
-    while (may_cut && word.count > FOLD_COLUMN) {
-        buffer_add(into, bytes_slice(word, 0, FOLD_COLUMN));
+    while (may_cut && word.count > cut) {
+        buffer_add(into, bytes_slice(word, 0, cut));
         buffer_add_text(into, "\r\n ");
-        word = bytes_skip(word, FOLD_COLUMN);
+        word = bytes_skip(word, cut);
     }
     buffer_add(into, word);
     return word.count;
 }
 
+/* A seal covers the b= of the message signature with its folding; left whole there, it is the form
+ * that the published cases of sealing expect. */
 void dkim_text_fold(struct buffer *into, const char *name, struct bytes text)
 {
+    const bool arc = bytes_starts_with(bytes_of_text(name), BYTES_LITERAL("ARC-"));
+    const size_t cut = arc ? LINE_MAX_OCTETS : FOLD_COLUMN;
     size_t column = bytes_of_text(name).count + 1;
 
     buffer_print(into, "%s:", name);
     for (struct bytes word = next_word(&text); word.count > 0; word = next_word(&text)) {
         const bool fits = column + 1 + word.count <= FOLD_COLUMN;
         buffer_add_text(into, fits ? " " : "\r\n ");
-        column = fits ? column + 1 + add_word(into, word) : add_word(into, word);
+        column = fits ? column + 1 + add_word(into, word, cut) : add_word(into, word, cut);
     }
     buffer_add_text(into, "\r\n");
 }

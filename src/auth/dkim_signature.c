@@ -4,6 +4,8 @@
  */
 #include "auth/dkim_inside.h"
 
+#include <string.h>
+
 struct parsing {
     struct arena *arena;
     const struct dkim_tags *tags;
@@ -58,6 +60,22 @@ static const char *read_algorithm(const struct parsing *parsing)
     return "rsa-sha1 is not acceptable (RFC 8301)";
 }
 
+/* Bits behind the last octet are zero: a signature has one spelling, so that no bit of it can be
+ * changed unseen. */
+static bool ends_in_zero_bits(struct bytes text)
+{
+    struct bytes digits = text;
+    unsigned padding = 0;
+
+    while (digits.count > 0 &&
+           (digits.at[digits.count - 1] == '=' || digits.at[digits.count - 1] <= ' ')) {
+        padding += digits.at[digits.count - 1] == '=';
+        digits.count--;
+    }
+    const char *allowed = padding == 2 ? "AQgw" : "AEIMQUYcgkosw048";
+    return padding == 0 || (digits.count > 0 && strchr(allowed, digits.at[digits.count - 1]));
+}
+
 static const char *read_signature(const struct parsing *parsing)
 {
     struct dkim_signature *signature = parsing->signature;
@@ -67,7 +85,8 @@ static const char *read_signature(const struct parsing *parsing)
         return "b= is missing";
     signature->raw_b = tag->raw;
     signature->b = tag->value;
-    if (!decode(parsing, tag->value, &signature->signature) || signature->signature.count == 0)
+    if (!decode(parsing, tag->value, &signature->signature) || signature->signature.count == 0 ||
+        !ends_in_zero_bits(tag->value))
         return "b= is empty or not base 64";
     return NULL;
 }
