@@ -108,7 +108,7 @@ json_t *console_act(struct console *console, enum schedule_action action, const 
     uint64_t touched = 0;
     enum cause known;
 
-    if (id && !id_parse(bytes_of_text(id), &order.id))
+    if (id && (!id_parse(bytes_of_text(id), &order.id) || order.id == 0))
         return json_pack("{s:s}", "error", "not a message id");
     if (order.cause && !cause_parse(bytes_of_text(order.cause), &known))
         return json_pack("{s:s}", "error", "no such cause");

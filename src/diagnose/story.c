@@ -199,6 +199,10 @@ struct lookup diagnose_story(const struct diagnose_place *place, uint64_t id, js
            *queued = json_object_get(document, "recipients");
 
     *story = NULL;
+    if (id == 0) { /* no message has this id, and to the views below it means: all */
+        json_decref(document);
+        return lookup_absent();
+    }
     if (!document || !story_read(place, id, document, why, why_room)) {
         json_decref(document);
         return lookup_failed(LOOKUP_REASON_UNAVAILABLE, BYTES_EMPTY);

@@ -76,8 +76,9 @@ class Hop:
                 return None
             self.pending += data
 
-    def serve(self, extensions=(), **replies):
-        """An ordinary dialogue; replies by verb (mail, rcpt, data, dot, ehlo, quit) in place of the usual ones. None: closes."""
+    def serve(self, extensions=(), changing=None, **replies):
+        """An ordinary dialogue; replies by verb (mail, rcpt, data, dot, ehlo, quit) in place of the usual ones. None: closes.
+        changing: a dict of such replies that the test may change while the connection is open."""
         usual = {'mail': '250 ok', 'rcpt': '250 ok', 'rset': '250 ok', 'quit': '221 bye', 'noop': '250 ok',
                  'data': '354 go', 'ehlo': '\r\n'.join(['250-hop', *('250-' + word for word in extensions), '250 HELP'])}
         usual.update(replies)
@@ -85,13 +86,14 @@ class Hop:
         while True:
             line = self.line()
             verb = line[:4].lower()
-            if not line or usual.get(verb, '500 what?') is None:
+            now = {**usual, **(changing or {})}
+            if not line or now.get(verb, '500 what?') is None:
                 return
             if verb == 'mail':
                 sender, recipients = line[10:].split('>')[0].lstrip('<'), []
             elif verb == 'rcpt':
                 recipients.append(line[8:].split('>')[0].lstrip('<'))
-            self.say(usual.get(verb, '500 what?'))
+            self.say(now.get(verb, '500 what?'))
             if verb == 'quit':
                 return
             if verb == 'data' and usual['data'].startswith('354'):
