@@ -73,6 +73,9 @@ static const char *index_head(struct dkim_draft *draft)
 
     if (draft->intake.head.failed)
         return "no memory";
+    /* In front of such a line our field would swallow it. */
+    if (head.count > 0 && (head.at[0] == ' ' || head.at[0] == '\t'))
+        return "the message begins with a folded line";
     switch (dkim_fields_index(draft->arena, head, &draft->fields)) {
     case DKIM_INDEX_NO_MEMORY:
         return "no memory";
@@ -214,7 +217,8 @@ static struct bytes next_word(struct bytes *rest)
 {
     size_t end = 0;
 
-    *rest = bytes_trim(*rest);
+    while (rest->count > 0 && rest->at[0] <= ' ')
+        *rest = bytes_skip(*rest, 1);
     while (end < rest->count && rest->at[end] > ' ')
         end++;
     const struct bytes word = bytes_slice(*rest, 0, end);
