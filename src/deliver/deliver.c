@@ -23,6 +23,7 @@ struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
                          .directory = settings->directory,
                          .spool = settings->spool,
                          .tls = settings->tls,
+                         .give_up_us = DEADLINE_NEVER,
                          .opened_wall_us = clock_wall_us(),
                          .timeouts = {.connect_us = or_default(asked->connect_us, 30 * US_PER_S),
                                       .greeting_us = or_default(asked->greeting_us, 300 * US_PER_S),
@@ -36,6 +37,11 @@ struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
 void deliver_close(struct deliver *deliver)
 {
     free(deliver);
+}
+
+void deliver_give_up(struct deliver *deliver, uint64_t deadline_us)
+{
+    deliver->give_up_us = deadline_us;
 }
 
 struct deliver_channel *deliver_channel_open(struct deliver *deliver,

@@ -45,6 +45,9 @@ struct deliver_settings {
 MUST_USE struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
                                       size_t why_room);
 void deliver_close(struct deliver *deliver);
+/* The process is to end: from this instant on no attempt waits for a final reply any more, it ends
+ * as ambiguous.dot. Call it on the loop that delivers. */
+void deliver_give_up(struct deliver *deliver, uint64_t deadline_us);
 
 /* Where a recipient goes: the unit that concurrency, retries and queues are counted by. */
 struct destination {

@@ -7,6 +7,7 @@
 #define DELIVER_HOPS_MAX 10                /* addresses tried in one attempt */
 #define DELIVER_PIECE_BYTES (64 * KIB)     /* of a body at a time */
 #define DELIVER_TRANSACTION_RECIPIENTS 100 /* what every server must take: RFC 5321 4.5.3.1.8 */
+#define DELIVER_GIVE_UP_LOOK_US (250 * US_PER_MS)
 #define DELIVER_PIPELINE_STEPS 50 /* commands in flight; their replies fit any socket buffer */
 
 struct deliver {
@@ -16,6 +17,7 @@ struct deliver {
     struct spool *spool;
     struct tls_context *tls;
     struct deliver_timeouts timeouts;
+    uint64_t give_up_us;    /* DEADLINE_NEVER until the process is to end */
     int64_t opened_wall_us; /* what was accepted since then cannot have been delivered before */
 };
 

@@ -389,8 +389,19 @@ static bool body_next(struct transaction *transaction, uint64_t offset, struct b
     return got.status == IO_OK && got.count > 0;
 }
 
+/* A fault of ours in the middle of the body; a cancelled fiber has only not tried. */
+static void transaction_unread(struct transaction *transaction)
+{
+    struct deliver_channel *channel = transaction->channel;
+
+    if (!fiber_cancelled())
+        taken_fail(transaction,
+                   outcome_of_verdict(channel, STAGE_DATA, verdict_of(CAUSE_LOCAL_FAILED)));
+    channel_abort(channel);
+}
+
 /* Streams the body. What went out cut can only be ended by a reset, never by a dot. The piece with
- * the dot is sent with cancellation masked, and it stays so until the reply came. */
+ * the dot is sent with cancellation masked, and the caller keeps it so until the reply came. */
 static bool transaction_send_body(struct transaction *transaction)
 {
     struct deliver_channel *channel = transaction->channel;
@@ -404,12 +415,12 @@ static bool transaction_send_body(struct transaction *transaction)
         const bool read = size == 0 || body_next(transaction, offset, &piece);
         wire_stuff(&stuffer, &channel->out, piece);
         offset += piece.count;
-        if (offset >= size)
+        if (read && offset >= size) {
             wire_stuff_end(&stuffer, &channel->out);
+            fiber_mask_cancel(true);
+        }
         if (!read || channel->out.failed) {
-            taken_fail(transaction,
-                       outcome_of_verdict(channel, STAGE_DATA, verdict_of(CAUSE_LOCAL_FAILED)));
-            channel_abort(channel);
+            transaction_unread(transaction);
             return false;
         }
         const struct io_result sent =
@@ -436,6 +447,27 @@ static struct outcome outcome_of_dot(struct transaction *transaction,
     return outcome;
 }
 
+/* Waits for the final reply in short pieces, because only `give_up` ends it early. */
+static enum wire_status transaction_hear_dot(struct transaction *transaction,
+                                             struct smtp_reply *reply)
+{
+    struct deliver_channel *channel = transaction->channel;
+    const struct deliver *deliver = channel->deliver;
+    const uint64_t deadline_us = deadline_in(deliver->timeouts.dot_us);
+
+    while (!wire_input_pending(&channel->input)) {
+        const uint64_t end_us = MIN_OF(deadline_us, deliver->give_up_us);
+        const struct io_result ready = stream_wait_readable(
+            channel->stream, MIN_OF(end_us, deadline_in(DELIVER_GIVE_UP_LOOK_US)));
+        if (ready.status != IO_TIMEOUT)
+            break; /* data, or the end, which the reader will name */
+        if (clock_now_us() >= end_us)
+            return WIRE_TIMEOUT;
+    }
+    return smtp_read_reply(&channel->input, channel->arena,
+                           MIN_OF(deadline_us, deliver->give_up_us), reply);
+}
+
 /* One reply for all, or with LMTP one for each recipient taken, in their order (RFC 2033 4.2). */
 static void transaction_hear_end(struct transaction *transaction)
 {
@@ -449,9 +481,7 @@ static void transaction_hear_end(struct transaction *transaction)
             continue;
         if (!heard || each) {
             struct smtp_reply reply = {0};
-            const enum wire_status status =
-                smtp_read_reply(&channel->input, channel->arena,
-                                deadline_in(channel->deliver->timeouts.dot_us), &reply);
+            const enum wire_status status = transaction_hear_dot(transaction, &reply);
             if (status != WIRE_OK) {
                 taken_fail(transaction, outcome_of_status(channel, STAGE_DOT, status));
                 channel_abort(channel);
@@ -473,7 +503,7 @@ static void transaction_run(struct transaction *transaction)
 {
     if (!transaction_address(transaction))
         return;
-    const bool masked = fiber_mask_cancel(true);
+    const bool masked = fiber_mask_cancel(false);
     if (transaction_send_body(transaction))
         transaction_hear_end(transaction);
     fiber_mask_cancel(masked);

@@ -317,13 +317,18 @@ struct stop {
 };
 
 /* What waits goes back to the spool as it is; the slots are cancelled, but deliver masks that from
- * the dot to its reply, and settle while it records. */
+ * the dot to its reply, and settle while it records. Shortly before the deadline deliver gives up
+ * the replies that have not come, so that this, too, is recorded. */
 static void stop_on_loop(void *argument)
 {
     const struct stop *stop = argument;
     struct schedule *schedule = stop->schedule;
 
+    const uint64_t now_us = clock_now_us();
+    const uint64_t left_us = stop->deadline_us > now_us ? stop->deadline_us - now_us : 0;
+
     schedule->stopping = true;
+    deliver_give_up(schedule->deliver, stop->deadline_us - MIN_OF(left_us / 4, 2 * US_PER_S));
     fiber_cancel(schedule->taker);
     for (struct slot *slot = schedule->slots; slot; slot = slot->next)
         fiber_cancel(slot->fiber);

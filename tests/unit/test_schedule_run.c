@@ -610,6 +610,25 @@ WORLD(test_stop_behind_the_dot)
     return 0;
 }
 
+/* Stopped behind the dot, and no reply comes: recorded as ambiguous before the deadline. */
+WORLD(test_stop_gives_up_a_lost_reply)
+{
+    static const char *const SCRIPTS[] = {
+        HELLO TO_RCPT "> 250 ok\n< DATA\n> 354 go\n.\nwait\nhang\n", NULL};
+    struct house *house = house_new(SCRIPTS);
+    struct fake_message *message =
+        house_send(house, (struct letter){.from = "s@x.test", .to = {"v@far.example"}});
+
+    house_open(house);
+    CHECK(wait_for(peer_is_waiting, &house->peer));
+    schedule_stop(house->schedule, deadline_in(2 * US_PER_S));
+    check_recipient(message, 0, RECIPIENT_WAITING, CAUSE_AMBIGUOUS_DOT, 1);
+    house->peer.go = true;
+    fiber_wake(house->peer.fiber);
+    house_end(house);
+    return 0;
+}
+
 /* ------------------------------------------------------------------ the operator */
 
 static void act(struct house *house, struct schedule_request request, uint64_t expected)
@@ -680,6 +699,7 @@ int main(void)
         cmocka_unit_test(test_more_destinations_than_slots),
         cmocka_unit_test(test_stop_before_the_dot),
         cmocka_unit_test(test_stop_behind_the_dot),
+        cmocka_unit_test(test_stop_gives_up_a_lost_reply),
         cmocka_unit_test(test_operator_ends_and_retries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
