@@ -1,0 +1,102 @@
+/*
+ * The order of the rooms: from the disk upwards when they open, doors first when they stop, and the
+ * spool last when they close, since all the others write to it.
+ */
+#include "app/house.h"
+
+static bool open_storage(struct house *house)
+{
+    const struct config *config = house->config;
+    const struct history_settings history = {.directory = config->spool};
+    struct spool_settings spool = house->spool_sizes;
+
+    spool.directory = config->spool;
+    if (!spool_open(&spool, &house->spool, house->why, HOUSE_WHY_ROOM))
+        return false;
+    house->history = history_open(&history, house->why, HOUSE_WHY_ROOM);
+    return house->history != NULL;
+}
+
+static bool open_knowledge(struct house *house)
+{
+    const struct config *config = house->config;
+    const struct resolver_settings resolver = {
+        .forward = config->resolver.forward,
+        .forward_count = config->resolver.forward_count,
+        .timeout_us = config->resolver.timeout_us,
+        .trust_anchor = *config->resolver.trust_anchor ? config->resolver.trust_anchor : NULL,
+    };
+
+    house->resolver = resolver_open(&resolver, house->why, HOUSE_WHY_ROOM);
+    if (!house->resolver)
+        return false;
+    house->directory = directory_open(config, house->why, HOUSE_WHY_ROOM);
+    if (!house->directory)
+        return false;
+    const struct policy_settings policy = {
+        .config = config, .directory = house->directory, .resolver = house->resolver};
+    house->policy = policy_open(&policy, house->why, HOUSE_WHY_ROOM);
+    return house->policy != NULL;
+}
+
+static bool open_delivery(struct house *house)
+{
+    const struct deliver_settings deliver = {.config = house->config,
+                                             .resolver = house->resolver,
+                                             .directory = house->directory,
+                                             .spool = house->spool,
+                                             .tls = house->tls_out};
+
+    house->deliver = deliver_open(&deliver, house->why, HOUSE_WHY_ROOM);
+    if (!house->deliver)
+        return false;
+    const struct schedule_settings schedule = {
+        .config = house->config, .spool = house->spool, .deliver = house->deliver};
+    house->schedule = schedule_open(&schedule, house->why, HOUSE_WHY_ROOM);
+    return house->schedule != NULL;
+}
+
+bool house_open(struct house *house)
+{
+    return open_storage(house) && open_knowledge(house) && open_delivery(house);
+}
+
+bool house_open_doors(struct house *house)
+{
+    const struct receive_settings receive = {.config = house->config,
+                                             .policy = house->policy,
+                                             .spool = house->spool,
+                                             .directory = house->directory,
+                                             .tls = house->tls_in};
+
+    house->receive = receive_open(&receive, house->why, HOUSE_WHY_ROOM);
+    return house->receive != NULL;
+}
+
+void house_stop(struct house *house, uint64_t deadline_us)
+{
+    if (house->receive)
+        receive_stop(house->receive, deadline_us);
+    if (house->schedule)
+        schedule_stop(house->schedule, deadline_us);
+}
+
+void house_close(struct house *house)
+{
+    if (house->receive)
+        receive_close(house->receive);
+    if (house->schedule)
+        schedule_close(house->schedule);
+    if (house->deliver)
+        deliver_close(house->deliver);
+    if (house->policy)
+        policy_close(house->policy);
+    if (house->directory)
+        directory_close(house->directory);
+    if (house->resolver)
+        resolver_close(house->resolver);
+    if (house->history)
+        history_close(house->history);
+    if (house->spool)
+        spool_close(house->spool);
+}
