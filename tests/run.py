@@ -33,10 +33,10 @@ class Totals:
             self.bad.append(name)
 
 
-def run(totals, name, command, timeout_s, env=None):
+def run(totals, name, command, timeout_s, env=None, cwd=ROOT):
     began = time.monotonic()
     try:
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s,
+        done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s,
                               env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL)
         output, status = done.stdout.decode(errors='replace'), done.returncode
     except subprocess.TimeoutExpired as late:
@@ -63,7 +63,7 @@ def unit_tests(totals, build):
     listed = subprocess.run(['meson', 'introspect', '--tests', build], capture_output=True, text=True, cwd=ROOT)
     import json
     for test in json.loads(listed.stdout):
-        run(totals, 'unit ' + test['name'], cmocka_counted(test['cmd']), test.get('timeout', 60) * 2, env=test.get('env'))
+        run(totals, 'unit ' + test['name'], cmocka_counted(test['cmd']), test.get('timeout', 60) * 2, env=test.get('env'), cwd=test.get('workdir') or build)
 
 
 def cmocka_counted(command):

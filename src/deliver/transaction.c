@@ -400,6 +400,39 @@ static void transaction_unread(struct transaction *transaction)
     channel_abort(channel);
 }
 
+/* Did the peer say something although it is our turn? */
+static bool peer_speaks(const struct deliver_channel *channel)
+{
+    if (wire_input_pending(&channel->input))
+        return true;
+    return stream_wait_readable(channel->stream, clock_now_us()).status != IO_TIMEOUT;
+}
+
+/*
+ * A reply before our final dot is not the reply to it. A refusal is believed (some servers refuse
+ * while the body still comes); anything that sounds like consent is not, or a message that nobody
+ * took would count as delivered.
+ */
+static bool transaction_interrupted(struct transaction *transaction)
+{
+    struct deliver_channel *channel = transaction->channel;
+    struct smtp_reply reply = {0};
+
+    if (!peer_speaks(channel))
+        return false;
+    const enum wire_status status = smtp_read_reply(
+        &channel->input, channel->arena, deadline_in(channel->deliver->timeouts.data_us), &reply);
+    if (status != WIRE_OK)
+        taken_fail(transaction, outcome_of_status(channel, STAGE_DATA, status));
+    else if (reply.code / 100 == 4 || reply.code / 100 == 5)
+        taken_fail(transaction, outcome_of_reply(channel, STAGE_DATA, &reply));
+    else
+        taken_fail(transaction, outcome_of_verdict(channel, STAGE_DATA,
+                                                   verdict_with(CAUSE_REMOTE_GARBLED, reply.text)));
+    channel_abort(channel);
+    return true;
+}
+
 /* Streams the body. What went out cut can only be ended by a reset, never by a dot. The piece with
  * the dot is sent with cancellation masked, and the caller keeps it so until the reply came. */
 static bool transaction_send_body(struct transaction *transaction)
@@ -423,6 +456,8 @@ static bool transaction_send_body(struct transaction *transaction)
             transaction_unread(transaction);
             return false;
         }
+        if (transaction_interrupted(transaction))
+            return false;
         const struct io_result sent =
             stream_write(channel->stream, buffer_view(&channel->out),
                          deadline_in(channel->deliver->timeouts.block_us));
@@ -552,7 +587,7 @@ static void screen_utf8(struct transaction *transaction)
 
     if (!address_is_ascii(attempt->message->envelope.from) ||
         body_has_8bit(transaction, body_header_bytes(transaction))) {
-        screen_all(transaction, CAUSE_REMOTE_NO_8BIT, why);
+        screen_all(transaction, CAUSE_REMOTE_NO_SMTPUTF8, why);
         return;
     }
     for (uint32_t i = 0; i < attempt->recipient_count; i++) {
@@ -560,7 +595,7 @@ static void screen_utf8(struct transaction *transaction)
             continue;
         attempt->outcomes[i] =
             outcome_of_verdict(transaction->channel, STAGE_RCPT,
-                               verdict_with(CAUSE_REMOTE_NO_8BIT, bytes_of_text(why)));
+                               verdict_with(CAUSE_REMOTE_NO_SMTPUTF8, bytes_of_text(why)));
     }
 }
 

@@ -563,7 +563,7 @@ WORLD(test_smtputf8_not_offered)
     check_outcome(&scene->outcomes[0], CAUSE_DELIVERED, STAGE_DOT, 250);
     scene->envelope.from.local = BYTES_LITERAL("\xc3\xa4");
     scene_send(scene, 1);
-    check_outcome(&scene->outcomes[0], CAUSE_REMOTE_NO_8BIT, STAGE_MAIL, 0);
+    check_outcome(&scene->outcomes[0], CAUSE_REMOTE_NO_SMTPUTF8, STAGE_MAIL, 0);
     scene_end(scene);
     return 0;
 }
