@@ -51,7 +51,8 @@ static bool is_plain_name(const char *text)
 /* The title of each as the first member; host names are lower-cased in place. */
 static void check_names(struct scan *scan, enum section section, void *array, unsigned count)
 {
-    const bool host = section == SECTION_DOMAIN || section == SECTION_ROUTE;
+    const bool host =
+        section == SECTION_DOMAIN || section == SECTION_ROUTE || section == SECTION_DNSBL;
 
     for (unsigned i = 0; i < count; i++) {
         char *name = NULL;
@@ -158,12 +159,24 @@ static int compare_first(const void *a, const void *b)
     return name_compare(bytes_of_text(first), bytes_of_text(second));
 }
 
+static void check_auth(const struct config *config, struct scan *scan)
+{
+    const char *domain = config->auth.domain;
+
+    if (*domain && !config_find_domain(config, bytes_of_text(domain)))
+        errors_add(scan->errors, setting_of(scan, SECTION_AUTH, "domain"),
+                   "auth: domain \"%.80s\" is none of the domains here", domain);
+}
+
 void config_check(struct config *config, struct scan *scan)
 {
     check_names(scan, SECTION_LISTEN, config->listens, config->listen_count);
     check_names(scan, SECTION_DOMAIN, config->domains, config->domain_count);
     check_names(scan, SECTION_ROUTE, config->routes, config->route_count);
     check_names(scan, SECTION_FILTER, config->filters, config->filter_count);
+    check_names(scan, SECTION_DNSBL, config->dnsbls, config->dnsbl_count);
+    check_auth(config, scan);
+    check_names(scan, SECTION_SIGN, config->signs, config->sign_count);
     check_listens(config, scan);
     check_tls(config, scan);
     check_retry(config, scan);

@@ -16,6 +16,8 @@ enum listen_kind { LISTEN_SMTP = 0, LISTEN_SUBMISSION, LISTEN_LMTP };
 enum tls_mode { TLS_MODE_STARTTLS = 0, TLS_MODE_IMPLICIT, TLS_MODE_NONE };
 enum tls_use { TLS_USE_MAY = 0, TLS_USE_MUST, TLS_USE_DANE, TLS_USE_NEVER };
 enum check_mode { CHECK_OFF = 0, CHECK_RECORD, CHECK_ENFORCE };
+enum on_permerror { ON_PERMERROR_REFUSE = 0, ON_PERMERROR_ACCEPT };
+enum on_quarantine { ON_QUARANTINE_MARK = 0, ON_QUARANTINE_HOLD };
 enum filter_speaks { FILTER_CLAMD = 0, FILTER_SPAMD, FILTER_MILTER };
 enum on_fault { ON_FAULT_DEFER = 0, ON_FAULT_REFUSE, ON_FAULT_ACCEPT, ON_FAULT_HOLD };
 enum deliver_kind { DELIVER_NONE = 0, DELIVER_MAILDIR, DELIVER_LMTP, DELIVER_SMTP, DELIVER_PIPE };
@@ -25,6 +27,7 @@ struct config_listen {
     struct endpoint address;
     enum listen_kind kind;
     enum tls_mode tls;
+    bool proxy; /* clients come through a proxy that says PROXY first */
 };
 
 /* "maildir:PATH", "lmtp:unix:PATH", "lmtp:HOST:PORT", "smtp:HOST:PORT", "pipe:..."; HOST may be a
@@ -42,9 +45,17 @@ struct config_domain {
     const char *name; /* lower case */
     const char *users,
         *aliases; /* "file:...", "sqlite:...", "ldap://...", "postgresql://..." or "" */
+    struct endpoint passwords; /* Dovecot's auth socket; family NONE: `users` knows them */
     struct config_deliver deliver;
     const char *catch_all; /* address or "" */
     char tag_separator;    /* '+' by default, 0 = none */
+};
+
+struct config_auth {
+    const char *domain; /* of login names without one; or "" */
+    bool scram, without_tls;
+    uint32_t failures;
+    uint64_t delay_us;
 };
 
 struct config_route {
@@ -66,7 +77,16 @@ struct config_filter {
 
 struct config_checks {
     enum check_mode spf, dkim, dmarc, arc, reverse_dns, sender_domain;
+    enum on_permerror spf_permerror;
+    enum on_quarantine quarantine;
+    const char *trusted_sealers; /* domains, separated by blanks */
     uint64_t patience_us;
+};
+
+/* One key that signs outgoing mail; several may be of one domain. */
+struct config_sign {
+    const char *name;
+    const char *domain, *selector, *key;
 };
 
 struct config_resolver {
@@ -74,6 +94,16 @@ struct config_resolver {
     unsigned forward_count;
     uint64_t timeout_us;
     const char *trust_anchor; /* file or "" */
+};
+
+struct config_dnsbl {
+    const char *name; /* the list's zone */
+    enum check_mode mode;
+};
+
+struct config_greylist {
+    bool enabled;
+    uint64_t delay_us, retry_us, keep_us;
 };
 
 struct config_retry_step {
@@ -89,6 +119,7 @@ struct config_retry {
 struct config_limits {
     uint64_t message_size;
     uint32_t recipients, connections, connections_per_client, hops, errors;
+    uint32_t client_messages, client_recipients, user_messages, user_recipients; /* an hour */
     uint64_t command_timeout_us, data_timeout_us, after_dot_us, session_us;
 };
 
@@ -101,6 +132,7 @@ struct config {
     const char *tls_certificate, *tls_key; /* "" when TLS is off */
     struct config_domain *domains;
     unsigned domain_count;
+    struct config_auth auth;
     struct ip_network *relay_from;
     unsigned relay_from_count;
     struct config_deliver relay_via; /* kind NONE: by MX */
@@ -109,6 +141,13 @@ struct config {
     unsigned route_count;
     struct config_filter *filters;
     unsigned filter_count;
+    struct config_sign *signs;
+    unsigned sign_count;
+    struct config_dnsbl *dnsbls;
+    unsigned dnsbl_count;
+    struct config_greylist greylist;
+    struct ip_network *proxies, *xclients; /* who may speak for other clients */
+    unsigned proxy_count, xclient_count;
     struct config_checks checks;
     struct config_resolver resolver;
     struct config_retry retry;

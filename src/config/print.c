@@ -145,6 +145,15 @@ static void print_deliver(struct buffer *into, const struct config_deliver *deli
     print_quoted(into, buffer_view(&text));
 }
 
+static void print_passwords(struct buffer *into, const struct endpoint *endpoint)
+{
+    char text[sizeof "dovecot:" + ENDPOINT_TEXT_MAX] = "", at[ENDPOINT_TEXT_MAX];
+
+    if (endpoint->family != ENDPOINT_NONE)
+        snprintf(text, sizeof text, "dovecot:%s", endpoint_print(endpoint, at, sizeof at));
+    print_quoted(into, bytes_of_text(text));
+}
+
 void value_print(struct buffer *into, const struct option_row *row, const void *base)
 {
     const uint8_t *at = (const uint8_t *)base + row->offset;
@@ -168,6 +177,9 @@ void value_print(struct buffer *into, const struct option_row *row, const void *
     case OPTION_ENDPOINT:
     case OPTION_ENDPOINT_OR_NONE:
         print_endpoint(into, (const void *)at);
+        break;
+    case OPTION_PASSWORDS:
+        print_passwords(into, (const void *)at);
         break;
     case OPTION_DURATION:
         print_duration(into, *(const uint64_t *)(const void *)at);
@@ -235,6 +247,10 @@ void config_print(struct buffer *into, const struct config *config)
         print_section(into, SECTION_ROUTE, config->routes[i].domain, &config->routes[i]);
     for (unsigned i = 0; i < config->filter_count; i++)
         print_section(into, SECTION_FILTER, config->filters[i].name, &config->filters[i]);
+    for (unsigned i = 0; i < config->dnsbl_count; i++)
+        print_section(into, SECTION_DNSBL, config->dnsbls[i].name, &config->dnsbls[i]);
+    for (unsigned i = 0; i < config->sign_count; i++)
+        print_section(into, SECTION_SIGN, config->signs[i].name, &config->signs[i]);
     for (unsigned i = SECTION_ROOT + 1; i < SECTION_COUNT; i++)
         if (!SECTIONS[i].titled)
             print_section(into, (enum section)i, NULL, config);
@@ -264,6 +280,7 @@ static void manual_values(struct buffer *into, const struct option_row *row)
                                         [OPTION_NEXT_HOP] = "next hop",
                                         [OPTION_ENDPOINT] = "endpoint",
                                         [OPTION_ENDPOINT_OR_NONE] = "endpoint or empty",
+                                        [OPTION_PASSWORDS] = "passwords",
                                         [OPTION_DURATION] = "duration",
                                         [OPTION_SIZE] = "size",
                                         [OPTION_COUNT] = "number",

@@ -307,6 +307,21 @@ static bool set_endpoint(struct value_target *target, const struct option_row *r
            refuse(target, text, "is not IP:PORT, [IPv6]:PORT or unix:PATH");
 }
 
+/* "dovecot:" and the endpoint of its auth-client socket. */
+static bool set_passwords(struct value_target *target, const struct option_row *row,
+                          struct bytes text)
+{
+    static const struct bytes dovecot = BYTES_LITERAL("dovecot:");
+    struct endpoint *endpoint = member(target, row->offset);
+
+    *endpoint = (struct endpoint){0};
+    if (text.count == 0)
+        return true;
+    return (bytes_starts_with(text, dovecot) &&
+            endpoint_parse(bytes_skip(text, dovecot.count), endpoint)) ||
+           refuse(target, text, "is not dovecot:unix:PATH or dovecot:IP:PORT");
+}
+
 static bool network_is_exact(const struct ip_network *network)
 {
     for (unsigned bit = network->prefix_bits; bit < ip_bytes(&network->base) * 8; bit++)
@@ -399,6 +414,8 @@ bool value_set(struct value_target *target, const struct option_row *row, struct
     case OPTION_ENDPOINT:
     case OPTION_ENDPOINT_OR_NONE:
         return set_endpoint(target, row, text);
+    case OPTION_PASSWORDS:
+        return set_passwords(target, row, text);
     case OPTION_DURATION:
         return set_duration(target, row, text);
     case OPTION_SIZE:

@@ -83,6 +83,19 @@ MUST_USE size_t private_key_sign(const struct private_key *key, struct bytes has
                                  struct span into); /* 0 on failure */
 void private_key_close(struct private_key **key);
 
+/* ------------------------------------------------------------------ passwords */
+
+#define SECRET_KEY_BYTES 32
+MUST_USE bool secret_equal(struct bytes a, struct bytes b); /* in constant time */
+void secret_wipe(struct bytes secret);                      /* overwrites what the view shows */
+/* PBKDF2 with HMAC-SHA-256; it computes for milliseconds, so in the worker pool. */
+MUST_USE bool secret_derive(struct bytes password, struct bytes salt, unsigned iterations,
+                            uint8_t key[SECRET_KEY_BYTES]);
+MUST_USE bool secret_mac(struct bytes key, struct bytes text,
+                         uint8_t mac[SECRET_KEY_BYTES]); /* HMAC-SHA-256 */
+/* tls-exporter (RFC 9266); false: no TLS, or older than 1.3. */
+MUST_USE bool tls_channel_binding(const struct stream *stream, uint8_t binding[SECRET_KEY_BYTES]);
+
 /* Base 64 (RFC 4648); decoding skips white space, refuses anything else. */
 void base64_encode(struct buffer *into, struct bytes plain);
 MUST_USE bool base64_decode(struct arena *arena, struct bytes text, struct bytes *plain);

@@ -67,6 +67,7 @@ struct directory *directory_open(const struct config *config, char *why, size_t 
         return NULL;
     }
     *directory = (struct directory){.config = config, .domains = domains};
+    password_desk_open(&directory->passwords);
     while (directory->domain_count < config->domain_count) {
         struct directory_domain *domain = &domains[directory->domain_count];
 
@@ -92,6 +93,7 @@ void directory_close(struct directory *directory)
             cached_file_close(&domain->aliases_file);
         sqlite_source_close(domain->users_sqlite);
     }
+    password_desk_close(&directory->passwords);
     free(directory->domains);
     free(directory);
 }
@@ -161,6 +163,8 @@ static struct lookup search_user_file(struct search *search, struct directory_do
         *user =
             (struct directory_user){.address = {arena_copy(search->arena, local), address.domain},
                                     .password = arena_copy(search->arena, found->password),
+                                    .scram = arena_copy(search->arena, found->scram),
+                                    .senders = arena_copy(search->arena, found->senders),
                                     .flags = found->flags};
     }
     snapshot_release(held);

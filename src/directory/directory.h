@@ -27,7 +27,9 @@ enum directory_flags { DIRECTORY_DISABLED = 1, DIRECTORY_OVER_QUOTA = 2 };
 struct directory_user {
     struct address address; /* canonical: without tag */
     struct bytes tag;
-    struct bytes password; /* crypt hash or empty */
+    struct bytes password; /* crypt hash, SCRAM keys or empty */
+    struct bytes scram;    /* SCRAM keys or empty */
+    struct bytes senders;  /* addresses it may send from beside its own, separated by commas */
     unsigned flags;
 };
 
@@ -52,5 +54,31 @@ MUST_USE struct lookup directory_find_user(struct directory *directory, struct a
  */
 MUST_USE struct lookup directory_expand(struct directory *directory, struct arena *arena,
                                         struct address address, struct directory_targets *targets);
+
+/* ------------------------------------------------------------------ passwords */
+
+struct directory_credentials {
+    struct address user; /* a domain of ours, or it is unknown; tags are removed */
+    struct bytes password;
+};
+/*
+ * FOUND: it is the user's password, and *user is filled in. ABSENT: there is no such user, or it is
+ * disabled or has no password, or another one; all take as long. A hash that cannot be read is
+ * MISCONFIGURED. Sleeps (worker pool).
+ */
+MUST_USE struct lookup directory_check_password(struct directory *directory, struct arena *arena,
+                                                const struct directory_credentials *credentials,
+                                                struct directory_user *user);
+
+/* "SCRAM-SHA-256$ITERATIONS:SALT$STORED:SERVER", the last three in base 64 (as RFC 5803 has it). */
+struct directory_scram {
+    unsigned iterations;
+    struct bytes salt, stored_key, server_key; /* decoded; keys have 32 octets */
+};
+MUST_USE bool directory_parse_scram(struct arena *arena, struct bytes text,
+                                    struct directory_scram *scram);
+/* ABSENT: no such user, or none with such keys, or disabled. Sleeps. */
+MUST_USE struct lookup directory_find_scram(struct directory *directory, struct arena *arena,
+                                            struct address address, struct directory_scram *scram);
 
 #endif

@@ -80,7 +80,7 @@ void snapshot_malformed(struct snapshot *snapshot, unsigned line, const char *wh
 
 struct file_user {
     struct bytes name; /* as written: "bob" or "bob@example.com" */
-    struct bytes password;
+    struct bytes password, scram, senders;
     unsigned flags;
 };
 void users_parse(struct snapshot *snapshot, struct bytes text); /* names -> struct file_user */
@@ -116,6 +116,20 @@ void sqlite_source_close(struct sqlite_source *source);
 MUST_USE struct lookup sqlite_find_user(struct sqlite_source *source, struct arena *arena,
                                         struct address address, struct directory_user *user);
 
+/* ------------------------------------------------------------------ passwords */
+
+#define PASSWORD_HASH_MAX 512
+
+/* Few at once, so that a flood of logins leaves threads of the pool to the disk. */
+struct password_desk {
+    pthread_mutex_t lock; /* around the members below only */
+    unsigned busy;
+    struct waitlist freed;
+    char decoy[PASSWORD_HASH_MAX]; /* the last hash met: checked when there is no user */
+};
+void password_desk_open(struct password_desk *desk);
+void password_desk_close(struct password_desk *desk);
+
 /* ------------------------------------------------------------------ a domain's sources */
 
 enum source_kind {
@@ -135,6 +149,7 @@ struct directory {
     const struct config *config;
     struct directory_domain *domains;
     unsigned domain_count;
+    struct password_desk passwords;
 };
 /* NULL: not ours. An empty domain with the local part postmaster is the first domain's. */
 struct directory_domain *directory_domain_of(struct directory *directory, struct address address);

@@ -59,7 +59,33 @@ static const char *option_read(struct bytes field, struct file_user *user)
     if (bytes_equal_text(key, "full"))
         return flag_read(value, DIRECTORY_OVER_QUOTA, &user->flags) ? NULL
                                                                     : "full must be yes or no";
-    return "unknown field (disabled and full are known)";
+    if (bytes_equal_text(key, "scram")) {
+        user->scram = value;
+        return hash_is_fine(value) ? NULL : "scram must be SCRAM-SHA-256$...";
+    }
+    if (bytes_equal_text(key, "senders")) {
+        user->senders = value;
+        return NULL;
+    }
+    return "unknown field (disabled, full, scram and senders are known)";
+}
+
+/* A field up to its colon; the two colons within SCRAM keys end nothing. */
+static struct bytes cut_field(struct bytes fields, struct bytes *field)
+{
+    static const struct bytes scram = BYTES_LITERAL("SCRAM-SHA-256$");
+    const struct bytes whole = fields;
+    struct bytes more = BYTES_EMPTY;
+
+    fields = bytes_cut(fields, ':', field);
+    if (bytes_find(*field, scram) < field->count) {
+        fields = bytes_cut(fields, ':', &more);
+        fields = bytes_cut(fields, ':', &more);
+        *field = more.count ? bytes_slice(whole, 0, (size_t)(more.at + more.count - whole.at))
+                            : whole;
+    }
+    *field = bytes_trim(*field);
+    return fields;
 }
 
 static const char *fields_read(struct bytes fields, struct file_user *user)
@@ -70,8 +96,7 @@ static const char *fields_read(struct bytes fields, struct file_user *user)
         struct bytes field;
         const char *wrong = NULL;
 
-        fields = bytes_cut(fields, ':', &field);
-        field = bytes_trim(field);
+        fields = cut_field(fields, &field);
         if (field_is_option(field))
             wrong = option_read(field, user);
         else if (first && hash_is_fine(field))
