@@ -3,8 +3,10 @@
 'N passed, N failed, N skipped'. With --full a SKIP is a failure, save for ../shared being absent."""
 import argparse
 import glob
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -58,12 +60,11 @@ def run(totals, name, command, timeout_s, env=None, cwd=ROOT):
         print('\n'.join('       ' + line for line in output.rstrip().split('\n')[-60:]), flush=True)
 
 
-def unit_tests(totals, build):
+def unit_tests(totals, build, kind='unit'):
     """meson counts programs; each program's own cmocka count is what we add up."""
     listed = subprocess.run(['meson', 'introspect', '--tests', build], capture_output=True, text=True, cwd=ROOT)
-    import json
     for test in json.loads(listed.stdout):
-        run(totals, 'unit ' + test['name'], cmocka_counted(test['cmd']), test.get('timeout', 60) * 2, env=test.get('env'), cwd=test.get('workdir') or build)
+        run(totals, f'{kind} {test["name"]}', cmocka_counted(test['cmd']), test.get('timeout', 60) * 2, env=test.get('env'), cwd=test.get('workdir') or build)
 
 
 def cmocka_counted(command):
@@ -80,6 +81,20 @@ def cmocka_counted(command):
               '    print(f"{p} passed, {f} failed, {s} skipped")\n'
               'sys.exit(done.returncode)\n')
     return [sys.executable, '-c', script, *command]
+
+
+def sanitized(totals, build):
+    """The other compiler, clang, with the address and undefined-behaviour sanitizers: all unit tests once more."""
+    folder = build.rstrip('/') + '-sanitized'
+    if not shutil.which('clang'):
+        print('SKIP clang is not installed')
+        totals.add('clang', 0, 0, 1, '')
+        return
+    if not os.path.exists(os.path.join(folder, 'build.ninja')):
+        run(totals, 'clang set-up', ['meson', 'setup', folder, ROOT, '-Db_sanitize=address,undefined', '-Db_lundef=false'], 300, {'CC': 'clang'})
+    run(totals, 'clang builds everything', ['ninja', '-C', folder], 1200)
+    os.environ.setdefault('UBSAN_OPTIONS', 'halt_on_error=1:print_stacktrace=1')
+    unit_tests(totals, folder, 'sanitized')
 
 
 def main():
@@ -103,6 +118,10 @@ def main():
         run(totals, 'must_not_compile', ['sh', 'tests/must_not_compile/check.sh'], 120)
     if not options.only or 'unit' in options.only:
         unit_tests(totals, options.build)
+    if not options.only or 'sanitized' in options.only:
+        sanitized(totals, options.build)
+    if not options.only or 'fuzz' in options.only:
+        run(totals, 'fuzz, a slice', ['sh', 'scripts/fuzz.sh', 'all', '30' if options.full else '4'], 1500)
     for path in sorted(glob.glob(os.path.join(ROOT, 'tests/system/test_*.py')) + glob.glob(os.path.join(ROOT, 'tests/system/*_crash.py'))):
         name = os.path.splitext(os.path.basename(path))[0]
         if wanted(name):
