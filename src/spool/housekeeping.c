@@ -20,7 +20,7 @@ static int missing_spare(struct spool *spool)
 
     pthread_mutex_lock(&spool->lock);
     for (int i = 0; i < SPARE_COUNT && missing < 0; i++)
-        if (!spool->spares[i])
+        if (spool->spares[i] == SPARE_NONE)
             missing = i;
     pthread_mutex_unlock(&spool->lock);
     return missing;
@@ -29,7 +29,7 @@ static int missing_spare(struct spool *spool)
 static void spare_is(struct spool *spool, int spare, int error)
 {
     pthread_mutex_lock(&spool->lock);
-    spool->spares[spare] = error == 0;
+    spool->spares[spare] = error == 0 ? SPARE_READY : SPARE_NONE;
     pthread_mutex_unlock(&spool->lock);
     if (error && error != __atomic_load_n(&spool->spare_error, __ATOMIC_ACQUIRE))
         observe_note(LOG_WARNING, "spool", "no spare segment could be made: %s",

@@ -108,8 +108,14 @@ static void flush_finish(struct spool *spool, const struct flush *flush, bool wr
     pthread_mutex_unlock(&spool->lock);
 }
 
+/* A damaged index loses its name at once, so that the next opening makes it anew from the log;
+ * until then fresh mail goes on, what only the index knows has to wait, and the status says so. */
 static void note_index_fault(struct spool *spool)
 {
+    if (index_is_damaged(spool->index) && !spool->index_dropped) {
+        spool->index_dropped = index_remove(spool->directory);
+        spool_set_fault(spool, "%s: it is made anew at the next start", index_fault(spool->index));
+    }
     if (strcmp(spool->index_fault, index_fault(spool->index)) == 0)
         return;
     snprintf(spool->index_fault, sizeof spool->index_fault, "%s", index_fault(spool->index));

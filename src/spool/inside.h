@@ -89,6 +89,9 @@ struct load_request {
 
 /* ------------------------------------------------------------------ the spool */
 
+/* Taken: the writer is making it a segment; nobody may put another file in its place meanwhile. */
+enum spare_state { SPARE_NONE = 0, SPARE_READY, SPARE_TAKEN };
+
 struct spool {
     char directory[SPOOL_PATH_MAX - 64];
     uint64_t segment_bytes, inline_body_bytes, reserve_bytes;
@@ -106,7 +109,7 @@ struct spool {
     struct request *queue_first, *queue_last;
     struct segment *current;
     uint64_t write_at, sequence, proven, generation;
-    bool spares[SPARE_COUNT];
+    enum spare_state spares[SPARE_COUNT];
     int spare_error; /* why none could be made; 0 */
     struct waitlist spare_made;
     unsigned failures_in_a_row;
@@ -133,6 +136,7 @@ struct spool {
     uint64_t flush_at_us, house_at_us;
     int64_t oldest_wall_us;
     char index_fault[WHY_ROOM];
+    bool index_dropped; /* damaged: its files are removed */
 
     int admission;       /* atomic: enum cause; ACCEPTED when there is room */
     uint64_t room_bytes; /* atomic: below the high-water mark */

@@ -94,7 +94,7 @@ static bool segment_open(struct spool *spool, const struct segment_header *heade
         return refuse(spool, "/log", io_failed(ENOMEM));
     segment->header = *header;
     segment_path(spool->directory, header->generation, path, sizeof path);
-    const struct io_result opened = file_open(path, FILE_READ, &segment->file);
+    const struct io_result opened = file_open(path, FILE_WRITE, &segment->file);
     if (opened.status != IO_OK) {
         segment_close(segment);
         return refuse(spool, path + strlen(spool->directory), opened);
@@ -112,6 +112,19 @@ static bool open_segments(struct spool *spool, const struct segment_list *list)
         if (!segment_open(spool, &list->at[i].header, &last))
             return false;
     return true;
+}
+
+/* A killed process may have left whole records in the page cache that no sync covers. What is
+ * replayed has to be durable first: else a power cut later takes away what is relied on from now
+ * on. Only the newest segment can hold such records. */
+static bool sync_newest(struct spool *spool)
+{
+    struct segment *newest = spool->table.segments;
+
+    while (newest && newest->next)
+        newest = newest->next;
+    const struct io_result synced = newest ? file_sync(newest->file) : io_ok(0);
+    return synced.status == IO_OK || refuse(spool, "/log", synced);
 }
 
 /* ------------------------------------------------------------------ replay */
@@ -269,8 +282,9 @@ static void find_spare(struct spool *spool, unsigned spare)
     spare_path(spool->directory, spare, path, sizeof path);
     if (disk_facts(path, &facts).status != IO_OK)
         return;
-    spool->spares[spare] = facts.size_bytes == spool->segment_bytes;
-    if (!spool->spares[spare] && disk_remove(path).status != IO_OK)
+    if (facts.size_bytes == spool->segment_bytes)
+        spool->spares[spare] = SPARE_READY;
+    else if (disk_remove(path).status != IO_OK)
         observe_note(LOG_WARNING, "spool", "%s cannot be removed", path);
 }
 
@@ -316,10 +330,11 @@ static void begin_segment(struct spool *spool)
 {
     for (unsigned i = 0; i < SPARE_COUNT; i++)
         find_spare(spool, i);
-    const struct io_result made = spool->spares[0] || spool->spares[1]
-                                      ? io_ok(0)
-                                      : spare_make(spool->directory, 0, spool->segment_bytes);
-    spool->spares[0] |= made.status == IO_OK && !spool->spares[1];
+    const bool there = spool->spares[0] == SPARE_READY || spool->spares[1] == SPARE_READY;
+    const struct io_result made =
+        there ? io_ok(0) : spare_make(spool->directory, 0, spool->segment_bytes);
+    if (!there && made.status == IO_OK)
+        spool->spares[0] = SPARE_READY;
     const struct io_result begun = made.status == IO_OK ? writer_rotate(spool) : made;
     if (begun.status == IO_OK)
         return;
@@ -333,7 +348,8 @@ static bool recover_log(struct spool *spool, struct segment_list *list)
 {
     struct replay run;
 
-    if (!open_segments(spool, list) || !replay_log(spool, list, spool->rebuild, &run))
+    if (!open_segments(spool, list) || !sync_newest(spool) ||
+        !replay_log(spool, list, spool->rebuild, &run))
         return false;
     if (!index_totals(spool->index, count_totals, spool)) {
         snprintf(spool->why, sizeof spool->why, "%s", index_fault(spool->index));

@@ -60,8 +60,10 @@ static int spare_pick(struct spool *spool)
 
     pthread_mutex_lock(&spool->lock);
     for (int i = 0; i < SPARE_COUNT && picked < 0; i++)
-        if (spool->spares[i])
+        if (spool->spares[i] == SPARE_READY)
             picked = i;
+    if (picked >= 0)
+        spool->spares[picked] = SPARE_TAKEN;
     pthread_mutex_unlock(&spool->lock);
     return picked;
 }
@@ -72,7 +74,7 @@ static unsigned spares_left(struct spool *spool)
 
     pthread_mutex_lock(&spool->lock);
     for (int i = 0; i < SPARE_COUNT; i++)
-        left += spool->spares[i];
+        left += spool->spares[i] == SPARE_READY;
     pthread_mutex_unlock(&spool->lock);
     return left;
 }
@@ -119,16 +121,13 @@ struct io_result writer_rotate(struct spool *spool)
     random_fill((struct span){header.secret, sizeof header.secret});
     /* Whatever comes of it, this file is a spare no more and this generation is used up. */
     spool->generation++;
-    pthread_mutex_lock(&spool->lock);
-    spool->spares[spare] = false;
-    pthread_mutex_unlock(&spool->lock);
     const struct io_result result =
         segment_activate(spool->directory, (unsigned)spare, &header, &segment);
-    if (result.status == IO_OK) {
-        pthread_mutex_lock(&spool->lock);
+    pthread_mutex_lock(&spool->lock);
+    spool->spares[spare] = SPARE_NONE;
+    if (result.status == IO_OK)
         segment_append(spool, segment);
-        pthread_mutex_unlock(&spool->lock);
-    }
+    pthread_mutex_unlock(&spool->lock);
     indexer_wake(spool);
     return result;
 }
