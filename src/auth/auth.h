@@ -159,12 +159,16 @@ struct dmarc_facts {
     enum dmarc_policy policy;       /* that applies (p, sp or np, one step lower with t=y) */
     bool spf_aligned, dkim_aligned; /* an aligned pass */
     bool temperror_matters;         /* an undecided SPF or DKIM could have passed in alignment */
+    bool record_failed;             /* TEMPERROR since the policy itself could not be looked up */
+    bool from_malformed; /* PERMERROR: not exactly one From field, or one that cannot be read */
     struct bytes reason;
     struct dmarc_record record;
 };
 /* `head`: the message's header. Sleeps. */
 void dmarc_check(const struct auth_dns *dns, struct bytes head, const struct spf_facts *spf,
                  const struct dkim_report *dkim, struct dmarc_facts *facts);
+/* The domain of a From field that names exactly one. */
+MUST_USE bool auth_author_domain(struct arena *arena, struct bytes head, struct bytes *domain);
 /* The organizational domain by the tree walk of RFC 9989; empty on a temporary error. Sleeps. */
 struct bytes dmarc_organizational_domain(const struct auth_dns *dns, struct bytes domain,
                                          enum auth_result *result);

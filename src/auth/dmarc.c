@@ -186,14 +186,18 @@ static const struct walk_step *policy_step(const struct walk *walk, struct dmarc
     return step;
 }
 
+/* The author domain's own record stands whatever lies above it; any other one is only known when
+ * every step of the walk was answered. */
 static enum auth_result discover(const struct auth_dns *dns, struct dmarc_facts *facts)
 {
     struct walk walk;
 
     walk_up(dns, facts->author_domain, &walk);
-    facts->organizational_domain = organizational_of(&walk, facts->author_domain);
-    if (walk.failed) {
+    if (!walk.failed)
+        facts->organizational_domain = organizational_of(&walk, facts->author_domain);
+    if (walk.failed && walk.steps[0].found != AUTH_PASS) {
         facts->reason = BYTES_LITERAL("a DMARC record could not be looked up");
+        facts->record_failed = true;
         return AUTH_TEMPERROR;
     }
     const struct walk_step *step = policy_step(&walk, facts);
@@ -202,16 +206,20 @@ static enum auth_result discover(const struct auth_dns *dns, struct dmarc_facts 
     facts->policy_domain = step->name;
     facts->record = step->record;
     facts->policy = step->record.p;
-    const bool own = bytes_equal_nocase(step->name, facts->author_domain);
+    const bool own = step == &walk.steps[0];
     const enum auth_result result = own ? AUTH_PASS : inherited_policy(dns, facts);
     if (facts->record.testing && facts->policy > DMARC_POLICY_NONE)
         facts->policy = (enum dmarc_policy)(facts->policy - 1);
+    if (result == AUTH_TEMPERROR) {
+        facts->reason = BYTES_LITERAL("whether the author domain exists could not be looked up");
+        facts->record_failed = true;
+    }
     return result;
 }
 
 /* ------------------------------------------------------------------ alignment */
 
-/* PASS: aligned; NONE: not; TEMPERROR: its organizational domain could not be found out. */
+/* PASS: aligned; NONE: not; TEMPERROR: an organizational domain could not be found out. */
 static enum auth_result aligned(const struct auth_dns *dns, const struct dmarc_facts *facts,
                                 struct bytes domain, bool strict)
 {
@@ -223,6 +231,8 @@ static enum auth_result aligned(const struct auth_dns *dns, const struct dmarc_f
         return AUTH_PASS;
     if (strict)
         return AUTH_NONE;
+    if (facts->organizational_domain.count == 0)
+        return AUTH_TEMPERROR;
     const struct bytes organization = dmarc_organizational_domain(dns, domain, &result);
     if (result == AUTH_TEMPERROR)
         return AUTH_TEMPERROR;
@@ -302,15 +312,19 @@ void dmarc_check(const struct auth_dns *dns, struct bytes head, const struct spf
     struct from_domains authors;
 
     *facts = (struct dmarc_facts){0};
-    if (!from_domains_find(dns->arena, head, &authors)) {
-        facts->result = dns->arena->failed ? AUTH_TEMPERROR : AUTH_PERMERROR;
+    const enum from_result from = from_domains_find(dns->arena, head, &authors);
+    if (from != FROM_FOUND) {
+        facts->result = from == FROM_NO_MEMORY ? AUTH_TEMPERROR : AUTH_PERMERROR;
+        facts->record_failed = from == FROM_NO_MEMORY;
+        facts->from_malformed = from == FROM_MALFORMED;
         facts->reason = BYTES_LITERAL("the author's domain cannot be told from the From field");
         return;
     }
     for (unsigned i = 0; i < authors.count; i++) {
         struct dmarc_facts one = {.author_domain = authors.domains[i]};
         const enum auth_result discovered = discover(dns, &one);
-        join_methods(dns, spf, dkim, &one);
+        if (discovered != AUTH_NONE)
+            join_methods(dns, spf, dkim, &one);
         one.result = conclude(&one, discovered);
         if (i == 0 || severity(&one) > severity(facts))
             *facts = one;

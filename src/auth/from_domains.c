@@ -5,6 +5,7 @@
  */
 #include "auth/from_domains.h"
 
+#include "auth/auth.h"
 #include "mail/mail.h"
 
 struct lexer {
@@ -64,8 +65,10 @@ static bool keep_domain(struct arena *arena, struct bytes domain, struct from_do
 {
     if (domain.count > 0 && domain.at[domain.count - 1] == '.')
         domain.count--;
-    if (domain.count == 0 || domain.at[0] == '[')
+    if (domain.count == 0)
         return false;
+    if (domain.at[0] == '[') /* an address literal has no policy */
+        return true;
     for (unsigned i = 0; i < found->count; i++)
         if (bytes_equal_nocase(found->domains[i], domain))
             return true;
@@ -109,19 +112,34 @@ static bool read_field(struct arena *arena, struct bytes value, struct from_doma
     return !lexer.bad;
 }
 
-bool from_domains_find(struct arena *arena, struct bytes head, struct from_domains *found)
+enum from_result from_domains_find(struct arena *arena, struct bytes head,
+                                   struct from_domains *found)
 {
     struct header_walk walk = HEADER_WALK_OF(head);
     struct header_field field;
     unsigned fields = 0;
+    bool readable = true;
 
     *found = (struct from_domains){0};
     while (header_next(&walk, &field)) {
         if (!bytes_equal_text_nocase(field.name, "from"))
             continue;
         fields++;
-        if (!read_field(arena, field.value, found))
-            return false;
+        readable = readable && read_field(arena, field.value, found);
     }
-    return fields == 1 && found->count > 0;
+    if (arena->failed)
+        return FROM_NO_MEMORY;
+    if (fields != 1 || !readable)
+        return FROM_MALFORMED;
+    return found->count > 0 ? FROM_FOUND : FROM_NO_DOMAIN;
+}
+
+bool auth_author_domain(struct arena *arena, struct bytes head, struct bytes *domain)
+{
+    struct from_domains found;
+
+    if (from_domains_find(arena, head, &found) != FROM_FOUND || found.count != 1)
+        return false;
+    *domain = found.domains[0];
+    return true;
 }

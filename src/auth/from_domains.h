@@ -10,7 +10,13 @@ struct from_domains {
     unsigned count;
 };
 
-/* False: not exactly one From field, no domain in it, or a field that cannot be understood. */
-MUST_USE bool from_domains_find(struct arena *arena, struct bytes head, struct from_domains *found);
+enum from_result {
+    FROM_MALFORMED = 0, /* not exactly one From field, or one that cannot be understood */
+    FROM_NO_DOMAIN,     /* no address, or none with a name for its domain */
+    FROM_FOUND,
+    FROM_NO_MEMORY,
+};
+enum from_result from_domains_find(struct arena *arena, struct bytes head,
+                                   struct from_domains *found);
 
 #endif

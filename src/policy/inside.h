@@ -51,8 +51,14 @@ struct filter_instance {
     struct breaker breaker;
 };
 
+struct patience;
+struct signing_key;
+
 struct policy {
     struct policy_settings settings;
+    struct patience *patience;
+    struct signing_key *signing_keys; /* one a `sign` section */
+    unsigned signing_key_count;
     struct filter_instance *instances; /* of all filters, in the order of the configuration */
     unsigned instance_count;
     struct breaker resolver;
@@ -63,6 +69,11 @@ struct policy {
     bool closing;
     struct waitlist ended; /* probers went down */
 };
+
+/* While the resolver is down, every question fails at once instead of after its time-out. */
+bool resolver_is_down(struct policy *policy, struct arena *arena, struct lookup *lookup);
+/* After a failed look-up: is it that name, or does our resolver answer nothing at all? Sleeps. */
+bool resolver_check(struct policy *policy, struct arena *arena);
 
 /* The cause of a failed look-up in the directory. */
 enum cause directory_cause(enum lookup_reason reason);

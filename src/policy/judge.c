@@ -4,6 +4,7 @@
  * filter's `on_fault` decide, and an outage is never a reason to refuse: `refuse` speaks of mail
  * that the filter itself cannot scan.
  */
+#include "policy/authenticate.h"
 #include "policy/inside.h"
 
 /* A time-out counts against the filter only when it had this long, or all the time it may have. */
@@ -251,9 +252,10 @@ struct verdict policy_judge(struct policy *policy, struct transaction *transacti
     const struct config *config = policy->settings.config;
 
     transaction->filter = BYTES_EMPTY;
+    REQUIRE(authenticate_message(policy, transaction, message));
     for (unsigned i = 0; i < config->filter_count; i++)
         REQUIRE(judge_by(policy, transaction, &config->filters[i], message));
-    return verdict_accept();
+    return signing_apply(policy, transaction, message);
 }
 
 /* ------------------------------------------------------------------ early answers */

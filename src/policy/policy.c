@@ -1,6 +1,7 @@
 /*
  * policy: opening and closing, the breakers' rows, and the check of a connection and of a sender.
  */
+#include "policy/authenticate.h"
 #include "policy/inside.h"
 
 enum { FILTER_THRESHOLD = 5, RESOLVER_THRESHOLD = 1 };
@@ -84,7 +85,10 @@ struct policy *policy_open(const struct policy_settings *settings, char *why, si
     snprintf(policy->resolver.name, sizeof policy->resolver.name, "resolver");
     policy->resolver.probe = probe_resolver;
     breaker_init(&policy->resolver, policy, RESOLVER_THRESHOLD);
-    return policy;
+    if (authenticate_open(policy, why, why_room))
+        return policy;
+    policy_close(policy);
+    return NULL;
 }
 
 void policy_close(struct policy *policy)
@@ -99,6 +103,7 @@ void policy_close(struct policy *policy)
     for (unsigned i = 0; i < policy->instance_count; i++)
         breaker_free(&policy->instances[i].breaker);
     breaker_free(&policy->resolver);
+    authenticate_close(policy);
     pthread_mutex_destroy(&policy->lock);
     free(policy->instances);
     free(policy);
@@ -129,8 +134,7 @@ unsigned policy_breakers(struct policy *policy, struct breaker_row *rows, unsign
 
 /* ------------------------------------------------------------------ DNS and its breaker */
 
-/* While the resolver is down, every question fails at once instead of after its time-out. */
-static bool resolver_is_down(struct policy *policy, struct arena *arena, struct lookup *lookup)
+bool resolver_is_down(struct policy *policy, struct arena *arena, struct lookup *lookup)
 {
     enum cause cause = CAUSE_UNDECIDED;
     struct bytes words = BYTES_EMPTY;
@@ -147,8 +151,7 @@ static void resolver_learn(struct policy *policy, const struct lookup *lookup)
         policy->resolver_answered_us = clock_now_us();
 }
 
-/* After a failed look-up: is it that name, or does our resolver answer nothing at all? Sleeps. */
-static bool resolver_check(struct policy *policy, struct arena *arena)
+bool resolver_check(struct policy *policy, struct arena *arena)
 {
     const uint64_t answered_us = policy->resolver_answered_us;
     struct bytes words = BYTES_EMPTY;
@@ -277,12 +280,11 @@ static bool sender_needs_lookup(struct policy *policy, struct address from)
            !config_find_domain(policy->settings.config, from.domain);
 }
 
-struct verdict policy_sender(struct policy *policy, struct transaction *transaction,
-                             struct address from)
+MUST_USE static struct verdict sender_judge(struct policy *policy, struct transaction *transaction,
+                                            struct address from)
 {
     bool null_mx = false;
 
-    REQUIRE(policy_check_filters(policy, transaction));
     if (!sender_needs_lookup(policy, from))
         return verdict_accept();
     const struct lookup lookup = sender_lookup(policy, transaction->arena, from.domain, &null_mx);
@@ -294,4 +296,12 @@ struct verdict policy_sender(struct policy *policy, struct transaction *transact
         observe_note(LOG_INFO, "policy", "sender %.*s would have been answered %s",
                      BYTES_PRINT(from.domain), cause_name(verdict.cause));
     return verdict_accept();
+}
+
+struct verdict policy_sender(struct policy *policy, struct transaction *transaction,
+                             struct address from)
+{
+    REQUIRE(policy_check_filters(policy, transaction));
+    REQUIRE(sender_judge(policy, transaction, from));
+    return authenticate_sender(policy, transaction, from);
 }

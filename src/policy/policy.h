@@ -58,6 +58,7 @@ struct transaction {
     struct buffer *headers; /* lines that policy adds in front of the message */
     struct bytes filter;    /* name of the filter that objected, for the journal */
     uint64_t message;       /* id of the draft, once it has one */
+    struct authentication *authentication; /* begun by policy_sender; NULL: none */
 };
 
 /* The message as filters read it. */
@@ -74,6 +75,17 @@ MUST_USE struct verdict policy_sender(struct policy *policy, struct transaction 
 /* Adds the targets to transaction->envelope when it accepts. */
 MUST_USE struct verdict policy_recipient(struct policy *policy, struct transaction *transaction,
                                          const struct recipient *recipient);
+/* The body on its way to the draft: signatures are hashed as it passes, and Authentication-Results
+ * that claim to be ours are left out. Without policy_sender before, all of it passes. Never sleep.
+ */
+MUST_USE struct verdict policy_body_begin(struct transaction *transaction);
+/* *kept: what goes into the draft of this piece and of what was held back before; valid until the
+ * next call. False: no memory. */
+MUST_USE bool policy_body_add(struct transaction *transaction, struct bytes piece,
+                              struct bytes *kept);
+/* After the last piece: what was still held back. */
+MUST_USE bool policy_body_end(struct transaction *transaction, struct bytes *kept);
+void policy_transaction_end(struct transaction *transaction); /* frees what policy keeps of it */
 MUST_USE struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
                                      const struct policy_message *message);
 

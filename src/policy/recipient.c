@@ -2,6 +2,7 @@
  * recipient: RCPT. A domain of ours asks the directory and takes what it leads to; any other domain
  * needs a client that may relay.
  */
+#include "policy/authenticate.h"
 #include "policy/inside.h"
 
 enum { ALIAS_SURPLUS = 1000, RECIPIENTS_DEFAULT = 1000 };
@@ -83,13 +84,14 @@ static struct verdict targets_check(const struct directory_targets *targets)
     return verdict_accept();
 }
 
-static struct verdict recipient_take(const struct policy *policy, struct transaction *transaction,
+static struct verdict recipient_take(struct policy *policy, struct transaction *transaction,
                                      const struct recipient *recipient,
                                      const struct directory_targets *targets)
 {
     const uint32_t most = recipients_limit(policy) + ALIAS_SURPLUS;
 
     REQUIRE(targets_check(targets));
+    REQUIRE(authenticate_recipient(policy, transaction, recipient->address));
     if (transaction->envelope.recipient_count + targets->count > most)
         return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
     if (!envelope_has_room(transaction, targets->count))

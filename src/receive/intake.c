@@ -26,6 +26,7 @@ struct verdict intake_open(struct session *session)
     if (!intake->draft)
         return verdict_of(CAUSE_SPOOL_FAILED);
     session->transaction.message = spool_draft_id(intake->draft);
+    REQUIRE(policy_body_begin(&session->transaction));
     if (session->config->filter_count > 0) {
         intake->digest = digest_open(DIGEST_SHA256);
         if (!intake->digest)
@@ -69,6 +70,20 @@ bool intake_beyond_reason(const struct session *session, uint64_t more)
                                    MIN_OF(session->intake.count, 2 * limit + BEYOND_REASON_BYTES);
 }
 
+/* What policy lets into the draft. */
+static void intake_keep(struct intake *intake, struct bytes piece)
+{
+    if (piece.count == 0)
+        return;
+    const struct verdict written = spool_draft_write(intake->draft, piece);
+    if (!verdict_accepts(&written)) {
+        intake->objection = written;
+        intake->objected = true;
+    } else if (intake->digest) {
+        digest_add(intake->digest, piece);
+    }
+}
+
 void intake_add(struct session *session, struct bytes piece)
 {
     struct intake *intake = &session->intake;
@@ -79,13 +94,22 @@ void intake_add(struct session *session, struct bytes piece)
         intake_object(session, CAUSE_MESSAGE_TOO_BIG);
     if (intake->objected || piece.count == 0)
         return;
-    const struct verdict written = spool_draft_write(intake->draft, piece);
-    if (!verdict_accepts(&written)) {
-        intake->objection = written;
-        intake->objected = true;
-    } else if (intake->digest) {
-        digest_add(intake->digest, piece);
-    }
+    if (!policy_body_add(&session->transaction, piece, &piece))
+        intake_object(session, CAUSE_SERVER_BUSY);
+    else
+        intake_keep(intake, piece);
+}
+
+void intake_end(struct session *session)
+{
+    struct bytes rest = BYTES_EMPTY;
+
+    if (session->intake.objected)
+        return;
+    if (!policy_body_end(&session->transaction, &rest))
+        intake_object(session, CAUSE_SERVER_BUSY);
+    else
+        intake_keep(&session->intake, rest);
 }
 
 /* A block may take `data_timeout`, and the whole must not fall under the slowest rate. */

@@ -49,6 +49,7 @@ MUST_USE static struct verdict receive_judge(struct session *session, uint64_t d
     uint8_t digest[DIGEST_MAX];
     size_t digest_count = 0;
 
+    intake_end(session);
     REQUIRE(intake_verdict(session));
     REQUIRE(message_check_header(session));
     if (intake->digest)

@@ -162,6 +162,7 @@ void transaction_reset(struct session *session); /* forgets sender, recipients a
 MUST_USE struct verdict intake_open(struct session *session);
 void intake_resume(struct session *session); /* the clock of the next DATA or BDAT starts */
 void intake_add(struct session *session, struct bytes piece);
+void intake_end(struct session *session); /* after the last piece of the message */
 void intake_object(struct session *session, enum cause cause);
 MUST_USE struct verdict intake_verdict(const struct session *session);
 bool intake_beyond_reason(const struct session *session, uint64_t more); /* not worth reading on */

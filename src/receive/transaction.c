@@ -10,6 +10,7 @@ enum { POLICY_HEADERS_BYTES = 256 * 1024 };
 void transaction_reset(struct session *session)
 {
     intake_close(session);
+    policy_transaction_end(&session->transaction);
     session->transaction = (struct transaction){0};
     buffer_clear(&session->headers);
     arena_clear(&session->transaction_arena);
