@@ -207,7 +207,7 @@ static struct bytes signature_start(struct arena *arena, struct bytes b)
     size_t count = 0;
 
     for (size_t i = 0; i < b.count && count < sizeof start; i++)
-        if (b.at[i] > ' ')
+        if (ascii_is_alnum(b.at[i]) || b.at[i] == '+' || b.at[i] == '/' || b.at[i] == '=')
             start[count++] = b.at[i];
     return arena_copy(arena, bytes_of(start, count));
 }

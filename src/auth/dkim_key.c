@@ -139,6 +139,8 @@ struct dkim_outcome dkim_key_judge(const struct auth_dns *dns,
         return outcome(AUTH_TEMPERROR, "no memory");
     if (name.count > 253)
         return outcome(AUTH_PERMERROR, "the key's name is too long");
+    if (clock_now_us() >= dns->deadline_us)
+        return outcome(AUTH_TEMPERROR, "the time for look-ups is over");
     const struct lookup lookup = resolve_ask(dns->resolver, dns->arena, name, DNS_TXT, &answer);
     switch (lookup.status) {
     case LOOKUP_FOUND:

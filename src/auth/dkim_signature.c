@@ -50,12 +50,14 @@ static const char *read_algorithm(const struct parsing *parsing)
     struct dkim_signature *signature = parsing->signature;
     const struct bytes name = dkim_tags_value(parsing->tags, "a");
 
-    signature->algorithm = bytes_slice(name, 0, 32);
     signature->key = bytes_equal_text(name, "ed25519-sha256") ? KEY_ED25519 : KEY_RSA;
-    if (bytes_equal_text(name, "rsa-sha256") || signature->key == KEY_ED25519)
-        return NULL;
-    if (!bytes_equal_text(name, "rsa-sha1"))
+    if (bytes_equal_text(name, "rsa-sha1") || bytes_equal_text(name, "rsa-sha256") ||
+        signature->key == KEY_ED25519)
+        signature->algorithm = name;
+    if (signature->algorithm.count == 0)
         return "a= is missing or unknown";
+    if (!bytes_equal_text(name, "rsa-sha1"))
+        return NULL;
     signature->result = AUTH_FAIL;
     return "rsa-sha1 is not acceptable (RFC 8301)";
 }
@@ -148,6 +150,18 @@ static const char *read_names(const struct parsing *parsing)
     return dkim_list_has(tag->value, ':', "from") ? NULL : "h= does not name From";
 }
 
+/* Folding within i= means nothing (RFC 6376 2.11), and must not get into our own fields. */
+static struct bytes without_blanks(struct arena *arena, struct bytes text)
+{
+    uint8_t *plain = arena_take(arena, text.count + 1);
+    size_t count = 0;
+
+    for (size_t i = 0; plain && i < text.count; i++)
+        if (text.at[i] > ' ')
+            plain[count++] = text.at[i];
+    return bytes_of(plain, count);
+}
+
 /* The part of i= behind the last '@' has to be d= or below it. */
 static const char *read_identity(const struct parsing *parsing)
 {
@@ -156,14 +170,17 @@ static const char *read_identity(const struct parsing *parsing)
 
     if (signature->form != DKIM_SIGNATURE || !tag)
         return NULL;
-    const size_t at = bytes_find_last_byte(tag->value, '@');
-    const struct bytes domain = bytes_skip(tag->value, at + 1);
+    if (tag->value.count > IDENTITY_MAX)
+        return "i= is too long";
+    const struct bytes identity = without_blanks(parsing->arena, tag->value);
+    const size_t at = bytes_find_last_byte(identity, '@');
+    const struct bytes domain = bytes_skip(identity, at + 1);
     const size_t extra = domain.count - MIN_OF(domain.count, signature->domain.count);
-    if (at == tag->value.count || tag->value.count > IDENTITY_MAX ||
-        !dkim_domain_is_valid(domain) || !bytes_ends_with_nocase(domain, signature->domain) ||
+    if (at == identity.count || !dkim_domain_is_valid(domain) ||
+        !bytes_ends_with_nocase(domain, signature->domain) ||
         (extra > 0 && domain.at[extra - 1] != '.'))
         return "i= is not within d=";
-    signature->identity = tag->value;
+    signature->identity = identity;
     return NULL;
 }
 

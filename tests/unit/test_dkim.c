@@ -197,6 +197,7 @@ static void test_signature_rules(void **state)
                "s= is missing or no selector");
     check_tags(GOOD_TAGS "i=joe@football.example.com; ", AUTH_PASS, "");
     check_tags(GOOD_TAGS "i=joe@eng.football.example.com; ", AUTH_PASS, "");
+    check_tags(GOOD_TAGS "i=joe @ eng.football.example.com; ", AUTH_PASS, "");
     check_tags(GOOD_TAGS "i=joe@notfootball.example.com; ", AUTH_PERMERROR, "i= is not within d=");
     check_tags(GOOD_TAGS "i=joe@example.com; ", AUTH_PERMERROR, "i= is not within d=");
     check_tags(GOOD_TAGS "i=football.example.com; ", AUTH_PERMERROR, "i= is not within d=");
@@ -361,6 +362,42 @@ static void test_key_testing_flag(void **state)
     assert_true(verify_bytes(buffer_view(&message), 99).facts[0].testing);
     check_key(ED25519_RECORD, AUTH_PASS, "");
     assert_false(verify_bytes(buffer_view(&message), 99).facts[0].testing);
+}
+
+static void test_deadline(void **state)
+{
+    struct arena arena = ARENA_WITH_LIMIT(MIB);
+    const struct auth_dns dns = {.arena = &arena, .deadline_us = 1};
+    struct dkim_report report;
+    struct dkim *dkim = dkim_open(&arena);
+
+    (void)state;
+    set_message(MESSAGE);
+    sign_message(&message, ED25519_PEM, BYTES_EMPTY);
+    dkim_add(dkim, buffer_view(&message));
+    dkim_finish(dkim, &dns, &report);
+    assert_int_equal(report.facts[0].result, AUTH_TEMPERROR);
+    assert_true(bytes_equal_text(report.facts[0].reason, "the time for look-ups is over"));
+    dkim_close(&dkim);
+    arena_clear(&arena);
+}
+
+/* What we repeat in fields of our own holds nothing but what belongs there. */
+static void test_facts_are_clean(void **state)
+{
+    struct arena arena = ARENA_WITH_LIMIT(MIB);
+    struct dkim_report report;
+    struct arc_facts arc;
+
+    (void)state;
+    set_message("DKIM-Signature: v=1; a=evil\r\n (; d=a b; s=\"; i=joe\r\n x@a; b=(\"a\r\n b)\r\nFrom: a@b.example\r\n\r\n");
+    verify_in_pieces(&arena, buffer_view(&message), 9, &report, &arc);
+    assert_int_equal(report.count, 1);
+    assert_int_equal(report.facts[0].result, AUTH_PERMERROR);
+    assert_int_equal(report.facts[0].domain.count + report.facts[0].selector.count + report.facts[0].identity.count, 0);
+    assert_int_equal(report.facts[0].algorithm.count, 0);
+    assert_true(bytes_equal_text(report.facts[0].signature_start, "ab"));
+    arena_clear(&arena);
 }
 
 static void test_key_faults(void **state)
@@ -725,6 +762,7 @@ int main(void)
         cmocka_unit_test(test_names_rules),       cmocka_unit_test(test_bottom_up),
         cmocka_unit_test(test_from_once),         cmocka_unit_test(test_length_never_hides_bytes),
         cmocka_unit_test(test_signature_limit),   cmocka_unit_test(test_key_rules),
+        cmocka_unit_test(test_deadline),          cmocka_unit_test(test_facts_are_clean),
         cmocka_unit_test(test_key_testing_flag),  cmocka_unit_test(test_key_faults),
         cmocka_unit_test(test_several_records),   cmocka_unit_test(test_short_rsa_key),
         cmocka_unit_test(test_mutations),         cmocka_unit_test(test_prefixes),
