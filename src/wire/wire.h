@@ -1,5 +1,5 @@
 /*
- * wire: SMTP and LMTP from both sides, clamd: speak, never decide.
+ * wire: SMTP and LMTP from both sides, clamd, milter, spamd: speak, never decide.
  *
  * Flow:   a stream -> wire_input (lines, body pieces) -> parsed commands or replies; and back.
  * Owns:   its input buffer, taken from a pool and given back before every wait that may be long.
@@ -211,5 +211,180 @@ struct clamd_verdict clamd_scan(struct arena *arena, const struct endpoint *at,
                                 struct filter_deadlines deadlines);
 struct clamd_verdict clamd_ping(struct arena *arena, const struct endpoint *at,
                                 struct filter_deadlines deadlines);
+
+/* ------------------------------------------------------------------ milter: the MTA's side of
+ * protocol 2 to 6 */
+
+/*
+ * One connection to a milter, used by one session after the other. The functions are called in the
+ * order of the dialogue: open, connect, helo, then for each message mail, rcpt..., data, message;
+ * `abort` forgets a message. What the milter does not want to see is skipped in silence. After an
+ * answer other than CONTINUE its scope is over and the same answer is given to all that falls into
+ * it: the session for an answer to connect, up to the next HELO for one to HELO, else the message;
+ * an objection to RCPT is about that recipient alone. After FAILED only milter_close is left.
+ */
+struct milter;
+
+enum milter_answer {
+    MILTER_FAILED = 0, /* see fault and words */
+    MILTER_CONTINUE,
+    MILTER_ACCEPT, /* without another look */
+    MILTER_REJECT,
+    MILTER_TEMPFAIL,
+    MILTER_DISCARD,
+    MILTER_REPLY_4, /* its own reply; words: whole lines, "451-4.7.1 text", joined by LF */
+    MILTER_REPLY_5,
+    MILTER_REPLY_INVALID, /* of no class 4 or 5, or codes that disagree: what it said */
+    MILTER_SHUTDOWN,      /* 421, and the session ends */
+};
+struct milter_verdict {
+    enum milter_answer answer;
+    enum filter_fault fault; /* when MILTER_FAILED */
+    struct bytes words;      /* in the arena of the call */
+};
+
+struct milter_macro {
+    const char *name; /* as on the wire: "j", "{mail_addr}" */
+    struct bytes value;
+};
+/* What goes with every command. Of the macros known, those are sent that the milter asked for at
+ * that step, or else the usual ones. */
+struct milter_call {
+    struct arena *arena;
+    uint64_t deadline_us; /* over all of it */
+    uint64_t reply_us;    /* longest wait for a packet, 0: none but the deadline; "progress" begins
+                             it anew */
+    const struct milter_macro *macros;
+    unsigned macro_count;
+};
+
+struct milter_client {
+    const struct endpoint *remote;
+    struct bytes name; /* confirmed reverse name or empty */
+};
+/* A path and its ESMTP parameters, one piece each. */
+struct milter_path {
+    struct bytes path; /* "<a@b.example>" */
+    const struct bytes *parameters;
+    unsigned parameter_count;
+};
+
+/* Dials and negotiates. CONTINUE: *milter is open; otherwise it is NULL. Sleeps, as all below. */
+struct milter_verdict milter_open(const struct endpoint *at, uint64_t connect_us,
+                                  const struct milter_call *call, struct milter **milter);
+struct milter_verdict milter_connect(struct milter *milter, const struct milter_call *call,
+                                     const struct milter_client *client);
+struct milter_verdict milter_helo(struct milter *milter, const struct milter_call *call,
+                                  struct bytes name);
+struct milter_verdict milter_mail(struct milter *milter, const struct milter_call *call,
+                                  const struct milter_path *from);
+struct milter_verdict milter_rcpt(struct milter *milter, const struct milter_call *call,
+                                  const struct milter_path *to);
+struct milter_verdict milter_data(struct milter *milter, const struct milter_call *call);
+/* A command that the server does not know. */
+struct milter_verdict milter_unknown(struct milter *milter, const struct milter_call *call,
+                                     struct bytes line);
+void milter_abort(struct milter *milter); /* the message is over; said with the next command */
+/* Ends the session, not the connection. False: it cannot serve another one and has to be closed. */
+MUST_USE bool milter_end_session(struct milter *milter);
+void milter_close(struct milter **milter); /* says so when all went well; fits CLEANUP */
+
+/* ---- the message, and what the milter changes */
+
+/*
+ * A header that milters may change: what stands above our own Received field, which they do not
+ * see, and what stands below it. Whole fields with CR LF, without the empty line.
+ */
+struct milter_headers {
+    struct bytes above, below;
+};
+struct milter_message {
+    struct milter_headers headers;
+    const struct message_source *body; /* behind the empty line */
+};
+
+enum milter_change_kind {
+    MILTER_HEADER_ADD = 0, /* at the end */
+    MILTER_HEADER_INSERT,  /* at `index`: 0 above our Received, 1 right below it, ... */
+    MILTER_HEADER_CHANGE,  /* the field `index` (from 1) of that name; empty value: deletes it */
+    MILTER_RECIPIENT_ADD,
+    MILTER_RECIPIENT_DELETE,
+    MILTER_SENDER_CHANGE,
+};
+struct milter_change {
+    struct milter_change *next; /* in the order given, which matters */
+    enum milter_change_kind kind;
+    uint32_t index;
+    struct bytes name;  /* of a field; or a path, "<a@b.example>", as the milter wrote it */
+    struct bytes value; /* all between the colon and the last CR LF; or ESMTP parameters */
+};
+/* Takes a new body piece by piece, CR LF line ends. */
+struct message_sink {
+    struct io_result (*write)(void *argument, struct bytes piece);
+    void *argument;
+};
+#define MILTER_CHANGES_MAX 4096
+struct milter_changes {
+    struct message_sink body; /* set by the caller */
+    struct milter_change *first, *last;
+    unsigned count;
+    bool body_replaced; /* by what the sink took, which may be nothing */
+    bool quarantined;
+    struct bytes quarantine_why;
+};
+/* Header, body and end of message. The changes count only with CONTINUE or ACCEPT. */
+struct milter_verdict milter_message(struct milter *milter, const struct milter_call *call,
+                                     const struct milter_message *message,
+                                     struct milter_changes *changes);
+/*
+ * The header after the changes, into two empty buffers. Pure. False when memory or a limit of a
+ * buffer is reached; then the buffers mean nothing.
+ */
+MUST_USE bool milter_headers_apply(const struct milter_headers *before,
+                                   const struct milter_changes *changes, struct buffer *above,
+                                   struct buffer *below);
+
+/* ------------------------------------------------------------------ spamd (SPAMC/1.5) */
+
+enum spamd_result { SPAMD_FAILED = 0, SPAMD_JUDGED };
+struct spamd_verdict {
+    enum spamd_result result;
+    enum filter_fault fault; /* when SPAMD_FAILED */
+    struct bytes words;      /* what it said, or ours */
+    bool is_spam;            /* by its own threshold */
+    double score, threshold;
+    struct bytes headers; /* its X-Spam-* fields, whole, with CR LF */
+};
+/* JUDGED only by a whole answer about the whole message. Sleep. */
+struct spamd_verdict spamd_scan(struct arena *arena, const struct endpoint *at,
+                                const struct message_source *message,
+                                struct filter_deadlines deadlines);
+struct spamd_verdict spamd_ping(struct arena *arena, const struct endpoint *at,
+                                struct filter_deadlines deadlines);
+
+/* ------------------------------------------------------------------ Dovecot's auth socket */
+
+enum dovecot_result { DOVECOT_FAILED = 0, DOVECOT_OK, DOVECOT_DENIED, DOVECOT_CONTINUE };
+struct dovecot_answer {
+    enum dovecot_result result;
+    struct bytes user;      /* OK: the name as Dovecot has it */
+    struct bytes challenge; /* CONTINUE: decoded */
+    struct bytes words;     /* FAILED, DENIED: its or ours; never a secret */
+};
+struct dovecot_request {
+    const char *mechanism;
+    struct bytes initial; /* decoded */
+    bool has_initial, secured;
+    struct endpoint local, remote;
+    uint64_t deadline_us; /* over the whole exchange */
+};
+struct dovecot_auth;
+/* One attempt to log in. *auth has to be closed whatever the answer. Sleep. */
+struct dovecot_answer dovecot_auth_begin(struct arena *arena, const struct endpoint *at,
+                                         const struct dovecot_request *request,
+                                         struct dovecot_auth **auth);
+struct dovecot_answer dovecot_auth_continue(struct dovecot_auth *auth, struct arena *arena,
+                                            struct bytes response);
+void dovecot_auth_close(struct dovecot_auth **auth); /* fits CLEANUP */
 
 #endif
