@@ -71,6 +71,8 @@ struct verdict verb_ehlo(struct session *session, const struct smtp_command *com
     session_say(session, "250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250-DSN");
     if (session_offers_tls(session))
         session_say(session, "250-STARTTLS");
+    if (auth_is_offered(session))
+        auth_say_offer(session);
     session_say(session, "250-CHUNKING\r\n250 HELP");
     return verdict_accept();
 }

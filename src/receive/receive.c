@@ -209,6 +209,7 @@ struct receive *receive_open(const struct receive_settings *settings, char *why,
     }
     receive->settings = *settings;
     receive->doors = doors;
+    random_fill((struct span){receive->decoy_key, sizeof receive->decoy_key});
     pthread_mutex_init(&receive->lock, NULL);
     for (unsigned i = 0; i < config->listen_count; i++) {
         if (!listen_open(receive, &config->listens[i])) {

@@ -1,5 +1,5 @@
 /*
- * STARTTLS (RFC 3207), implicit TLS (RFC 8314) and the place of AUTH (RFC 4954).
+ * STARTTLS (RFC 3207) and implicit TLS (RFC 8314).
  *
  * What came in clear before the handshake is thrown away, and everything the session knew is
  * forgotten after it: nobody on the path can put words into the protected part.
@@ -42,7 +42,8 @@ MUST_USE static struct verdict starttls_allowed(const struct session *session,
 {
     if (command->argument.count > 0)
         return verdict_of(CAUSE_PROTOCOL_SYNTAX);
-    if (session->client.tls.count > 0)
+    /* After a login in clear there is no way back (RFC 4954 4 forbids AUTH a second time). */
+    if (session->client.tls.count > 0 || session->client.user.count > 0)
         return verdict_of(CAUSE_PROTOCOL_SEQUENCE);
     if (session_offers_tls(session))
         return verdict_accept();
@@ -65,16 +66,4 @@ struct verdict verb_starttls(struct session *session, const struct smtp_command 
     session->client.helo = BYTES_EMPTY;
     session->client.esmtp = false;
     return verdict_accept();
-}
-
-/*
- * The place of SASL: a mechanism's exchange reads its lines from session->input, and ends by
- * setting session->client.user. Until a mechanism exists AUTH is not offered, and in clear it never
- * will be.
- */
-struct verdict verb_auth(struct session *session, const struct smtp_command *command UNUSED)
-{
-    if (session->client.tls.count == 0)
-        return verdict_of(CAUSE_PROTOCOL_SEQUENCE);
-    return verdict_of(CAUSE_PROTOCOL_NOT_IMPLEMENTED);
 }

@@ -34,7 +34,7 @@ static bool input_has_line(const struct wire_input *input)
  * with. `idle` is set before `stopping` is looked at, and receive_stop does it the other way round,
  * so a stop is never overlooked; and a command read after it is not executed.
  */
-static enum wire_status session_next_line(struct session *session, struct bytes *line)
+enum wire_status session_next_line(struct session *session, struct bytes *line)
 {
     if (!input_has_line(&session->input))
         session_flush(session);

@@ -52,6 +52,7 @@ struct receive {
     struct waitlist changed; /* a door's state, or the count of guests */
     pthread_mutex_t lock;    /* the buckets; held around memory operations only */
     struct guest *buckets[GUEST_BUCKETS];
+    uint8_t decoy_key[SECRET_KEY_BYTES]; /* what unknown users' SCRAM salts are made of */
 };
 
 /* Enters the client in the register, or says why not (421). The stream stays the caller's until
@@ -99,12 +100,13 @@ struct session {
     unsigned replies;     /* how many a verdict of this command gets: 1, or LMTP's per recipient */
     unsigned errors;      /* protocol errors since the last accepted message */
     struct address asked; /* the path of the command at hand, for the journal */
-    bool answered;        /* the command at hand has a reply */
-    bool lost;            /* the client is gone: nothing more can be said */
-    bool closing;         /* close after what was said */
-    bool objecting;       /* closing because of a fault: wait a little for the client to read it */
-    bool message_over;    /* the transaction ends with this command's reply */
-    bool has_standing;    /* an objection to the client itself, told at each MAIL */
+    unsigned auth_failures; /* failed logins of this connection */
+    bool answered;          /* the command at hand has a reply */
+    bool lost;              /* the client is gone: nothing more can be said */
+    bool closing;           /* close after what was said */
+    bool objecting;    /* closing because of a fault: wait a little for the client to read it */
+    bool message_over; /* the transaction ends with this command's reply */
+    bool has_standing; /* an objection to the client itself, told at each MAIL */
     struct verdict standing;
     struct arena connection_arena, transaction_arena;
     struct client_facts client;
@@ -114,8 +116,11 @@ struct session {
     char client_text[ENDPOINT_TEXT_MAX];
     char helo[MAIL_DOMAIN_MAX + 1];
     char tls[96];
+    char user[2 * MAIL_DOMAIN_MAX + 2]; /* who logged in, "local@domain" */
 };
 
+/* The next line, after what was said so far went out. Sleeps. */
+enum wire_status session_next_line(struct session *session, struct bytes *line);
 void session_run(struct guest *guest); /* the whole dialogue; ends with receive_leave. Sleeps. */
 void session_main(void *guest);        /* the same as a fiber's main */
 uint64_t session_deadline(const struct session *session, uint64_t duration_us);
@@ -175,5 +180,35 @@ MUST_USE struct verdict intake_read_chunk(struct session *session, uint64_t octe
 /* The handshake on the session's stream, STARTTLS or implicit. Sleeps. */
 MUST_USE struct verdict session_handshake(struct session *session);
 bool session_offers_tls(const struct session *session);
+
+/* ------------------------------------------------------------------ logging in */
+
+bool auth_is_offered(const struct session *session);
+void auth_say_offer(struct session *session); /* the EHLO line */
+/* One 334 and the client's answer, decoded into the transaction's arena. Sleeps. */
+MUST_USE struct verdict auth_ask(struct session *session, struct bytes challenge,
+                                 struct bytes *answer);
+/* The decoded initial response, or the answer to an empty challenge. */
+MUST_USE struct verdict auth_first(struct session *session, struct bytes initial,
+                                   struct bytes *answer);
+
+/* A login name and who can tell whether it is true. */
+struct login {
+    struct bytes name;
+    struct address address;             /* null when the name is none */
+    const struct config_domain *domain; /* NULL: not ours, so nobody */
+};
+struct login login_of(const struct session *session, struct bytes name);
+/* The backend's answer as a verdict; on ACCEPT the session belongs to the user. Sleep. */
+MUST_USE struct verdict login_by_password(struct session *session, const struct login *login,
+                                          struct bytes password);
+MUST_USE struct verdict login_through_dovecot(struct session *session, const struct login *login,
+                                              const char *mechanism, struct bytes initial);
+MUST_USE struct verdict login_by_scram(struct session *session, bool plus, struct bytes initial);
+MUST_USE struct verdict login_refused(struct session *session, const struct login *login);
+MUST_USE struct verdict login_finish(struct session *session, struct address user);
+
+/* May the user who logged in send from this address? Sleeps on the directory. */
+MUST_USE struct verdict sender_is_owned(struct session *session, struct address from);
 
 #endif

@@ -46,7 +46,11 @@ MUST_USE static struct verdict mail_parameters(const struct session *session,
 
     if (command->parameter_count > 0 && !session->client.esmtp)
         return verdict_of(CAUSE_PROTOCOL_PARAMETER);
-    if (command->body == BODY_BINARYMIME || command->requiretls || command->auth.count > 0)
+    if (command->body == BODY_BINARYMIME || command->requiretls)
+        return verdict_of(CAUSE_PROTOCOL_PARAMETER);
+    /* Nobody is trusted to name another submitter, so the value is read and forgotten (RFC 4954 5).
+     */
+    if (command->auth.count > 0 && !auth_is_offered(session))
         return verdict_of(CAUSE_PROTOCOL_PARAMETER);
     if (limit > 0 && command->size_bytes > limit)
         return verdict_of(CAUSE_MESSAGE_TOO_BIG);
@@ -60,7 +64,9 @@ MUST_USE static struct verdict mail_credentials(const struct session *session)
 {
     if (session->listen->kind != LISTEN_SUBMISSION || session->client.user.count > 0)
         return verdict_accept();
-    return verdict_of(session->client.tls.count ? CAUSE_AUTH_REQUIRED : CAUSE_TLS_REQUIRED);
+    return verdict_of(session->client.tls.count || session->config->auth.without_tls
+                          ? CAUSE_AUTH_REQUIRED
+                          : CAUSE_TLS_REQUIRED);
 }
 
 /* What stood against the client at connect. A deferral is asked again: it may have passed. */
@@ -79,6 +85,8 @@ MUST_USE static struct verdict mail_judge(struct session *session,
                                           const struct smtp_command *command)
 {
     REQUIRE(mail_credentials(session));
+    if (session->client.user.count > 0)
+        REQUIRE(sender_is_owned(session, command->path));
     REQUIRE(mail_standing(session));
     REQUIRE(spool_admits(session->receive->settings.spool, command->size_bytes));
     return policy_sender(session->receive->settings.policy, &session->transaction, command->path);

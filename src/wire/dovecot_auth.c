@@ -183,6 +183,15 @@ static struct io_result send_secret(struct dovecot_auth *auth, struct buffer *li
     return sent;
 }
 
+/* Later versions greet only after ours, so it goes out first. */
+static struct io_result send_hello(struct dovecot_auth *auth)
+{
+    char hello[64];
+
+    snprintf(hello, sizeof hello, "VERSION\t1\t1\nCPID\t%ld\n", (long)getpid());
+    return stream_write(auth->stream, bytes_of_text(hello), auth->deadline_us);
+}
+
 static struct io_result send_request(struct dovecot_auth *auth,
                                      const struct dovecot_request *request)
 {
@@ -191,8 +200,7 @@ static struct io_result send_request(struct dovecot_auth *auth,
     /* Room for all of it at once, so that growing leaves no copy of the secret behind. */
     if (!buffer_reserve(&line, 1024 + request->initial.count * 2))
         return io_failed(0);
-    buffer_print(&line, "VERSION\t1\t1\nCPID\t%ld\nAUTH\t%d\t%s\tservice=smtp", (long)getpid(),
-                 REQUEST, request->mechanism);
+    buffer_print(&line, "AUTH\t%d\t%s\tservice=smtp", REQUEST, request->mechanism);
     if (request->secured)
         buffer_add_text(&line, "\tsecured");
     add_address(&line, "l", &request->local);
@@ -219,6 +227,9 @@ struct dovecot_answer dovecot_auth_begin(struct arena *arena, const struct endpo
     const struct io_result dialled = stream_dial(at, NULL, auth->deadline_us, &auth->stream);
     if (dialled.status != IO_OK)
         return failed(arena, io_result_text(dialled));
+    const struct io_result hello = send_hello(auth);
+    if (hello.status != IO_OK)
+        return failed(arena, io_result_text(hello));
     const char *wrong = read_greeting(auth);
     if (wrong)
         return failed(arena, wrong);
