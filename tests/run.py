@@ -109,6 +109,8 @@ def main():
     if options.full:
         env['HOLDFAST_FULL'] = '1'
 
+    os.environ.update(env)
+
     def wanted(name):
         return not options.only or any(word in name for word in options.only)
 

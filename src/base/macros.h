@@ -20,6 +20,19 @@
 #define MIN_OF(a, b) ((a) < (b) ? (a) : (b))
 #define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
 
+/* gcc says by a macro which sanitizer it builds with, clang by a feature test. */
+#ifdef __has_feature
+#define CLANG_HAS_FEATURE(name) __has_feature(name)
+#else
+#define CLANG_HAS_FEATURE(name) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || CLANG_HAS_FEATURE(address_sanitizer)
+#define UNDER_ADDRESS_SANITIZER 1
+#endif
+#if defined(__SANITIZE_THREAD__) || CLANG_HAS_FEATURE(thread_sanitizer)
+#define UNDER_THREAD_SANITIZER 1
+#endif
+
 /* A broken invariant of ours ends the process, in production too: what is not acknowledged is then
  * deferred by the client, what is acknowledged is in the spool. Input must never reach one. */
 #define INVARIANT(condition)                                                                       \

@@ -524,7 +524,7 @@ static int idle_main(void *argument UNUSED)
     const long idle_kib = resident_kib() - before_kib;
     printf("%d fibers: %.1f KiB each after work, %.1f KiB each when idle\n", IDLERS,
            (double)used_kib / IDLERS, (double)idle_kib / IDLERS);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(UNDER_ADDRESS_SANITIZER) && !defined(UNDER_THREAD_SANITIZER)
     CHECK(before_kib > 0 && idle_kib < 5 * IDLERS);
 #endif
     return 0;
@@ -548,7 +548,7 @@ static int limit_main(void *argument UNUSED)
 
 static void test_limit(void **state UNUSED)
 {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(UNDER_ADDRESS_SANITIZER) || defined(UNDER_THREAD_SANITIZER)
     skip(); /* their own limits come first */
 #endif
     in_world(limit_main, NULL, 1);
