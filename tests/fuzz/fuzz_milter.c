@@ -1,0 +1,119 @@
+/* A milter that says anything: the whole talk with it, packet by packet as it cuts them. */
+#include "../unit/memory_stream.h"
+#include "wire/milter.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct io_result read_body(void *argument, struct span into, uint64_t offset)
+{
+    (void)argument;
+    (void)offset;
+    memset(into.at, 'x', into.count);
+    return io_ok(into.count);
+}
+
+static struct io_result sink_write(void *argument, struct bytes piece)
+{
+    bool *after_cr = argument;
+
+    for (size_t i = 0; i < piece.count; i++) {
+        INVARIANT(piece.at[i] != 0);
+        INVARIANT((piece.at[i] == '\n') == *after_cr);
+        *after_cr = piece.at[i] == '\r';
+    }
+    return io_ok(piece.count);
+}
+
+/* Gives one packet a read, so that none seems to come unasked. */
+static struct io_result packet_read(struct stream *stream, struct span into, uint64_t deadline_us)
+{
+    struct memory_stream *memory = CONTAINER_OF(stream, struct memory_stream, stream);
+    struct reader reader = READER_OF(bytes_skip(memory->input, memory->at));
+    const uint32_t length = reader_u32(&reader);
+
+    if (deadline_us == 0)
+        return io_status_only(IO_TIMEOUT);
+    const size_t wanted = reader.failed ? SIZE_MAX : (size_t)length + 4;
+    const size_t count = MIN_OF(MIN_OF(wanted, into.count), memory->input.count - memory->at);
+    if (count == 0)
+        return io_status_only(IO_END);
+    memcpy(into.at, memory->input.at + memory->at, count);
+    memory->at += count;
+    return io_ok(count);
+}
+
+static const struct stream_ops packet_ops = {packet_read, memory_write, memory_wait, memory_close};
+
+static void check_header(const struct milter_changes *changes)
+{
+    const struct milter_headers before = {BYTES_LITERAL("A: 1\r\n"),
+                                          BYTES_LITERAL("B: 2\r\n more\r\nA: 3\r\n")};
+    struct buffer above = BUFFER_WITH_LIMIT(4 * MIB), below = BUFFER_WITH_LIMIT(4 * MIB);
+
+    if (milter_headers_apply(&before, changes, &above, &below)) {
+        const struct bytes blocks[] = {buffer_view(&above), buffer_view(&below)};
+        for (size_t i = 0; i < COUNT_OF(blocks); i++) {
+            struct header_walk walk = HEADER_WALK_OF(blocks[i]);
+            struct header_field field;
+            while (header_next(&walk, &field))
+                ;
+            INVARIANT(!walk.malformed && walk.rest.count == 0);
+        }
+    }
+    buffer_free(&above);
+    buffer_free(&below);
+}
+
+static void talk(struct milter *milter, const struct milter_call *call)
+{
+    struct endpoint remote = {.family = ENDPOINT_UNIX};
+    bool after_cr = false;
+    struct milter_changes changes = {.body = {sink_write, &after_cr}};
+    const struct message_source body = {read_body, NULL, 70000};
+    const struct milter_message message = {.headers = {.below = BYTES_LITERAL("A: 1\r\nB: 2\r\n")},
+                                           .body = &body};
+    const struct milter_path path = {BYTES_LITERAL("<a@b>"), NULL, 0};
+    struct milter_verdict verdict =
+        milter_connect(milter, call, &(struct milter_client){&remote, {0}});
+
+    verdict = milter_helo(milter, call, BYTES_LITERAL("h"));
+    verdict = milter_mail(milter, call, &path);
+    verdict = milter_rcpt(milter, call, &path);
+    verdict = milter_data(milter, call);
+    verdict = milter_message(milter, call, &message, &changes);
+    INVARIANT((verdict.answer == MILTER_FAILED) == (verdict.fault != FILTER_FAULT_NONE));
+    INVARIANT(verdict.answer != MILTER_REPLY_4 || verdict.words.at[0] == '4');
+    INVARIANT(verdict.answer != MILTER_REPLY_5 || verdict.words.at[0] == '5');
+    if (verdict.answer == MILTER_CONTINUE || verdict.answer == MILTER_ACCEPT) {
+        INVARIANT(!after_cr);
+        check_header(&changes);
+    }
+}
+
+/* What comes first is the answer to our offer; the first bit of the input puts one there that goes
+ * on. */
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const uint8_t options[] = "\0\0\0\15O\0\0\0\6\0\0\1\xff\0\0\0";
+    struct arena arena = ARENA_WITH_LIMIT(4 * MIB);
+    const struct milter_call call = {.arena = &arena, .deadline_us = DEADLINE_NEVER};
+    struct buffer input = BUFFER_WITH_LIMIT(4 * MIB);
+    struct milter *milter = NULL;
+
+    if (size == 0)
+        return 0;
+    if (data[0] % 2)
+        buffer_add(&input, bytes_of(options, sizeof options));
+    buffer_add(&input, bytes_of(data + 1, size - 1));
+    struct memory_stream memory = memory_stream_of(buffer_view(&input));
+    memory.stream.ops = &packet_ops;
+    const struct milter_verdict opened = milter_open_stream(&memory.stream, &call, &milter);
+    INVARIANT((opened.answer == MILTER_CONTINUE) == (milter != NULL));
+    if (milter)
+        talk(milter, &call);
+    milter_close(&milter);
+    buffer_free(&memory.written);
+    buffer_free(&input);
+    arena_clear(&arena);
+    return 0;
+}
