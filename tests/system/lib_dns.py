@@ -29,7 +29,8 @@ def pack_data(kind, text):
         preference, host = text.split()
         return struct.pack('>H', int(preference)) + pack_name(host)
     if kind == 'TXT':
-        return bytes([len(text)]) + text.encode()
+        data = text if isinstance(text, bytes) else text.encode()
+        return b''.join(bytes([len(part)]) + part for part in (data[at:at + 255] for at in range(0, len(data), 255))) or b'\0'
     return pack_name(text)
 
 
