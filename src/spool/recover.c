@@ -27,10 +27,24 @@ static bool make_folder(struct spool *spool, const char *name)
     return made.status == IO_OK || refuse(spool, name, made);
 }
 
+/* The folder itself is a name in its parent: without this, a power cut soon after the first start
+ * could take the whole spool. A parent that we may not read is somebody else's care. */
+static bool sync_parent(struct spool *spool)
+{
+    char parent[SPOOL_PATH_MAX];
+
+    snprintf(parent, sizeof parent, "%s", spool->directory);
+    char *slash = strrchr(parent, '/');
+    if (slash)
+        slash[slash == parent] = 0;
+    const struct io_result synced = disk_sync_directory(slash ? parent : ".");
+    return synced.status == IO_OK || synced.error == EACCES || refuse(spool, "/..", synced);
+}
+
 static bool make_folders(struct spool *spool)
 {
-    if (!make_folder(spool, "") || !make_folder(spool, "/log") || !make_folder(spool, "/body") ||
-        !make_folder(spool, "/damaged"))
+    if (!make_folder(spool, "") || !sync_parent(spool) || !make_folder(spool, "/log") ||
+        !make_folder(spool, "/body") || !make_folder(spool, "/damaged"))
         return false;
     const struct io_result synced = disk_sync_directory(spool->directory);
     return synced.status == IO_OK || refuse(spool, "", synced);

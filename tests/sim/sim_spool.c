@@ -375,7 +375,7 @@ uint64_t scenario_spool(uint64_t seed, struct scenario_tally *tally)
     stage.tally = tally;
     sim_open(seed);
     sim_trace_print(scenario_trace);
-    sim_disk_make_directory("/var/spool");
+    sim_disk_make_directory("/var");
     for (stage.life = 0; stage.life < lives; stage.life++) {
         arrange_trouble();
         const int code = world_run(life_main, &stage, 0);
