@@ -14,6 +14,7 @@ static struct {
     } faults[NET_FAULTS_MOST];
     struct sim_net_weather weather;
     bool weather_set;
+    uint64_t struck;
 } net;
 
 struct sim_net_weather *weather(void)
@@ -56,6 +57,11 @@ int sim_net_fault_add(const struct sim_net_fault *fault)
             return slot;
         }
     return -1;
+}
+
+uint64_t sim_net_struck(void)
+{
+    return net.struck;
 }
 
 void sim_net_fault_end(int slot)
@@ -108,6 +114,7 @@ static bool strikes(size_t slot, const struct endpoint *to)
     if (fault->chance_ppm != 0 && !sim_chance(fault->chance_ppm))
         return false;
     net.faults[slot].struck++;
+    net.struck++;
     return true;
 }
 

@@ -43,6 +43,15 @@ void file_close(struct file *file)
     free(file);
 }
 
+unsigned sim_disk_handles(void)
+{
+    unsigned count = 0;
+
+    for (const struct file *file = handles; file; file = file->next)
+        count++;
+    return count;
+}
+
 /* At the end of a world, when nobody is left to close them. */
 void handles_close(void)
 {

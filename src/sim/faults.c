@@ -13,7 +13,7 @@ enum { FAULTS_MOST = 32 };
 static struct {
     struct sim_disk_fault faults[FAULTS_MOST];
     bool used[FAULTS_MOST];
-    uint64_t budget_bytes, budget_inodes;
+    uint64_t budget_bytes, budget_inodes, struck;
     bool read_only;
 } trouble;
 
@@ -47,6 +47,11 @@ uint64_t sim_disk_fault_struck(int slot)
     return slot >= 0 && slot < FAULTS_MOST ? trouble.faults[slot].struck : 0;
 }
 
+uint64_t sim_disk_struck(void)
+{
+    return trouble.struck;
+}
+
 void faults_forget(void)
 {
     memset(&trouble, 0, sizeof trouble);
@@ -64,6 +69,7 @@ static bool fault_strikes(struct sim_disk_fault *fault, enum sim_disk_operation 
     if (fault->chance_ppm != 0 && !sim_chance(fault->chance_ppm))
         return false;
     fault->struck++;
+    trouble.struck++;
     return true;
 }
 

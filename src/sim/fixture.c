@@ -92,3 +92,12 @@ const char *sim_disk_find(const char *directory, const char *name_part)
             return inode->names.at[i].name;
     return NULL;
 }
+
+void sim_disk_each(const char *directory, void (*each)(void *argument, const char *name),
+                   void *argument)
+{
+    const struct inode *inode = find(directory);
+
+    for (size_t i = 0; inode && i < inode->names.count; i++)
+        each(argument, inode->names.at[i].name);
+}

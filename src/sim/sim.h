@@ -94,6 +94,7 @@ int sim_disk_fault_add(const struct sim_disk_fault *fault);
 void sim_disk_fault_end(int slot);
 void sim_disk_fault_clear(void);
 uint64_t sim_disk_fault_struck(int slot);
+uint64_t sim_disk_struck(void); /* by all of them, since sim_open */
 
 void sim_disk_budget(uint64_t bytes, uint64_t inodes); /* 0: ample. Beyond: ENOSPC */
 void sim_disk_read_only(bool read_only);               /* EROFS */
@@ -107,6 +108,10 @@ bool sim_disk_exists(const char *path);
 struct bytes sim_disk_get(const char *path);
 /* Turns one bit over, in the cache and on the platter. False: no such byte. */
 bool sim_disk_flip(const char *path, uint64_t offset, unsigned bit);
+/* Calls `each` for every name of a directory, in the order of creation; none when it is absent. */
+void sim_disk_each(const char *directory, void (*each)(void *argument, const char *name),
+                   void *argument);
+unsigned sim_disk_handles(void); /* files that are open now */
 /* The first name that contains the part, in the order of creation, or NULL. */
 const char *sim_disk_find(const char *directory, const char *name_part);
 
@@ -146,6 +151,8 @@ struct sim_net_weather {
 };
 void sim_net_weather(const struct sim_net_weather *weather);
 uint64_t sim_net_connections(void); /* made since sim_open */
+unsigned sim_net_open(void);        /* of which a side is open now */
+uint64_t sim_net_struck(void);      /* how often a fault has met a connection, since sim_open */
 
 /* A peer behind datagrams: writes its answer into `reply` and returns its length; 0: no answer. */
 typedef size_t sim_datagram_peer(void *argument, struct bytes packet, struct span reply);

@@ -64,6 +64,16 @@ uint64_t sim_net_connections(void)
     return net.number;
 }
 
+unsigned sim_net_open(void)
+{
+    unsigned count = 0;
+
+    for (const struct connection *connection = net.connections; connection;
+         connection = connection->next)
+        count += connection->sides[0].open || connection->sides[1].open;
+    return count;
+}
+
 static void connection_free(struct connection *connection)
 {
     if (connection->previous)

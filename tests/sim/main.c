@@ -1,101 +1,226 @@
 /*
- * holdfast-sim SEED [N]: plays N seeds from SEED on, each twice where the trace hash is compared.
- * holdfast-sim --trace SEED: one seed, with every event on standard error.
- * holdfast-sim --soak: 100,000 seeds. Seeds run in child processes, a few at a time, since what a
- * crashed world had allocated is never freed.
+ * holdfast-sim [--only SCENARIO] SEED [N]: plays N seeds from SEED on; every tenth is played twice
+ * and its trace hashes are compared. One seed alone prints its hashes. --trace SEED: one seed, with
+ * every event on standard error. --soak: 100,000 seeds.
+ *
+ * Seeds run in child processes, as many at a time as there are cores, since what a crashed world
+ * had allocated is never freed; a seed that fails ends its child, and another goes on behind it.
  */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "observe/observe.h"
 #include "scenario.h"
 
-enum { SEEDS_A_CHILD = 20, SOAK_SEEDS = 100000, TWICE_EVERY = 10, PATIENCE_S = 300 };
+enum {
+    SEEDS_A_CHILD = 20,
+    SOAK_SEEDS = 100000,
+    TWICE_EVERY = 10,
+    PATIENCE_S = 120, /* for one seed */
+    CHILDREN_MOST = 64,
+    FAILED_SHOWN = 10,
+};
 
 uint64_t scenario_seed;
 bool scenario_trace;
 static bool print_hashes;
+static const char *only;
 
 static const struct scenario {
     const char *name;
     uint64_t (*play)(uint64_t seed, struct scenario_tally *tally);
 } scenarios[] = {
     {"spool", scenario_spool},
+    {"server", scenario_server},
 };
+
+/* One a child, in memory that both see: it survives the child. */
+struct report {
+    struct scenario_tally tally;
+    uint64_t seed; /* under way */
+};
+struct child {
+    pid_t pid;
+    uint64_t next, end;
+    struct report *report;
+};
+
+static struct {
+    struct child children[CHILDREN_MOST];
+    unsigned count;
+    uint64_t next, end;
+    uint64_t failed, failed_seeds[FAILED_SHOWN];
+} run;
+
+/* ------------------------------------------------------------------ a seed */
 
 static void play_seed(uint64_t seed, struct scenario_tally *tally)
 {
     scenario_seed = seed;
     for (size_t i = 0; i < COUNT_OF(scenarios); i++) {
+        if (only && strcmp(only, scenarios[i].name) != 0)
+            continue;
         const uint64_t hash = scenarios[i].play(seed, tally);
 
         if (print_hashes)
             printf("%s seed %llu trace %016llx\n", scenarios[i].name, (unsigned long long)seed,
                    (unsigned long long)hash);
-        if (seed % TWICE_EVERY == 0) {
+        if (seed % TWICE_EVERY == 0 || print_hashes) {
             struct scenario_tally again = {0};
+            const uint64_t second = scenarios[i].play(seed, &again);
 
-            CHECK(scenarios[i].play(seed, &again) == hash, "%s: another trace the second time",
-                  scenarios[i].name);
+            if (print_hashes)
+                printf("%s seed %llu again %016llx\n", scenarios[i].name, (unsigned long long)seed,
+                       (unsigned long long)second);
+            CHECK(second == hash, "%s: another trace the second time", scenarios[i].name);
         }
     }
 }
 
-/* In a child, so that an abort costs only its seeds. */
-static bool play_batch(uint64_t first, uint64_t count, struct scenario_tally *tally)
-{
-    int status = 0;
-    const pid_t child = fork();
+/* ------------------------------------------------------------------ children */
 
-    if (child == 0) {
+static void child_main(const struct child *child)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (uint64_t seed = child->next; seed < child->end; seed++) {
         /* One thread: a mutex held across a sleep would stop it for good. */
         alarm(PATIENCE_S);
-        for (uint64_t i = 0; i < count; i++)
-            play_seed(first + i, tally);
-        fflush(NULL);
-        _exit(0);
+        child->report->seed = seed;
+        play_seed(seed, &child->report->tally);
     }
-    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
-        continue;
-    if (child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0)
-        return true;
-    printf("not ok: in seeds %llu to %llu\n", (unsigned long long)first,
-           (unsigned long long)(first + count - 1));
-    return false;
+    fflush(NULL);
+    _exit(0);
 }
+
+static bool child_start(struct child *child)
+{
+    if (child->next >= child->end) {
+        child->next = run.next;
+        run.next = MIN_OF(run.next + SEEDS_A_CHILD, run.end);
+        child->end = run.next;
+    }
+    if (child->next >= child->end)
+        return false;
+    child->pid = fork();
+    if (child->pid == 0)
+        child_main(child);
+    return child->pid > 0;
+}
+
+static void child_ended(struct child *child, int status)
+{
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+        child->next = child->end;
+        return;
+    }
+    const uint64_t seed = child->report->seed;
+    printf("not ok: seed %llu, ended by signal %d; again: ./run sim %llu\n",
+           (unsigned long long)seed, WIFSIGNALED(status) ? WTERMSIG(status) : 0,
+           (unsigned long long)seed);
+    if (run.failed < FAILED_SHOWN)
+        run.failed_seeds[run.failed] = seed;
+    run.failed++;
+    child->next = seed + 1;
+}
+
+static void children_run(void)
+{
+    unsigned running = 0;
+
+    for (unsigned i = 0; i < run.count; i++)
+        running += child_start(&run.children[i]);
+    while (running > 0) {
+        int status = 0;
+        const pid_t pid = waitpid(-1, &status, 0);
+
+        for (unsigned i = 0; i < run.count; i++) {
+            if (run.children[i].pid != pid || pid <= 0)
+                continue;
+            child_ended(&run.children[i], status);
+            running -= !child_start(&run.children[i]);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ totals */
+
+static void tally_add(struct scenario_tally *into, const struct scenario_tally *from)
+{
+    into->acknowledged += from->acknowledged;
+    into->refused += from->refused;
+    into->crashes += from->crashes;
+    into->faults += from->faults;
+    into->simulated_us += from->simulated_us;
+    into->found_unacknowledged += from->found_unacknowledged;
+    into->damaged_unacknowledged += from->damaged_unacknowledged;
+    into->extra_copies += from->extra_copies;
+}
+
+/* Nothing bad in n independent tries: with 95 % confidence it is rarer than 3/n. */
+static void print_totals(const struct scenario_tally *tally, uint64_t count)
+{
+    const uint64_t hours = tally->simulated_us / (3600 * US_PER_S);
+
+    printf("%llu seeds, %llu hours simulated; %llu messages acknowledged, %llu recipients refused; "
+           "%llu crashes, %llu faults struck\n",
+           (unsigned long long)count, (unsigned long long)hours,
+           (unsigned long long)tally->acknowledged, (unsigned long long)tally->refused,
+           (unsigned long long)tally->crashes, (unsigned long long)tally->faults);
+    printf("not acknowledged and yet found: %llu, %llu of them damaged; copies beyond the first: "
+           "%llu, each after an ambiguous event\n",
+           (unsigned long long)tally->found_unacknowledged,
+           (unsigned long long)tally->damaged_unacknowledged,
+           (unsigned long long)tally->extra_copies);
+    if (run.failed == 0 && tally->acknowledged > 0)
+        printf("no acknowledged message was lost: with 95 %% confidence fewer than 3/%llu = %.2g "
+               "are\n",
+               (unsigned long long)tally->acknowledged, 3.0 / (double)tally->acknowledged);
+    for (uint64_t i = 0; i < MIN_OF(run.failed, (uint64_t)FAILED_SHOWN); i++)
+        printf("failed: seed %llu\n", (unsigned long long)run.failed_seeds[i]);
+    printf("%llu passed, %llu failed\n", (unsigned long long)(count - run.failed),
+           (unsigned long long)run.failed);
+}
+
+static int play_all(uint64_t first, uint64_t count)
+{
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    struct scenario_tally total = {0};
+    struct report *reports = mmap(NULL, CHILDREN_MOST * sizeof *reports, PROT_READ | PROT_WRITE,
+                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (reports == MAP_FAILED)
+        return 2;
+    run.next = first;
+    run.end = first + count;
+    run.count = cores > 0 ? (unsigned)MIN_OF(cores, (long)CHILDREN_MOST) : 1;
+    for (unsigned i = 0; i < run.count; i++)
+        run.children[i].report = &reports[i];
+    fflush(NULL);
+    children_run();
+    for (unsigned i = 0; i < run.count; i++)
+        tally_add(&total, &reports[i].tally);
+    print_totals(&total, count);
+    /* A run in which nothing happened proves nothing. */
+    return run.failed == 0 && total.acknowledged > 0 ? 0 : 1;
+}
+
+/* ------------------------------------------------------------------ the command line */
 
 static uint64_t number(const char *text)
 {
     uint64_t value = 0;
 
     if (!text || !bytes_to_u64(bytes_of_text(text), &value)) {
-        fprintf(stderr, "usage: holdfast-sim SEED [N] | --trace SEED | --soak\n");
+        fprintf(stderr,
+                "usage: holdfast-sim [--only spool|server] SEED [N] | --trace SEED | --soak\n");
         exit(2);
     }
     return value;
-}
-
-static int play_all(uint64_t first, uint64_t count)
-{
-    struct scenario_tally *tally =
-        mmap(NULL, sizeof *tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    uint64_t failed = 0;
-
-    if (tally == MAP_FAILED)
-        return 2;
-    for (uint64_t done = 0; done < count; done += SEEDS_A_CHILD)
-        failed += !play_batch(first + done, MIN_OF(count - done, (uint64_t)SEEDS_A_CHILD), tally);
-    printf("%llu seeds from %llu: %llu acknowledged, %llu refused, %llu crashes; not acknowledged "
-           "but found: %llu, %llu of them damaged; %llu batches failed\n",
-           (unsigned long long)count, (unsigned long long)first,
-           (unsigned long long)tally->acknowledged, (unsigned long long)tally->refused,
-           (unsigned long long)tally->crashes, (unsigned long long)tally->found_unacknowledged,
-           (unsigned long long)tally->damaged_unacknowledged, (unsigned long long)failed);
-    /* A run in which nothing happened proves nothing. */
-    return failed == 0 && tally->acknowledged > 0 ? 0 : 1;
 }
 
 int main(int count, char **words)
@@ -104,9 +229,13 @@ int main(int count, char **words)
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     observe_configure(LOG_NONE, LOG_ERROR);
+    if (count > 2 && strcmp(words[1], "--only") == 0) {
+        only = words[2];
+        words += 2;
+        count -= 2;
+    }
     if (count == 2 && strcmp(words[1], "--soak") == 0)
         return play_all(1, SOAK_SEEDS);
-    print_hashes = count == 2 || (count == 3 && strcmp(words[1], "--trace") == 0);
     if (count == 3 && strcmp(words[1], "--trace") == 0) {
         scenario_seed = number(words[2]);
         scenario_trace = true;
@@ -115,5 +244,6 @@ int main(int count, char **words)
     }
     if (count < 2 || count > 3)
         number(NULL);
+    print_hashes = count == 2;
     return play_all(number(words[1]), count == 3 ? number(words[2]) : 1);
 }

@@ -5,7 +5,8 @@
 #include "sim/sim.h"
 
 struct scenario_tally {
-    uint64_t acknowledged, refused, crashes, found_unacknowledged, damaged_unacknowledged;
+    uint64_t acknowledged, refused, crashes, faults, simulated_us;
+    uint64_t found_unacknowledged, damaged_unacknowledged, extra_copies;
 };
 
 /* Ends the process with the seed and the reason: the parent goes on with other seeds. */
@@ -25,5 +26,6 @@ extern bool scenario_trace; /* print every event */
 
 /* Each opens and closes the world itself and returns its trace hash. */
 uint64_t scenario_spool(uint64_t seed, struct scenario_tally *tally);
+uint64_t scenario_server(uint64_t seed, struct scenario_tally *tally);
 
 #endif
