@@ -10,7 +10,7 @@
 #include "receive/sasl.h"
 #include "receive/session.h"
 
-enum { DECOY_ITERATIONS = 4096, SALT_BYTES = 16, HEX_BYTES = 2 * SECRET_KEY_BYTES + 1 };
+enum { DECOY_ITERATIONS = 4096, SALT_BYTES = 16 };
 
 struct scram {
     struct session *session;
@@ -33,15 +33,6 @@ static void property_base64(const struct scram *scram, Gsasl_property property, 
         gsasl_property_set(scram->exchange, property, (const char *)text.at);
 }
 
-static void property_hex(const struct scram *scram, Gsasl_property property, struct bytes key)
-{
-    char text[HEX_BYTES] = "";
-
-    for (size_t i = 0; i < key.count && 2 * i + 2 < sizeof text; i++)
-        snprintf(text + 2 * i, 3, "%02x", key.at[i]);
-    gsasl_property_set(scram->exchange, property, text);
-}
-
 static int scram_callback(Gsasl *library UNUSED, Gsasl_session *exchange, Gsasl_property property)
 {
     struct scram *scram = gsasl_session_hook_get(exchange);
@@ -54,9 +45,9 @@ static int scram_callback(Gsasl *library UNUSED, Gsasl_session *exchange, Gsasl_
     } else if (property == GSASL_SCRAM_SALT) {
         property_base64(scram, property, scram->keys.salt);
     } else if (property == GSASL_SCRAM_STOREDKEY) {
-        property_hex(scram, property, scram->keys.stored_key);
+        property_base64(scram, property, scram->keys.stored_key);
     } else if (property == GSASL_SCRAM_SERVERKEY) {
-        property_hex(scram, property, scram->keys.server_key);
+        property_base64(scram, property, scram->keys.server_key);
     } else if (property == GSASL_CB_TLS_EXPORTER &&
                tls_channel_binding(scram->session->stream, binding)) {
         property_base64(scram, property, bytes_of(binding, sizeof binding));

@@ -32,6 +32,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 HOLDFAST = os.environ.get('HOLDFAST', os.path.join(ROOT, 'build', 'holdfast'))
 PATIENCE_S = float(os.environ.get('HOLDFAST_PATIENCE', '30'))
 USERS = ('alice', 'bob', 'carol', 'u', 'b', 'user', 'postmaster', *(f'r{number}' for number in range(101)))
+# Who can log in as user@DOMAIN, with "secretpassword".
+HASHES = {'user': '$6$rounds=1000$holdfasttest$wwil9uTYK3uS/hFtIgE85nsPxnR0vr39WUGFd6tfqPchEYBXjEyH77ZrdHjfltFvD.yBmjV9IHsYLbEcyrr2c0'}
 DOMAINS = ('rcpt.test', 'testserver', 'demo.example')
 
 Reply = namedtuple('Reply', 'code lines')
@@ -103,7 +105,7 @@ def make_certificate(folder):
 
 
 class Server:
-    """A Holdfast in a folder of its own. Listeners: smtp, lmtp, smtps (implicit TLS) and submission, on free ports.
+    """A Holdfast in a folder of its own. Listeners: smtp, lmtp, smtps, submission and submissions (s: implicit TLS), on free ports.
 
     limits: text for the limits section; extra: more configuration; text: the whole configuration instead of ours, with
     {folder} for the folder. folder: reuse one (a restart on the same spool); it is then not removed.
@@ -120,7 +122,7 @@ class Server:
         users = os.path.join(self.folder, 'users')
         os.makedirs(os.path.join(self.folder, 'mail'), exist_ok=True)
         with open(users, 'w') as file:
-            file.write('\n'.join(USERS) + '\n')
+            file.write(''.join(f'{user}:{HASHES[user]}\n' if user in HASHES else f'{user}\n' for user in USERS))
         if text is None:
             text = self._configuration(limits, extra, users, key)
         self.config = os.path.join(self.folder, 'holdfast.conf')
@@ -131,7 +133,8 @@ class Server:
 
     def _configuration(self, limits, extra, users, key):
         tls = f'tls {{ certificate = "{self.certificate}"  key = "{key}" }}\n' if self.certificate else ''
-        smtps = 'listen smtps { address = "127.0.0.1:0"  tls = implicit }\n' if self.certificate else ''
+        smtps = ('listen smtps { address = "127.0.0.1:0"  tls = implicit }\n'
+                 'listen submissions { address = "127.0.0.1:0"  kind = submission  tls = implicit }\n') if self.certificate else ''
         domains = ''.join(f'domain "{name}" {{ users = "file:{users}"  '
                           f'deliver = "maildir:{self.folder}/mail/{{domain}}/{{user}}" }}\n' for name in DOMAINS)
         return (f'hostname = "mx.test"\nspool = "{self.folder}/spool"\n'
