@@ -2,7 +2,9 @@
  * Finding a configuration, and the embedded default.
  */
 #include "app/app.h"
+#include "runtime/runtime.h"
 
+#include <crypt.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -22,11 +24,14 @@ static const char DEFAULT_TEXT[] =
     "\"maildir:%1$s/mail/{domain}/{user}\" }\n"
     "domain \"demo.example\" { users = \"file:%1$s/users\"  deliver = "
     "\"maildir:%1$s/mail/{domain}/{user}\" }\n"
+    "auth { domain = \"demo.example\" }\n"
     "relay { from = {\"127.0.0.0/8\"}  via = \"\" }\n"
     "web { address = \"127.0.0.1:8025\" }\n";
 
+/* %s is the hash of a password made for this folder alone: none is shipped. */
 static const char DEFAULT_USERS[] =
-    "# name, or name@domain, one a line\npostmaster\ndemo\nalice\nbob\n";
+    "# name, or name@domain, one a line; then :HASH of a password (mkpasswd makes one)\n"
+    "postmaster\ndemo:%1$s\nalice:%1$s\nbob:%1$s\n";
 
 static bool state_directory(char *into, size_t room)
 {
@@ -94,6 +99,41 @@ static bool make_folder(const char *path)
     return false;
 }
 
+/* A password of 80 bits and its hash. */
+static bool make_password(char *password, size_t room, char *hash, size_t hash_room)
+{
+    static const char letters[] = "abcdefghijkmnpqrstuvwxyz23456789"; /* 32, none like another */
+    uint8_t octets[16];
+    char setting[CRYPT_GENSALT_OUTPUT_SIZE];
+    struct crypt_data *data = calloc(1, sizeof *data);
+    const char *made = NULL;
+
+    random_fill((struct span){octets, sizeof octets});
+    for (size_t i = 0; i < sizeof octets && i + 1 < room; i++)
+        password[i] = letters[octets[i] % 32];
+    password[MIN_OF(sizeof octets, room - 1)] = '\0';
+    if (data && crypt_gensalt_rn("$y$", 0, NULL, 0, setting, sizeof setting))
+        made = crypt_rn(password, setting, data, (int)sizeof *data);
+    if (made)
+        snprintf(hash, hash_room, "%s", made);
+    free(data);
+    return made != NULL;
+}
+
+static bool write_users(FILE *users)
+{
+    char password[17], hash[256];
+
+    if (!make_password(password, sizeof password, hash, sizeof hash))
+        return false;
+    fprintf(stderr,
+            "holdfast: made the users demo, alice and bob; to log in on port 2587 all three have "
+            "the password %s\n(said only once; delete state/users beside the binary for a new "
+            "one)\n",
+            password);
+    return fprintf(users, DEFAULT_USERS, hash) > 0;
+}
+
 bool app_prepare_default(const struct config *config)
 {
     char state[4096], path[4200];
@@ -108,6 +148,9 @@ bool app_prepare_default(const struct config *config)
     FILE *users = fopen(path, "wx");
     if (!users)
         return errno == EEXIST;
-    const bool written = fputs(DEFAULT_USERS, users) >= 0;
-    return (fclose(users) == 0) && written;
+    const bool written = write_users(users);
+    const bool closed = fclose(users) == 0;
+    if (!written || !closed)
+        unlink(path);
+    return written && closed;
 }

@@ -89,6 +89,11 @@ static const char *message_protocol(const struct session *session)
     return words[session->transaction.envelope.smtputf8 ? 1 : 0][how];
 }
 
+static struct address recipient_as_asked(const struct recipient *recipient)
+{
+    return address_is_null(recipient->asked) ? recipient->address : recipient->asked;
+}
+
 MUST_USE static struct verdict message_prepend(struct session *session)
 {
     CLEANUP(buffer_free) struct buffer received = BUFFER_WITH_LIMIT(RECEIVED_BYTES);
@@ -106,7 +111,7 @@ MUST_USE static struct verdict message_prepend(struct session *session)
 
     if (session->transaction.accepted_commands == 1 && envelope->recipient_count == 1) {
         const struct recipient *only = &envelope->recipients[0];
-        facts.only_recipient = address_is_null(only->asked) ? only->address : only->asked;
+        facts.only_recipient = recipient_as_asked(only);
     }
     received_print(&received, &facts);
     /* Without them the message is not what policy said it would be, so it is not taken. */
@@ -137,6 +142,27 @@ MUST_USE static struct verdict receive_commit(struct session *session, uint64_t 
 
 /* ------------------------------------------------------------------ the final reply */
 
+/* message.accepted names the first recipient; here the others, as they were asked for, once each
+ * (an alias leaves its targets side by side). */
+static void message_accepted_others(struct session *session, uint64_t message)
+{
+    const struct envelope *envelope = &session->transaction.envelope;
+
+    for (uint32_t i = 1; i < envelope->recipient_count; i++) {
+        CLEANUP(buffer_free) struct buffer to = BUFFER_WITH_LIMIT(2 * MAIL_ADDRESS_MAX);
+        const struct address asked = recipient_as_asked(&envelope->recipients[i]);
+
+        if (address_equal(asked, recipient_as_asked(&envelope->recipients[i - 1])))
+            continue;
+        address_print(&to, asked);
+        struct event event = {.kind = EVENT_RECIPIENT_ACCEPTED,
+                              .stage = STAGE_DOT,
+                              .message = message,
+                              .to = buffer_view(&to)};
+        session_event(session, &event);
+    }
+}
+
 static void message_accepted(struct session *session, const struct spool_receipt *receipt,
                              uint64_t took_us)
 {
@@ -156,6 +182,7 @@ static void message_accepted(struct session *session, const struct spool_receipt
                           .size_bytes = session->intake.count,
                           .took_us = took_us};
     session_event(session, &event);
+    message_accepted_others(session, receipt->message);
 }
 
 /* From the end of the body to a durable message. Any objection, ours or theirs, leaves by REQUIRE.

@@ -63,7 +63,9 @@ void session_event(const struct session *session, struct event *event)
         /* The null sender is told from "no sender yet". */
         event->from = from.count ? buffer_view(&from) : BYTES_LITERAL("<>");
     }
-    if (session->stage == STAGE_RCPT) {
+    if (event->to.count > 0) {
+        buffer_add(&to, event->to);
+    } else if (session->stage == STAGE_RCPT) {
         address_print(&to, session->asked);
     } else if (envelope->recipient_count > 0) {
         const struct recipient *first = &envelope->recipients[0];

@@ -6,6 +6,7 @@ neither fails. Where the list leaves a choice, what stands here is Holdfast's, a
   a path without brackets, and blanks behind the colon, are taken; commands end at CR LF only, so a bare LF, a bare CR or NUL
   spoils the whole line (500); a body or chunk with one is refused whole at its true end (550); lines of any length are kept.
 """
+import base64
 import json
 import re
 import threading
@@ -15,10 +16,8 @@ import lib_torture_client
 from lib import Checks, Client, Closed, Server, shared, wait_until
 
 LIMITS = 'message_size = 1M  recipients = 100  errors = 10  hops = 100'
-NO_AUTH = 'AUTH comes with submission'
+NEEDS_TLS = {'auth-bad-b64', 'auth-cancel', 'auth-twice', 'auth-long', 'auth-nul-split', 'auth-brute'}
 SKIPPED = {
-    'auth-bad-b64': NO_AUTH, 'auth-cancel': NO_AUTH, 'auth-twice': NO_AUTH, 'auth-long': NO_AUTH,
-    'auth-nul-split': NO_AUTH, 'auth-brute': NO_AUTH,
     'proxy-v2-bad': 'there is no PROXY listener',
 }
 
@@ -624,6 +623,67 @@ def _(house):
         in_step(client)
 
 
+def submission(house):
+    client = Client(house.server.address('submissions'), tls=True)
+    expect(client.command('EHLO c.test'), '250 ')
+    return client
+
+
+def plain(text):
+    return 'AUTH PLAIN ' + base64.b64encode(text.encode()).decode()
+
+
+@case('auth-bad-b64')
+def _(house):
+    with submission(house) as client:
+        expect(client.command('AUTH PLAIN !!!'), '501 5.5.')
+        in_step(client)
+
+
+@case('auth-cancel')
+def _(house):
+    with submission(house) as client:
+        expect(client.command('AUTH LOGIN'), '334 ')
+        expect(client.command('*'), '501 ')
+        in_step(client)
+
+
+@case('auth-twice')
+def _(house):
+    with submission(house) as client:
+        expect(client.command(plain('\0user@testserver\0secretpassword')), '235 2.7.0')
+        expect(client.command(plain('\0user@testserver\0secretpassword')), '503 ')
+        in_step(client)
+
+
+@case('auth-long')
+def _(house):
+    with submission(house) as client:
+        line = plain('\0user@testserver\0' + 'x' * (12288 // 4 * 3 - 17))
+        assert len(line) - len('AUTH PLAIN ') == 12288, len(line)
+        expect(client.command(line), '535 5.7.8')
+        in_step(client)
+
+
+@case('auth-nul-split')
+def _(house):
+    for text in ('a\0user@testserver\0secretpassword\0extra', '\0user@testserver\0secret\0password', '\0\0', 'x'):
+        with submission(house) as client:
+            expect(client.command(plain(text)), '501 ')
+            in_step(client)
+
+
+@case('auth-brute')
+def _(house):
+    with submission(house) as client:
+        for guess in range(2):
+            began = time.monotonic()
+            expect(client.command(plain(f'\0user@testserver\0guess{guess}')), '535 5.7.8')
+            assert time.monotonic() - began >= 0.1, 'a guess cost no time'
+        expect(client.command(plain('\0user@testserver\0guess')), '421 4.7.0')
+        assert client.rest() == b''
+
+
 def play_replies(house, name):
     state, data, patterns, ending = REPLIES[name]
     with house.client(state) as client:
@@ -646,12 +706,12 @@ def main():
         names = [entry['id'] for entry in json.load(file)['cases']]
     checks = Checks()
     lib_torture_client.register(CASES)
-    with Server(limits=LIMITS) as server:
+    with Server(limits=LIMITS, extra='auth { delay = 100ms }') as server:
         house = House(server)
         for name in names:
             if name in SKIPPED:
                 checks.skip(name, SKIPPED[name])
-            elif 'starttls' in name and not server.certificate:
+            elif ('starttls' in name or name in NEEDS_TLS) and not server.certificate:
                 checks.skip(name, 'no openssl command to make a certificate')
             elif name in REPLIES:
                 checks.run(name, lambda: play_replies(house, name))
