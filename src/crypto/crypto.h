@@ -46,6 +46,24 @@ struct io_result tls_accept(struct tls_context *context, struct stream **stream,
 struct io_result tls_connect(struct tls_context *context, const struct tls_peer_demand *demand,
                              struct stream **stream, uint64_t deadline_us, struct tls_facts *facts);
 
+/* DANE without a connection (RFC 7672): would tls_connect take a peer with this chain? The context
+ * is a client's; of the demand, name and records count. Never sleeps. */
+enum dane_result {
+    DANE_FAILED = 0, /* nothing can be said */
+    DANE_MATCHES,
+    DANE_NO_MATCH,
+    DANE_UNUSABLE, /* there is no record that counts for SMTP (RFC 7672 3.1) */
+};
+struct dane_chain {
+    const struct bytes *certificates; /* DER, the leaf first */
+    unsigned count;
+};
+struct dane_words {
+    char why[160];
+};
+enum dane_result dane_match(struct tls_context *context, const struct tls_peer_demand *demand,
+                            const struct dane_chain *chain, struct dane_words *words);
+
 /* A self-signed certificate (EC P-256, 10 years) and key for `hostname`, written to these files.
  * For the demo. */
 MUST_USE bool tls_make_self_signed(const char *hostname, const char *certificate, const char *key,

@@ -114,8 +114,7 @@ static bool demand_name(SSL *ssl, const struct tls_peer_demand *demand)
     return !demand->verify_name || SSL_set1_host(ssl, demand->server_name) == 1;
 }
 
-/* The number of usable records; -1 when DANE could not be set up. */
-static int demand_dane(SSL *ssl, const struct tls_peer_demand *demand)
+int tls_demand_dane(SSL *ssl, const struct tls_peer_demand *demand)
 {
     int usable = 0;
 
@@ -142,7 +141,7 @@ static bool demand_apply(SSL *ssl, const struct tls_peer_demand *demand, struct 
     if (!demand_name(ssl, demand))
         return false;
     if (demand->tlsa_count > 0) {
-        const int usable = demand_dane(ssl, demand);
+        const int usable = tls_demand_dane(ssl, demand);
         if (usable < 0)
             return false;
         verify = usable > 0;

@@ -25,6 +25,8 @@ extern const struct stream_ops TLS_STREAM_OPS;
 
 /* Over `below`, which it owns from then on; NULL on memory (below stays the caller's). */
 struct tls_stream *tls_stream_open(SSL_CTX *context, struct stream *below);
+/* The number of usable records; -1 when DANE could not be set up. */
+int tls_demand_dane(SSL *ssl, const struct tls_peer_demand *demand);
 /* Writes what OpenSSL made. Sleeps. */
 struct io_result tls_stream_flush(struct tls_stream *tls, uint64_t deadline_us);
 /* Gets something for OpenSSL to read. Sleeps. */
