@@ -216,4 +216,46 @@ bool sts_matches(struct bytes mx, struct bytes pattern);
 /* TLS-RPT (RFC 8460): the rua of "v=TLSRPTv1; rua=...". */
 MUST_USE bool tlsrpt_parse_record(struct bytes txt, struct bytes *rua);
 
+/* ------------------------------------------------------------------ records read for people: every
+ * fault by its place, where the servers above stop at the first */
+
+enum spf_term_kind { /* an SPF record term by term */
+                     SPF_TERM_BROKEN = 0,
+                     SPF_TERM_ALL,
+                     SPF_TERM_INCLUDE,
+                     SPF_TERM_A,
+                     SPF_TERM_MX,
+                     SPF_TERM_PTR,
+                     SPF_TERM_IP4,
+                     SPF_TERM_IP6,
+                     SPF_TERM_EXISTS,
+                     SPF_TERM_REDIRECT,
+                     SPF_TERM_EXP,
+                     SPF_TERM_OTHER, /* a modifier that RFC 7208 does not know: passed over */
+};
+struct spf_term_facts {
+    enum spf_term_kind kind;
+    enum auth_result qualified; /* what a match means; of mechanisms */
+    struct bytes text;
+    struct bytes domain;  /* domain-spec; empty: the current domain */
+    bool has_macro;       /* so the domain is known only with a message at hand */
+    unsigned prefix_bits; /* ip4, ip6 */
+    size_t offset;        /* of the term in the record */
+    size_t fault_offset;  /* BROKEN: of what is wrong */
+    struct bytes problem; /* BROKEN: in words */
+};
+MUST_USE bool spf_lint_is_record(struct bytes txt); /* "v=spf1" and then a space or the end */
+/* False: memory. *terms lives in the arena. Never sleeps. */
+MUST_USE bool spf_lint(struct arena *arena, struct bytes record, struct spf_term_facts **terms,
+                       unsigned *count);
+
+struct dkim_key_facts {
+    enum key_kind kind;
+    unsigned bits; /* 0: the key cannot be used */
+    bool testing, revoked;
+};
+/* A key record (RFC 6376 3.6.1). NULL when good, else what is wrong with it. Never sleeps. */
+MUST_USE const char *dkim_key_lint(struct arena *arena, struct bytes text,
+                                   struct dkim_key_facts *facts);
+
 #endif
