@@ -88,4 +88,48 @@ MUST_USE struct lookup resolve_mail_hosts(struct resolver *resolver, struct aren
 MUST_USE struct lookup resolve_reverse(struct resolver *resolver, struct arena *arena,
                                        const struct ip_address *ip, struct bytes *name);
 
+/* ------------------------------------------------------------------ direct questions: to one
+ * server, one transport, nothing followed, nothing remembered */
+
+struct direct_question {
+    struct endpoint server;
+    struct bytes name;
+    uint16_t type;
+    bool tcp;       /* else UDP, sent twice */
+    bool edns;      /* 1232 octets offered; off: 512 */
+    bool recursive; /* RD: for resolvers */
+    bool dnssec;    /* DO: signatures wanted, AD told; needs edns */
+    uint64_t timeout_us;
+};
+enum direct_outcome {
+    DIRECT_FAILED = 0, /* refused, reset, unreachable: see `io` */
+    DIRECT_SILENT,     /* no answer in time */
+    DIRECT_MALFORMED,  /* an answer that is no DNS message for this question */
+    DIRECT_ANSWERED,
+};
+struct direct_record {
+    struct bytes owner; /* lower case, no final dot */
+    uint16_t type;
+    uint32_t ttl_s;
+    struct bytes data; /* as in a zone file, host names in lower case */
+};
+struct direct_answer {
+    enum direct_outcome outcome;
+    struct io_result io;
+    unsigned rcode;
+    bool authoritative, truncated, recursion_available, authenticated, edns;
+    size_t octets; /* of the message */
+    struct direct_record *answers, *authorities;
+    unsigned answer_count, authority_count;
+};
+#define DIRECT_RECORDS_MAX 200 /* of one section */
+/* Everything lives in the arena. Sleeps. */
+void resolve_direct(struct arena *arena, const struct direct_question *question,
+                    struct direct_answer *answer);
+/* All of them side by side, at most DIRECT_PARALLEL_MAX at once. Sleeps. */
+#define DIRECT_PARALLEL_MAX 64
+void resolve_direct_all(struct arena *arena, const struct direct_question *questions,
+                        struct direct_answer *answers, unsigned count);
+const char *direct_rcode_name(unsigned rcode); /* "NOERROR", "SERVFAIL", ... */
+
 #endif
