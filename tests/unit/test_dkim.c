@@ -588,7 +588,6 @@ static void test_constant_memory(void **state)
     struct arena arena = ARENA_WITH_LIMIT(4 * MIB);
     const struct auth_dns dns = {.arena = &arena, .deadline_us = DEADLINE_NEVER};
     CLEANUP(buffer_free) struct buffer piece = BUFFER_WITH_LIMIT(MIB);
-    CLEANUP(buffer_free) struct buffer head = BUFFER_WITH_LIMIT(MIB);
     struct dkim_report report;
 
     (void)state;

@@ -63,7 +63,9 @@ static void test_segment_header(void **state)
     (void)state;
     segment_header_encode(&header, block);
     assert_true(segment_header_decode(bytes_of(block, sizeof block), &back));
-    assert_memory_equal(&header, &back, sizeof header);
+    uint8_t again[BLOCK_BYTES];
+    segment_header_encode(&back, again);
+    assert_memory_equal(block, again, sizeof block);
     for (size_t count = 0; count < 64 + SECRET_BYTES + 8; count++)
         assert_false(segment_header_decode(bytes_of(block, count), &back));
     for (size_t at = 0; at < 64 + SECRET_BYTES + 8; at++) {
@@ -93,7 +95,12 @@ static void test_record_header(void **state)
     (void)state;
     record_encode(&record, &segment, bytes);
     assert_true(record_decode(bytes_of(bytes, sizeof bytes), &segment, &back));
-    assert_memory_equal(&record, &back, sizeof record);
+    /* Field by field through the encoder: padding between fields has no value. */
+    uint8_t again[RECORD_HEADER_BYTES];
+    record_encode(&back, &segment, again);
+    assert_memory_equal(bytes, again, sizeof bytes);
+    assert_int_equal(back.sequence, record.sequence);
+    assert_int_equal(back.body_bytes, record.body_bytes);
     assert_false(record_decode(bytes_of(bytes, sizeof bytes), &other, &back));
     for (size_t count = 0; count < sizeof bytes; count++)
         assert_false(record_decode(bytes_of(bytes, count), &segment, &back));
