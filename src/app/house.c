@@ -7,7 +7,8 @@
 static bool open_storage(struct house *house)
 {
     const struct config *config = house->config;
-    const struct history_settings history = {.directory = config->spool};
+    const struct history_settings history = {.directory = config->spool,
+                                             .overdue_us = config->ledger_overdue_us};
     struct spool_settings spool = house->spool_sizes;
 
     spool.directory = config->spool;
@@ -24,6 +25,8 @@ static bool open_knowledge(struct house *house)
         .forward = config->resolver.forward,
         .forward_count = config->resolver.forward_count,
         .timeout_us = config->resolver.timeout_us,
+        .patience_us = config->resolver.patience_us,
+        .serve_stale_us = config->resolver.serve_stale_us,
         .trust_anchor = *config->resolver.trust_anchor ? config->resolver.trust_anchor : NULL,
     };
 

@@ -92,7 +92,7 @@ struct config_sign {
 struct config_resolver {
     struct endpoint *forward; /* none: the system's */
     unsigned forward_count;
-    uint64_t timeout_us;
+    uint64_t timeout_us, patience_us, serve_stale_us;
     const char *trust_anchor; /* file or "" */
 };
 
@@ -150,6 +150,7 @@ struct config {
     unsigned proxy_count, xclient_count;
     struct config_checks checks;
     struct config_resolver resolver;
+    uint64_t ledger_overdue_us;
     struct config_retry retry;
     struct config_limits limits;
     struct endpoint web;       /* family NONE: off */

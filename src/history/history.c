@@ -5,6 +5,7 @@
 #include "history/inside.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #define QUEUE_MAX (8 * MIB)
@@ -25,6 +26,8 @@ struct history {
     enum phase phase;
     struct waitlist changed;
     struct fiber *writer;
+    /* The ledger has open rows, or will have: without any, who ends them need not be told. */
+    atomic_bool anything_out;
     struct store store; /* the writer's own */
     struct buffer batch;
     char *directory;
@@ -32,8 +35,10 @@ struct history {
 };
 
 /* Sessions that opened and closed say nothing that their messages do not. */
-static bool is_kept(enum event_kind kind)
+static bool is_kept(const struct history *history, enum event_kind kind)
 {
+    if (kind == EVENT_RECIPIENT_ACCEPTED || kind == EVENT_RECIPIENT_REFUSED)
+        return atomic_load(&history->anything_out);
     return kind != EVENT_SESSION_OPEN && kind != EVENT_SESSION_CLOSE;
 }
 
@@ -42,8 +47,10 @@ static void history_sink(void *argument, const struct event *event)
     struct history *history = argument;
     bool wake = false;
 
-    if (!is_kept(event->kind))
+    if (!is_kept(history, event->kind))
         return;
+    if (event->kind == EVENT_MESSAGE_DEFERRED || event->kind == EVENT_RECIPIENT_DEFERRED)
+        atomic_store(&history->anything_out, true);
     const size_t size = kept_size(event);
     pthread_mutex_lock(&history->lock);
     const size_t before = history->filling.count;
@@ -124,6 +131,8 @@ static bool writer_turn(struct history *history)
         metric_add(COUNTER_HISTORY_DROPPED, (int64_t)batch_events(buffer_view(&history->batch)));
     buffer_clear(&history->batch);
     pthread_mutex_lock(&history->lock);
+    if (history->filling.count == 0)
+        atomic_store(&history->anything_out, ledger_is_open(&history->store.ledger));
     history->flush_done = flushed;
     pthread_mutex_unlock(&history->lock);
     waitlist_wake_all(&history->changed);
@@ -142,6 +151,7 @@ static void writer_main(void *argument)
         writer_phase(history, PHASE_FAILED);
         return;
     }
+    atomic_store(&history->anything_out, ledger_is_open(&history->store.ledger));
     writer_phase(history, PHASE_OPEN);
     for (bool ending = false; !ending;) {
         writer_wait(history);
@@ -210,6 +220,7 @@ static struct history *history_make(const struct history_settings *settings)
     history->store = (struct store){
         .directory = history->directory,
         .keep_rows = settings->keep_rows ? settings->keep_rows : KEEP_ROWS,
+        .overdue_us = settings->overdue_us ? (int64_t)settings->overdue_us : LEDGER_OVERDUE_US,
         .keep_us = settings->keep_us ? settings->keep_us : (uint64_t)KEEP_DAYS * 86400 * US_PER_S};
     return history;
 }

@@ -22,6 +22,7 @@ struct history_settings {
     const char *directory; /* the spool's */
     uint64_t keep_rows;    /* 0: 1,000,000 */
     uint64_t keep_us;      /* 0: 14 days */
+    uint64_t overdue_us;   /* when a deferred mail that has not come back is overdue; 0: 24 h */
 };
 /* Registers itself as a sink of observe. Sleeps. */
 MUST_USE struct history *history_open(const struct history_settings *settings, char *why,
@@ -54,7 +55,7 @@ struct ledger_row {
     struct bytes client_network, from, to, cause;
     int64_t first_wall_us, last_wall_us, ended_wall_us;
     uint32_t attempts;
-    enum ledger_state state;
+    enum ledger_state state;   /* OVERDUE by the writer's last setting */
     uint64_t session, message; /* last deferred session; the message it came back as */
 };
 typedef bool ledger_each(void *argument, const struct ledger_row *row);

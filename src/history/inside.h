@@ -66,6 +66,7 @@ struct store {
     sqlite3_stmt *ledger_update, *ledger_insert, *ledger_close, *ledger_overdue, *ledger_prune;
     uint64_t kind_names[EVENT_KIND_COUNT], stage_names[STAGE_COUNT], cause_names[CAUSE_COUNT];
     uint64_t keep_rows, keep_us;
+    int64_t overdue_us;
     struct ledger ledger;
 };
 
@@ -85,6 +86,7 @@ MUST_USE bool store_step(sqlite3_stmt *statement);
 MUST_USE bool ledger_load(struct store *store);
 MUST_USE bool ledger_prepare(struct store *store);
 MUST_USE bool ledger_take(struct store *store, const struct kept *kept);
+bool ledger_is_open(const struct ledger *ledger); /* some row may be waiting for its end */
 /* Sets the gauges; cheap. */
 void ledger_show(const struct store *store);
 /* Counts what is overdue and forgets what is old: once a second is plenty. */
@@ -93,7 +95,6 @@ void ledger_unload(struct store *store);
 /* After a rollback the memory must agree with the table again. */
 void ledger_reload(struct store *store);
 
-enum { LEDGER_OVERDUE_HOURS = 24 };
-#define LEDGER_OVERDUE_US ((int64_t)LEDGER_OVERDUE_HOURS * 3600 * 1000000)
+#define LEDGER_OVERDUE_US ((int64_t)24 * 3600 * 1000000)
 
 #endif

@@ -189,24 +189,30 @@ static bool ledger_end(struct store *store, const struct print *print, const str
     return true;
 }
 
+bool ledger_is_open(const struct ledger *ledger)
+{
+    return ledger->count > 0 || ledger->overflowed;
+}
+
 /* A deferral before MAIL names no sender, one at MAIL no recipient: any mail of the same network,
- * or of the same sender from there, ends those too. */
+ * or of the same sender from there, ends those too. A refusal ends that of its sender: it came back
+ * as far as that. */
 static bool ledger_end_all(struct store *store, struct print *print, const struct kept *kept,
                            enum ledger_state state)
 {
     const struct bytes from = kept->texts[KEPT_FROM], to = kept->texts[KEPT_TO];
 
-    if (store->ledger.count == 0 && !store->ledger.overflowed)
+    if (!ledger_is_open(&store->ledger))
         return true;
     print_network(kept->texts[KEPT_CLIENT], print->network);
     print_make(print, from, to);
     if (!ledger_end(store, print, kept, state))
         return false;
-    if (state != LEDGER_CAME_BACK)
-        return true;
     print_make(print, from, BYTES_EMPTY);
     if (!ledger_end(store, print, kept, state))
         return false;
+    if (state != LEDGER_CAME_BACK)
+        return true;
     print_make(print, BYTES_EMPTY, BYTES_EMPTY);
     return ledger_end(store, print, kept, state);
 }
@@ -216,7 +222,8 @@ static bool is_deferral(const struct kept *kept)
 {
     const uint64_t cause = kept->numbers[KEPT_CAUSE];
 
-    return kept->kind == EVENT_MESSAGE_DEFERRED && cause > 0 && cause <= CAUSE_COUNT &&
+    return (kept->kind == EVENT_MESSAGE_DEFERRED || kept->kind == EVENT_RECIPIENT_DEFERRED) &&
+           cause > 0 && cause <= CAUSE_COUNT &&
            (kept->texts[KEPT_FROM].count > 0 ||
             cause_row((enum cause)(cause - 1))->side == SIDE_OURS);
 }
@@ -232,7 +239,8 @@ bool ledger_take(struct store *store, const struct kept *kept)
     }
     if (kept->kind == EVENT_MESSAGE_ACCEPTED || kept->kind == EVENT_RECIPIENT_ACCEPTED)
         return ledger_end_all(store, &print, kept, LEDGER_CAME_BACK);
-    if (kept->kind == EVENT_MESSAGE_REFUSED && kept->texts[KEPT_FROM].count > 0)
+    if ((kept->kind == EVENT_MESSAGE_REFUSED || kept->kind == EVENT_RECIPIENT_REFUSED) &&
+        kept->texts[KEPT_FROM].count > 0)
         return ledger_end_all(store, &print, kept, LEDGER_REFUSED_LATER);
     return true;
 }
@@ -292,7 +300,7 @@ static int64_t count_overdue(struct store *store)
 
     if (store->ledger.still_out <= 0)
         return 0;
-    sqlite3_bind_int64(store->ledger_overdue, 1, clock_wall_us() - LEDGER_OVERDUE_US);
+    sqlite3_bind_int64(store->ledger_overdue, 1, clock_wall_us() - store->overdue_us);
     if (sqlite3_step(store->ledger_overdue) == SQLITE_ROW)
         count = sqlite3_column_int64(store->ledger_overdue, 0);
     sqlite3_reset(store->ledger_overdue);

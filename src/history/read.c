@@ -222,7 +222,7 @@ bool history_of_session(const char *directory, uint64_t session, history_each *e
 
 #define LEDGER_COLUMNS                                                                             \
     "SELECT network, sender, recipient, cause, first_us, last_us, ended_us, attempts, state,"      \
-    " session, message FROM ledger "
+    " session, message, (SELECT user_version FROM pragma_user_version) FROM ledger "
 
 static struct ledger_row ledger_row_of(sqlite3_stmt *statement, int64_t now_wall_us)
 {
@@ -238,7 +238,10 @@ static struct ledger_row ledger_row_of(sqlite3_stmt *statement, int64_t now_wall
                              .session = (uint64_t)sqlite3_column_int64(statement, 9),
                              .message = (uint64_t)sqlite3_column_int64(statement, 10)};
 
-    if (row.state == LEDGER_STILL_OUT && now_wall_us - row.first_wall_us > LEDGER_OVERDUE_US)
+    const int64_t overdue_us = sqlite3_column_int64(statement, 11) * 1000;
+
+    if (row.state == LEDGER_STILL_OUT &&
+        now_wall_us - row.first_wall_us > (overdue_us ? overdue_us : LEDGER_OVERDUE_US))
         row.state = LEDGER_OVERDUE;
     return row;
 }

@@ -5,6 +5,7 @@
  */
 #include "history/inside.h"
 
+#include <limits.h>
 #include <string.h>
 
 enum { PRUNE_SLICE = 10000, BATCH_ROWS_MAX = 1 << 20, BUSY_MS = 2000 };
@@ -107,14 +108,18 @@ static bool store_prepare_all(struct store *store)
 
 static bool store_open_once(struct store *store, char *why, size_t why_room)
 {
-    char path[4096];
+    char path[4096], overdue[64];
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
 
     snprintf(path, sizeof path, "%s/" HISTORY_FILE, store->directory);
+    /* Who reads the ledger learns from the file itself when a row is overdue. */
+    snprintf(overdue, sizeof overdue, "PRAGMA user_version = %d",
+             (int)MIN_OF(store->overdue_us / 1000, (int64_t)INT_MAX));
     bool opened = sqlite3_open_v2(path, &store->database, flags, disk_sqlite_vfs()) == SQLITE_OK;
     if (opened) {
         sqlite3_busy_timeout(store->database, BUSY_MS);
         opened = sqlite3_exec(store->database, SCHEMA, NULL, NULL, NULL) == SQLITE_OK &&
+                 sqlite3_exec(store->database, overdue, NULL, NULL, NULL) == SQLITE_OK &&
                  sqlite3_exec(store->database, "BEGIN", NULL, NULL, NULL) == SQLITE_OK &&
                  store_names(store) &&
                  sqlite3_exec(store->database, "COMMIT", NULL, NULL, NULL) == SQLITE_OK &&
@@ -184,7 +189,7 @@ struct batch {
     struct kept *events;
     uint32_t *next;  /* the next event of the same message, or 0; events count from 1 */
     uint32_t *heads; /* hash table of first events */
-    bool *later;     /* not the first of its message */
+    bool *later;     /* has no row of its own: not the first of its message, or the ledger's */
     uint32_t count, room;
 };
 
@@ -215,6 +220,13 @@ static void batch_close(struct batch *batch)
     free(batch->later);
 }
 
+/* Of the ledger alone; the story of the message has one line for all its recipients. */
+static bool is_of_ledger(const struct kept *kept)
+{
+    return kept->kind == EVENT_RECIPIENT_ACCEPTED || kept->kind == EVENT_RECIPIENT_DEFERRED ||
+           kept->kind == EVENT_RECIPIENT_REFUSED;
+}
+
 static bool batch_open(struct batch *batch, struct bytes octets)
 {
     const uint32_t count = count_events(octets);
@@ -232,7 +244,8 @@ static bool batch_open(struct batch *batch, struct bytes octets)
         batch->count++;
     /* From the last to the first, so that each chain runs forward in time. */
     for (uint32_t i = batch->count; i > 0; i--) {
-        if (batch->events[i].message == 0)
+        batch->later[i] = is_of_ledger(&batch->events[i]);
+        if (batch->events[i].message == 0 || batch->later[i])
             continue;
         uint32_t *head = &batch->heads[batch_slot(batch, batch->events[i].message)];
         batch->next[i] = *head;

@@ -226,17 +226,43 @@ struct verdict policy_connect(struct policy *policy, struct client_facts *client
 
 /* ------------------------------------------------------------------ the sender */
 
+/* One question of this check; an old answer stands in for a failed one (RFC 8767). Sleeps. */
+static struct lookup sender_ask(struct policy *policy, struct arena *arena,
+                                const struct resolve_question *question, struct dns_answer *answer)
+{
+    struct resolver *resolver = policy->settings.resolver;
+    struct dns_answer recalled;
+    struct lookup lookup;
+
+    if (!resolver_is_down(policy, arena, &lookup)) {
+        lookup = resolve_ask_by(resolver, arena, question, answer);
+        if (!answer->from_memory)
+            resolver_learn(policy, &lookup);
+    }
+    if (lookup.status != LOOKUP_FAILED || lookup.reason == LOOKUP_REASON_BOGUS)
+        return lookup;
+    const struct lookup known =
+        resolve_recall(resolver, arena, question->name, question->type, &recalled);
+
+    if (known.status != LOOKUP_FOUND)
+        return lookup;
+    *answer = recalled;
+    return known;
+}
+
 /* Addresses stand in for a missing MX (RFC 5321 5.1). */
 static struct lookup sender_addresses(struct policy *policy, struct arena *arena,
-                                      struct bytes domain)
+                                      struct resolve_question question)
 {
     struct dns_answer answer;
-    const struct lookup v4 = resolve_ask(policy->settings.resolver, arena, domain, DNS_A, &answer);
+
+    question.type = DNS_A;
+    const struct lookup v4 = sender_ask(policy, arena, &question, &answer);
 
     if (v4.status == LOOKUP_FOUND)
         return v4;
-    const struct lookup v6 =
-        resolve_ask(policy->settings.resolver, arena, domain, DNS_AAAA, &answer);
+    question.type = DNS_AAAA;
+    const struct lookup v6 = sender_ask(policy, arena, &question, &answer);
 
     if (v6.status == LOOKUP_ABSENT && v4.status == LOOKUP_FAILED)
         return v4;
@@ -247,16 +273,16 @@ static struct lookup sender_addresses(struct policy *policy, struct arena *arena
 static struct lookup sender_lookup(struct policy *policy, struct arena *arena, struct bytes domain,
                                    bool *null_mx)
 {
-    struct dns_answer mx;
-    struct lookup lookup;
+    const struct resolve_question question = {domain, DNS_MX,
+                                              resolver_patience_end(policy->settings.resolver)};
+    struct dns_answer mx = {0};
+    const struct lookup lookup = sender_ask(policy, arena, &question, &mx);
 
-    if (resolver_is_down(policy, arena, &lookup))
-        return lookup;
-    lookup = resolve_ask(policy->settings.resolver, arena, domain, DNS_MX, &mx);
     *null_mx = lookup.status == LOOKUP_FOUND && mx.count == 1 && mx.records[0].name.count == 0;
+    if (*null_mx && mx.stale) /* what is old never keeps mail out */
+        return lookup_failed(LOOKUP_REASON_UNAVAILABLE, BYTES_LITERAL("what is known is too old"));
     if (lookup.status == LOOKUP_ABSENT && !mx.nxdomain)
-        lookup = sender_addresses(policy, arena, domain);
-    resolver_learn(policy, &lookup);
+        return sender_addresses(policy, arena, question);
     return lookup;
 }
 

@@ -48,6 +48,41 @@ void session_flush(struct session *session)
     buffer_free(&session->output);
 }
 
+/* As the client named it, before aliases. */
+static struct address recipient_as_asked(const struct recipient *recipient)
+{
+    return address_is_null(recipient->asked) ? recipient->address : recipient->asked;
+}
+
+static bool event_is_of_message(enum event_kind kind)
+{
+    return kind == EVENT_MESSAGE_ACCEPTED || kind == EVENT_MESSAGE_DEFERRED ||
+           kind == EVENT_MESSAGE_REFUSED;
+}
+
+/* One reply for all recipients: the first is in the journal's line, the others are told to the
+ * ledger alone, which keeps an account of each. */
+static void session_tell_others(const struct session *session, struct event event)
+{
+    const struct envelope *envelope = &session->transaction.envelope;
+    struct buffer to = BUFFER_WITH_LIMIT(2 * MAIL_ADDRESS_MAX);
+
+    event.kind = event.kind == EVENT_MESSAGE_ACCEPTED   ? EVENT_RECIPIENT_ACCEPTED
+                 : event.kind == EVENT_MESSAGE_DEFERRED ? EVENT_RECIPIENT_DEFERRED
+                                                        : EVENT_RECIPIENT_REFUSED;
+    for (uint32_t i = 1; i < envelope->recipient_count; i++) {
+        const struct address asked = recipient_as_asked(&envelope->recipients[i]);
+
+        if (address_equal(asked, recipient_as_asked(&envelope->recipients[i - 1])))
+            continue; /* two members of one alias */
+        buffer_clear(&to);
+        address_print(&to, asked);
+        event.to = buffer_view(&to);
+        observe_event(&event);
+    }
+    buffer_free(&to);
+}
+
 /* Who it was and what they wanted; the caller has named the kind and what is particular. */
 void session_event(const struct session *session, struct event *event)
 {
@@ -63,17 +98,18 @@ void session_event(const struct session *session, struct event *event)
         /* The null sender is told from "no sender yet". */
         event->from = from.count ? buffer_view(&from) : BYTES_LITERAL("<>");
     }
+    const bool of_one = event->to.count > 0 || session->stage == STAGE_RCPT;
     if (event->to.count > 0) {
         buffer_add(&to, event->to);
     } else if (session->stage == STAGE_RCPT) {
         address_print(&to, session->asked);
     } else if (envelope->recipient_count > 0) {
-        const struct recipient *first = &envelope->recipients[0];
-        const bool renamed = !address_is_null(first->asked);
-        address_print(&to, renamed ? first->asked : first->address);
+        address_print(&to, recipient_as_asked(&envelope->recipients[0]));
     }
     event->to = buffer_view(&to);
     observe_event(event);
+    if (!of_one && event_is_of_message(event->kind))
+        session_tell_others(session, *event);
     buffer_free(&from);
     buffer_free(&to);
 }

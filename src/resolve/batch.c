@@ -13,18 +13,18 @@ struct batch {
 
 struct helper {
     struct batch *batch;
-    struct resolve_question *question;
+    struct resolve_batched *question;
     struct fiber *fiber; /* NULL once it has ended: fibers are reused */
 };
 
 static void helper_main(void *argument)
 {
     struct helper *helper = argument;
-    struct resolve_question *question = helper->question;
+    struct resolve_batched *question = helper->question;
     struct batch *batch = helper->batch;
 
-    question->lookup = resolve_ask(batch->resolver, batch->arena, question->name, question->type,
-                                   &question->answer);
+    question->lookup =
+        resolve_ask_by(batch->resolver, batch->arena, &question->question, &question->answer);
     helper->fiber = NULL;
     batch->open--;
     fiber_wake(batch->waiting);
@@ -63,7 +63,7 @@ static void batch_wait(struct batch *batch, struct helper *helpers, unsigned cou
 }
 
 void resolve_ask_all(struct resolver *resolver, struct arena *arena,
-                     struct resolve_question *questions, unsigned count)
+                     struct resolve_batched *questions, unsigned count)
 {
     struct helper helpers[RESOLVE_BATCH_MAX] = {{0}};
     struct batch batch = {.resolver = resolver, .arena = arena, .waiting = fiber_self()};
@@ -74,8 +74,7 @@ void resolve_ask_all(struct resolver *resolver, struct arena *arena,
         helper_start(&helpers[i]);
     }
     if (count > 0) /* the last one needs no fiber of its own */
-        questions[count - 1].lookup =
-            resolve_ask(resolver, arena, questions[count - 1].name, questions[count - 1].type,
-                        &questions[count - 1].answer);
+        questions[count - 1].lookup = resolve_ask_by(
+            resolver, arena, &questions[count - 1].question, &questions[count - 1].answer);
     batch_wait(&batch, helpers, count);
 }

@@ -6,9 +6,8 @@
 
 #define RESOLVE_BATCH_MAX 40
 
-struct resolve_question {
-    struct bytes name;
-    enum dns_type type;
+struct resolve_batched {
+    struct resolve_question question;
     struct lookup lookup; /* zero is FAILED: a question that was never asked is no answer */
     struct dns_answer answer;
 };
@@ -18,6 +17,6 @@ struct resolve_question {
  * may be shared: the fibers run on one loop and nothing sleeps within an allocation. Sleeps.
  */
 void resolve_ask_all(struct resolver *resolver, struct arena *arena,
-                     struct resolve_question *questions, unsigned count);
+                     struct resolve_batched *questions, unsigned count);
 
 #endif

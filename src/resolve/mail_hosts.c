@@ -78,8 +78,8 @@ static void host_take_addresses(struct arena *arena, struct mail_host *host,
 }
 
 /* Either family suffices; without any, a failure of one outweighs the other's absence. */
-static struct lookup family_lookup(const struct resolve_question *v6,
-                                   const struct resolve_question *v4)
+static struct lookup family_lookup(const struct resolve_batched *v6,
+                                   const struct resolve_batched *v4)
 {
     if (v6->lookup.status == LOOKUP_FOUND || v4->lookup.status == LOOKUP_FOUND)
         return lookup_found();
@@ -90,21 +90,21 @@ static struct lookup family_lookup(const struct resolve_question *v6,
 
 static void hosts_ask(struct resolver *resolver, struct arena *arena, struct mail_hosts *hosts)
 {
-    struct resolve_question *questions =
-        ARENA_NEW_ARRAY(arena, 2u * hosts->count + 1u, struct resolve_question);
+    struct resolve_batched *questions =
+        ARENA_NEW_ARRAY(arena, 2u * hosts->count + 1u, struct resolve_batched);
 
     if (!questions)
         return; /* the hosts' zeroed look-ups say FAILED */
     for (unsigned i = 0; i < hosts->count; i++) {
-        questions[2 * i] =
-            (struct resolve_question){.name = hosts->hosts[i].name, .type = DNS_AAAA};
-        questions[2 * i + 1] =
-            (struct resolve_question){.name = hosts->hosts[i].name, .type = DNS_A};
+        questions[2 * i].question = (struct resolve_question){hosts->hosts[i].name, DNS_AAAA,
+                                                              .deadline_us = DEADLINE_NEVER};
+        questions[2 * i + 1].question =
+            (struct resolve_question){hosts->hosts[i].name, DNS_A, .deadline_us = DEADLINE_NEVER};
     }
     resolve_ask_all(resolver, arena, questions, 2 * hosts->count);
     for (unsigned i = 0; i < hosts->count; i++) {
         struct mail_host *host = &hosts->hosts[i];
-        const struct resolve_question *v6 = &questions[2 * i], *v4 = &questions[2 * i + 1];
+        const struct resolve_batched *v6 = &questions[2 * i], *v4 = &questions[2 * i + 1];
 
         host->lookup = family_lookup(v6, v4);
         host_take_addresses(arena, host, &v6->answer, &v4->answer);

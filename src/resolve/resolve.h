@@ -1,9 +1,10 @@
 /*
  * resolve: DNS questions and answers.
  *
- * Flow:   resolve_ask(question) -> libunbound (validating) in the loop -> FOUND, ABSENT or FAILED.
+ * Flow:   resolve_ask(question) -> memory, or who asks the same already, or libunbound (validating)
+ *         in the loop -> FOUND, ABSENT or FAILED.
  *         In the simulator resolve_sim.c answers from the seeded world instead (same header).
- * Owns:   one libunbound context a loop.
+ * Owns:   one libunbound context a loop; what was answered, until its TTL is over.
  * Sleeps: resolve_ask and all that is built on it, until the deadline.
  * Fails:  LOOKUP_FAILED with a reason; NXDOMAIN and NODATA are ABSENT only when a server said so.
  * Never:  turns a time-out into "absent".
@@ -32,6 +33,8 @@ struct resolver_settings {
     const struct endpoint *forward; /* none: the servers of /etc/resolv.conf */
     unsigned forward_count;
     uint64_t timeout_us;      /* one question in all */
+    uint64_t patience_us;     /* the questions of one check together; 0: twice the time-out */
+    uint64_t serve_stale_us;  /* how long resolve_recall knows an answer beyond its TTL; 0: not */
     const char *trust_anchor; /* file or NULL: DNSSEC off */
 };
 MUST_USE struct resolver *resolver_open(const struct resolver_settings *settings, char *why,
@@ -53,8 +56,16 @@ struct dns_answer {
     struct dns_record *records; /* of the type asked, CNAMEs followed; none unless FOUND */
     unsigned count;
     uint32_t ttl_s;
-    bool secure;   /* validated by DNSSEC */
-    bool nxdomain; /* ABSENT because the name does not exist (else: no such type) */
+    bool secure;      /* validated by DNSSEC */
+    bool nxdomain;    /* ABSENT because the name does not exist (else: no such type) */
+    bool from_memory; /* nobody was asked, so it does not say that anybody answers */
+    bool stale; /* by resolve_recall: its TTL is over. It may let mail in, never keep it out */
+};
+
+struct resolve_question {
+    struct bytes name;
+    enum dns_type type;
+    uint64_t deadline_us;
 };
 
 /*
@@ -64,6 +75,20 @@ struct dns_answer {
 MUST_USE struct lookup resolve_ask(struct resolver *resolver, struct arena *arena,
                                    struct bytes name, enum dns_type type,
                                    struct dns_answer *answer);
+
+/* The same, at the latest at that time. Sleeps. */
+MUST_USE struct lookup resolve_ask_by(struct resolver *resolver, struct arena *arena,
+                                      const struct resolve_question *question,
+                                      struct dns_answer *answer);
+/* When a check that begins now has had all its time, whatever number of questions it takes. */
+uint64_t resolver_patience_end(const struct resolver *resolver);
+/*
+ * For who was told FAILED and may do with what was last known (RFC 8767): FOUND, with `stale` set,
+ * or FAILED. An old "absent" is never recalled. Never sleeps.
+ */
+MUST_USE struct lookup resolve_recall(struct resolver *resolver, struct arena *arena,
+                                      struct bytes name, enum dns_type type,
+                                      struct dns_answer *answer);
 
 /* One host of a destination, by preference. */
 struct mail_host {

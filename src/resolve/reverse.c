@@ -14,26 +14,61 @@ static bool answer_holds(const struct dns_answer *answer, const struct ip_addres
     return false;
 }
 
-static struct lookup confirm(struct resolver *resolver, struct arena *arena,
-                             const struct dns_answer *names, const struct ip_address *ip,
-                             struct bytes *name)
+/* The outcome of one question, or what was last known in its place. */
+static struct lookup settle(struct resolver *resolver, struct arena *arena,
+                            const struct resolve_question *question, struct lookup lookup,
+                            struct dns_answer *answer)
 {
-    struct resolve_question questions[REVERSE_NAMES_MAX];
+    struct dns_answer recalled;
+
+    if (lookup.status != LOOKUP_FAILED || lookup.reason == LOOKUP_REASON_CANCELLED ||
+        lookup.reason == LOOKUP_REASON_BOGUS)
+        return lookup;
+    const struct lookup known =
+        resolve_recall(resolver, arena, question->name, question->type, &recalled);
+
+    if (known.status == LOOKUP_FOUND) {
+        *answer = recalled;
+        return known;
+    }
+    return lookup;
+}
+
+static void ask_forward(struct resolver *resolver, struct arena *arena,
+                        const struct dns_answer *names, struct resolve_batched *asked,
+                        const struct resolve_question *like)
+{
+    const unsigned count = MIN_OF(names->count, (unsigned)REVERSE_NAMES_MAX);
+
+    for (unsigned i = 0; i < count; i++) {
+        asked[i] = (struct resolve_batched){.question = *like};
+        asked[i].question.name = names->records[i].name;
+    }
+    resolve_ask_all(resolver, arena, asked, count);
+    for (unsigned i = 0; i < count; i++)
+        asked[i].lookup =
+            settle(resolver, arena, &asked[i].question, asked[i].lookup, &asked[i].answer);
+}
+
+/* Names that are stale may confirm an address; that they do not says nothing. */
+static struct lookup confirm(const struct resolve_batched *asked, const struct dns_answer *names,
+                             const struct ip_address *ip, struct bytes *name)
+{
     const unsigned count = MIN_OF(names->count, (unsigned)REVERSE_NAMES_MAX);
     struct lookup outcome = lookup_absent();
+    bool stale = names->stale;
 
-    for (unsigned i = 0; i < count; i++)
-        questions[i] = (struct resolve_question){
-            .name = names->records[i].name, .type = ip->family == ENDPOINT_IPV4 ? DNS_A : DNS_AAAA};
-    resolve_ask_all(resolver, arena, questions, count);
     for (unsigned i = 0; i < count; i++) {
-        if (questions[i].lookup.status == LOOKUP_FOUND && answer_holds(&questions[i].answer, ip)) {
-            *name = questions[i].name;
+        if (asked[i].lookup.status == LOOKUP_FOUND && answer_holds(&asked[i].answer, ip)) {
+            *name = asked[i].question.name;
             return lookup_found();
         }
-        if (questions[i].lookup.status == LOOKUP_FAILED)
-            outcome = questions[i].lookup;
+        stale = stale || asked[i].answer.stale;
+        if (asked[i].lookup.status == LOOKUP_FAILED)
+            outcome = asked[i].lookup;
     }
+    if (outcome.status == LOOKUP_ABSENT && stale)
+        return lookup_failed(LOOKUP_REASON_UNAVAILABLE, BYTES_LITERAL("what is known is too old"));
     if (outcome.status == LOOKUP_ABSENT)
         outcome.detail = BYTES_LITERAL("the reverse name does not lead back to the address");
     return outcome;
@@ -42,16 +77,21 @@ static struct lookup confirm(struct resolver *resolver, struct arena *arena,
 struct lookup resolve_reverse(struct resolver *resolver, struct arena *arena,
                               const struct ip_address *ip, struct bytes *name)
 {
-    char question[128];
+    struct resolve_batched asked[REVERSE_NAMES_MAX];
     struct dns_answer names;
+    char text[128];
+    struct resolve_question question = {.type = DNS_PTR,
+                                        .deadline_us = resolver_patience_end(resolver)};
 
     *name = BYTES_EMPTY;
-    ip_reverse_name(ip, "in-addr.arpa", "ip6.arpa",
-                    (struct span){(uint8_t *)question, sizeof question});
-    const struct lookup lookup =
-        resolve_ask(resolver, arena, bytes_of_text(question), DNS_PTR, &names);
+    ip_reverse_name(ip, "in-addr.arpa", "ip6.arpa", (struct span){(uint8_t *)text, sizeof text});
+    question.name = bytes_of_text(text);
+    struct lookup lookup = resolve_ask_by(resolver, arena, &question, &names);
 
+    lookup = settle(resolver, arena, &question, lookup, &names);
     if (lookup.status != LOOKUP_FOUND)
         return lookup;
-    return confirm(resolver, arena, &names, ip, name);
+    question.type = ip->family == ENDPOINT_IPV4 ? DNS_A : DNS_AAAA;
+    ask_forward(resolver, arena, &names, asked, &question);
+    return confirm(asked, &names, ip, name);
 }

@@ -1,6 +1,6 @@
 /*
- * unbound: the seam to libunbound: resolver_open, resolver_close and resolve_ask, and nothing else.
- * The simulator links its own three functions instead of this file.
+ * unbound: the seam to libunbound: resolver_open, resolver_close, the asking functions, and nothing
+ * else. The simulator links its own instead of this file.
  *
  * One context a session loop; its worker thread validates, a pump fiber on the loop waits for its
  * descriptor and hands out the answers. Contexts are made in the worker pool: libunbound puts 64
@@ -11,11 +11,10 @@
 #include <string.h>
 #include <unbound.h>
 
-#include "resolve/codec.h"
+#include "resolve/cache.h"
 
 enum {
     DNS_LOOPS_MAX = 256,
-    DNS_QUESTIONS_MAX = 4000, /* in flight a loop; above it we are the ones who are overloaded */
     DNS_CLASS_IN = 1,
     RCODE_NOERROR = 0,
     RCODE_NXDOMAIN = 3,
@@ -27,7 +26,7 @@ struct dns_loop {
     struct loop *loop;
     struct ub_ctx *context;
     struct fiber *pump; /* guarded by the resolver's lock */
-    unsigned waiting;
+    unsigned waiting;   /* questions that libunbound has */
 };
 
 struct resolver {
@@ -38,7 +37,9 @@ struct resolver {
     char *trust_anchor;
     struct dns_loop *loops; /* one a session loop, fixed once opened */
     unsigned loop_count;
-    unsigned asking; /* questions in flight on all loops */
+    struct dns_cache *cache;
+    uint64_t patience_us;
+    unsigned asking; /* fibers that ask, on all loops */
     unsigned pumps;
     bool closing;
     struct waitlist changed; /* asking or pumps went down */
@@ -178,9 +179,13 @@ static bool resolver_copy_settings(struct resolver *resolver,
     const char *anchor = settings->trust_anchor;
 
     resolver->timeout_us = settings->timeout_us ? settings->timeout_us : 5 * US_PER_S;
+    resolver->patience_us =
+        settings->patience_us ? settings->patience_us : 2 * resolver->timeout_us;
     resolver->forward_count = settings->forward_count;
+    resolver->cache =
+        dns_cache_open(&(struct dns_cache_settings){.stale_us = settings->serve_stale_us});
     resolver->forward = calloc(settings->forward_count + 1u, sizeof *resolver->forward);
-    if (!resolver->forward)
+    if (!resolver->forward || !resolver->cache)
         return false;
     for (unsigned i = 0; i < settings->forward_count; i++)
         resolver->forward[i] = settings->forward[i];
@@ -193,6 +198,7 @@ static void resolver_free(struct resolver *resolver)
 {
     for (unsigned i = 0; i < resolver->loop_count; i++)
         ub_ctx_delete(resolver->loops[i].context);
+    dns_cache_close(resolver->cache);
     free(resolver->loops);
     free(resolver->forward);
     free(resolver->trust_anchor);
@@ -316,12 +322,10 @@ static struct dns_loop *resolver_enter(struct resolver *resolver)
     pthread_mutex_lock(&resolver->lock);
     struct dns_loop *here = resolver->closing ? NULL : resolver_find_loop(resolver);
 
-    if (here && (here->waiting >= DNS_QUESTIONS_MAX || !loop_has_pump(here)))
+    if (here && !loop_has_pump(here))
         here = NULL;
-    if (here) {
-        here->waiting++;
+    if (here)
         resolver->asking++;
-    }
     pthread_mutex_unlock(&resolver->lock);
     return here;
 }
@@ -331,7 +335,6 @@ static void resolver_leave(struct dns_loop *here)
     struct resolver *resolver = here->resolver;
 
     pthread_mutex_lock(&resolver->lock);
-    here->waiting--;
     resolver->asking--;
     if (resolver->closing)
         waitlist_wake_all(&resolver->changed);
@@ -416,18 +419,22 @@ static struct lookup question_failed(enum io_status status)
     return lookup_failed(LOOKUP_REASON_CANCELLED, BYTES_EMPTY);
 }
 
-static struct lookup ask_here(struct dns_loop *here, struct arena *arena, const char *name,
-                              struct dns_answer *answer, enum dns_type type)
+/* The asker of dns_cache_ask. Sleeps. */
+static struct lookup ask_here(void *argument, struct arena *arena, const struct dns_question *asked,
+                              struct dns_answer *answer)
 {
+    const struct dns_loop *here = argument;
     struct question question = {.fiber = fiber_self()};
+    const uint64_t start_us = clock_now_us();
     int id = 0;
-    const int error =
-        ub_resolve_async(here->context, name, (int)type, DNS_CLASS_IN, &question, on_answer, &id);
+    const int error = ub_resolve_async(here->context, asked->name, (int)asked->type, DNS_CLASS_IN,
+                                       &question, on_answer, &id);
 
     if (error != 0)
         return lookup_failed(LOOKUP_REASON_UNAVAILABLE, bytes_of_text(ub_strerror(error)));
-    const enum io_status status = question_wait(&question, deadline_in(here->resolver->timeout_us));
+    const enum io_status status = question_wait(&question, asked->deadline_us);
 
+    metric_observe(HISTOGRAM_DNS, clock_now_us() - start_us);
     if (status != IO_OK) {
         ub_cancel(here->context, id);
         return question_failed(status);
@@ -436,19 +443,19 @@ static struct lookup ask_here(struct dns_loop *here, struct arena *arena, const 
         ub_resolve_free(question.result);
         return lookup_failed(LOOKUP_REASON_UNAVAILABLE, bytes_of_text(ub_strerror(question.error)));
     }
-    const struct lookup lookup = answer_read(arena, question.result, type, answer);
+    const struct lookup lookup = answer_read(arena, question.result, asked->type, answer);
     ub_resolve_free(question.result);
     return lookup;
 }
 
-struct lookup resolve_ask(struct resolver *resolver, struct arena *arena, struct bytes name,
-                          enum dns_type type, struct dns_answer *answer)
+struct lookup resolve_ask_by(struct resolver *resolver, struct arena *arena,
+                             const struct resolve_question *question, struct dns_answer *answer)
 {
-    const uint64_t start_us = clock_now_us();
     char text[DNS_NAME_MAX + 2];
+    const struct dns_question asked = {text, question->type, question->deadline_us};
 
     *answer = (struct dns_answer){0};
-    if (!dns_name_text(name, text, sizeof text)) {
+    if (!dns_name_text(question->name, text, sizeof text)) {
         answer->nxdomain = true;
         return lookup_absent();
     }
@@ -456,9 +463,34 @@ struct lookup resolve_ask(struct resolver *resolver, struct arena *arena, struct
 
     if (!here)
         return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("too many questions"));
-    const struct lookup lookup = ask_here(here, arena, text, answer, type);
+    const struct dns_asker asker = {ask_here, here, resolver->timeout_us, &here->waiting};
+    const struct lookup lookup = dns_cache_ask(resolver->cache, &asker, arena, &asked, answer);
 
     resolver_leave(here);
-    metric_observe(HISTOGRAM_DNS, clock_now_us() - start_us);
     return lookup;
+}
+
+struct lookup resolve_ask(struct resolver *resolver, struct arena *arena, struct bytes name,
+                          enum dns_type type, struct dns_answer *answer)
+{
+    const struct resolve_question question = {name, type, .deadline_us = DEADLINE_NEVER};
+
+    return resolve_ask_by(resolver, arena, &question, answer);
+}
+
+uint64_t resolver_patience_end(const struct resolver *resolver)
+{
+    return deadline_in(resolver->patience_us);
+}
+
+struct lookup resolve_recall(struct resolver *resolver, struct arena *arena, struct bytes name,
+                             enum dns_type type, struct dns_answer *answer)
+{
+    char text[DNS_NAME_MAX + 2];
+    const struct dns_question asked = {.name = text, .type = type};
+
+    *answer = (struct dns_answer){0};
+    if (!dns_name_text(name, text, sizeof text))
+        return lookup_failed(LOOKUP_REASON_UNAVAILABLE, BYTES_EMPTY);
+    return dns_cache_recall(resolver->cache, arena, &asked, answer);
 }

@@ -290,6 +290,26 @@ struct lookup resolve_ask(struct resolver *resolver, struct arena *arena, struct
     return answer_from_zone(arena, text, type, answer);
 }
 
+/* The zone keeps no memory of answers, so nothing is stale and every question is asked. */
+struct lookup resolve_ask_by(struct resolver *resolver, struct arena *arena,
+                             const struct resolve_question *question, struct dns_answer *answer)
+{
+    return resolve_ask(resolver, arena, question->name, question->type, answer);
+}
+
+struct lookup resolve_recall(struct resolver *resolver UNUSED, struct arena *arena UNUSED,
+                             struct bytes name UNUSED, enum dns_type type UNUSED,
+                             struct dns_answer *answer)
+{
+    *answer = (struct dns_answer){0};
+    return lookup_failed(LOOKUP_REASON_UNAVAILABLE, BYTES_EMPTY);
+}
+
+uint64_t resolver_patience_end(const struct resolver *resolver)
+{
+    return deadline_in(2 * resolver->timeout_us);
+}
+
 struct resolver *resolver_open(const struct resolver_settings *settings, char *why, size_t why_room)
 {
     struct resolver *resolver = sim_new(sizeof *resolver);

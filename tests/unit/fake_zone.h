@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "fake_resolver.h"
 #include "resolve/resolve.h"
 
 enum fake_fault { FAKE_FINE = 0, FAKE_TIMEOUT, FAKE_SERVFAIL, FAKE_NOTHING /* the name exists, the type does not */ };

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "policy/policy.h"
+#include "fake_resolver.h"
 
 /* ------------------------------------------------------------------ scripted DNS */
 
