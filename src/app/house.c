@@ -84,12 +84,13 @@ void house_stop(struct house *house, uint64_t deadline_us)
         schedule_stop(house->schedule, deadline_us);
 }
 
-void house_close(struct house *house)
+bool house_close(struct house *house)
 {
-    if (house->receive)
-        receive_close(house->receive);
-    if (house->schedule)
-        schedule_close(house->schedule);
+    const bool received = receive_close(house->receive);
+    const bool scheduled = schedule_close(house->schedule);
+
+    if (!received || !scheduled)
+        return false;
     if (house->deliver)
         deliver_close(house->deliver);
     if (house->policy)
@@ -102,4 +103,5 @@ void house_close(struct house *house)
         history_close(house->history);
     if (house->spool)
         spool_close(house->spool);
+    return true;
 }

@@ -45,6 +45,8 @@ MUST_USE bool house_open(struct house *house);
 MUST_USE bool house_open_doors(struct house *house);
 /* Nothing new comes in, what is under way ends. */
 void house_stop(struct house *house, uint64_t deadline_us);
-void house_close(struct house *house);
+/* False: the disk hangs and holds fibers back beyond the deadline. Then what they stand on is left
+ * as it is, to the end of the process: a next start recovers as after a kill. */
+bool house_close(struct house *house);
 
 #endif

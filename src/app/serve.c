@@ -68,7 +68,10 @@ static void close_all(struct server *server)
 {
     house_stop(&server->house, deadline_in(STOP_PATIENCE_S * US_PER_S));
     console_close(server->console);
-    house_close(&server->house);
+    if (!house_close(&server->house)) {
+        observe_note(LOG_ERROR, "app", "left without a clean end: the disk does not answer");
+        return;
+    }
     tls_context_free(server->tls_in);
     tls_context_free(server->tls_out);
 }

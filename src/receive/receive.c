@@ -261,19 +261,20 @@ void receive_stop(struct receive *receive, uint64_t deadline_us)
     receive_drain(receive, deadline_in(LAST_ANSWERS_SECONDS * US_PER_S));
 }
 
-void receive_close(struct receive *receive)
+bool receive_close(struct receive *receive)
 {
     if (!receive)
-        return;
+        return true;
     /* A fiber that is still in there would use what is freed here; leaving it costs nothing now. */
     if (receive_session_count(receive) > 0 || !doors_all(receive, door_is_shut)) {
         observe_note(LOG_WARNING, "receive", "%u sessions did not end in time",
                      receive_session_count(receive));
-        return;
+        return false;
     }
     pthread_mutex_lock(&receive->lock);
     pthread_mutex_unlock(&receive->lock);
     pthread_mutex_destroy(&receive->lock);
     free(receive->doors);
     free(receive);
+    return true;
 }

@@ -34,7 +34,9 @@ const struct endpoint *receive_address(const struct receive *receive, const char
 /* Stops listening, lets sessions reach their reply (421 server.stopping to idle ones), then ends
  * them. Sleeps. */
 void receive_stop(struct receive *receive, uint64_t deadline_us);
-void receive_close(struct receive *receive);
+/* False: sessions are still under way (the disk hangs), so nothing was freed, and nothing that they
+ * use may be. */
+bool receive_close(struct receive *receive);
 uint32_t receive_session_count(const struct receive *receive);
 
 #endif

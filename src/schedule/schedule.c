@@ -364,15 +364,16 @@ static void holds_free(struct schedule *schedule)
     }
 }
 
-void schedule_close(struct schedule *schedule)
+bool schedule_close(struct schedule *schedule)
 {
     if (!schedule)
-        return;
+        return true;
     if (schedule->slot_count > 0 || !schedule->taker_ended)
-        return; /* somebody is still past the dot: the end of the process frees it */
+        return false; /* somebody is still past the dot: the end of the process frees it */
     holds_free(schedule);
     places_free(schedule);
     free(schedule);
+    return true;
 }
 
 /* ------------------------------------------------------------------ the view from outside */

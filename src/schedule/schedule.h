@@ -30,7 +30,9 @@ MUST_USE struct schedule *schedule_open(const struct schedule_settings *settings
                                         size_t why_room);
 /* Lets attempts that are past the dot end, cancels the others (they stay queued). Sleeps. */
 void schedule_stop(struct schedule *schedule, uint64_t deadline_us);
-void schedule_close(struct schedule *schedule);
+/* False: attempts are still under way (the disk hangs), so nothing was freed, and nothing that they
+ * use may be. */
+bool schedule_close(struct schedule *schedule);
 
 /*
  * Pure, for tests: the only function that turns a defer into a bounce. Gives back CAUSE_EXPIRED
