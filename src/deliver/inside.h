@@ -2,8 +2,11 @@
 #ifndef DELIVER_INSIDE_H
 #define DELIVER_INSIDE_H
 
+#include <stdatomic.h>
+
 #include "deliver/deliver.h"
 
+#define DELIVER_MAILBOXES 1024             /* remembered as having durable folders */
 #define DELIVER_HOPS_MAX 10                /* addresses tried in one attempt */
 #define DELIVER_PIECE_BYTES (64 * KIB)     /* of a body at a time */
 #define DELIVER_TRANSACTION_RECIPIENTS 100 /* what every server must take: RFC 5321 4.5.3.1.8 */
@@ -19,6 +22,8 @@ struct deliver {
     struct deliver_timeouts timeouts;
     uint64_t give_up_us;    /* DEADLINE_NEVER until the process is to end */
     int64_t opened_wall_us; /* what was accepted since then cannot have been delivered before */
+    /* Hashes of the paths of mailboxes whose folders this process knows to be durable. */
+    _Atomic uint64_t mailboxes_secured[DELIVER_MAILBOXES];
 };
 
 struct deliver_channel {

@@ -217,6 +217,62 @@ static struct verdict maildir_make(struct maildir *maildir)
     return verdict_accept();
 }
 
+/* ------------------------------------------------------------------ folders that are durable */
+
+/* FNV-1a of the exact bytes; never 0. */
+static uint64_t mailbox_hash(const char *path)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+    for (; *path; path++)
+        hash = (hash ^ (uint8_t)*path) * UINT64_C(0x100000001b3);
+    return hash ? hash : 1;
+}
+
+/* How much of the path the setting spells out: what is made for a user lies at or below it. */
+static size_t maildir_fixed_length(const struct maildir *maildir)
+{
+    const struct bytes target = maildir->channel->to.via->target;
+    const struct bytes fixed = bytes_slice(target, 0, bytes_find_byte(target, '{'));
+
+    return MIN_OF(bytes_find_last_byte(fixed, '/'), strlen(maildir->base));
+}
+
+/* A folder whose directory has been read only cannot be synced by us, nor was it made by us. */
+static struct verdict folder_secure(struct maildir *maildir, const char *path)
+{
+    const struct io_result synced = disk_sync_directory(path);
+
+    if (synced.status == IO_FAILED && synced.error == EACCES && strcmp(path, maildir->base) != 0)
+        return verdict_accept();
+    return maildir_check(maildir, "sync", synced);
+}
+
+/*
+ * That a folder is there does not say that its name is durable: an earlier attempt may have made it
+ * and then failed, or died, before the sync. So the first delivery of this process into a mailbox
+ * syncs all that was made for its user.
+ */
+static struct verdict maildir_secure(struct maildir *maildir)
+{
+    const uint64_t hash = mailbox_hash(maildir->base);
+    _Atomic uint64_t *known =
+        &maildir->channel->deliver->mailboxes_secured[hash % DELIVER_MAILBOXES];
+    const size_t fixed = maildir_fixed_length(maildir);
+    char path[MAILDIR_PATH_MAX];
+
+    if (atomic_load(known) == hash)
+        return verdict_accept();
+    memcpy(path, maildir->base, sizeof path);
+    REQUIRE(folder_secure(maildir, path));
+    for (char *slash; strlen(path) > fixed && (slash = strrchr(path, '/')) && slash != path;) {
+        *slash = 0;
+        REQUIRE(folder_secure(maildir, path));
+    }
+    atomic_store(known, hash);
+    return verdict_accept();
+}
+
 /* ------------------------------------------------------------------ was it delivered before? */
 
 struct search {
@@ -370,6 +426,7 @@ static struct verdict maildir_publish(struct maildir *maildir)
         renamed = disk_rename(maildir->tmp, maildir->final);
     }
     REQUIRE(maildir_check(maildir, "new", renamed));
+    REQUIRE(maildir_secure(maildir));
     snprintf(folder, sizeof(folder), "%s/new", maildir->base);
     return maildir_check(maildir, "new", disk_sync_directory(folder));
 }
