@@ -275,7 +275,7 @@ static bool send_data(struct visit *visit, char *text)
     if (visit->code == 354)
         return send_text(visit, text, false);
     tale_add(0, (int)visit->letter->number, "DATA: %s", visit->reply);
-    return visit->code != 421;
+    return visit->code != 421 && say_text(visit, "RSET\r\n") && hear(visit);
 }
 
 /* False when the session is over. */

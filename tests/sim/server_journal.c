@@ -9,7 +9,8 @@
 static bool is_a_fate(enum event_kind kind)
 {
     return kind != EVENT_SESSION_OPEN && kind != EVENT_SESSION_CLOSE &&
-           kind != EVENT_RECIPIENT_ACCEPTED;
+           kind != EVENT_RECIPIENT_ACCEPTED && kind != EVENT_RECIPIENT_DEFERRED &&
+           kind != EVENT_RECIPIENT_REFUSED;
 }
 
 static void listen_to(void *argument, const struct event *event)

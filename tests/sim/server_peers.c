@@ -265,7 +265,7 @@ static bool scanner_misbehaves(struct scanner *scanner, const char *when)
                                         "stream: ",
                                         "",
                                         "nonsense\n",
-                                        "stream: OK\n ",
+                                        "stream: OK ",
                                         "stream: Broken ERROR\n",
                                         "INSTREAM size limit exceeded. ERROR\n",
                                         "stream: OK"};
