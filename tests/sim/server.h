@@ -101,6 +101,7 @@ struct book {
     uint32_t crashed_lives;
     bool faults; /* this run has some */
     uint64_t faults_struck;
+    uint64_t set_back_us; /* by so much the wall clock went back: what it dates comes later */
     struct scenario_tally *tally;
 };
 extern struct book book;

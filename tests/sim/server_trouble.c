@@ -150,11 +150,14 @@ static void hops_fail(void)
 
 static void clock_jumps(void)
 {
-    const int64_t by_us = (int64_t)(sim_below(3 * 3600) * US_PER_S);
+    const uint64_t by_us = sim_below(3 * 3600) * US_PER_S;
+    const bool back = sim_chance(500000);
 
-    tale_add(0, -1, "fault: the clock jumps");
+    tale_add(0, -1, "fault: the clock jumps by %s%llu s", back ? "-" : "+",
+             (unsigned long long)(by_us / US_PER_S));
     book.faults_struck++;
-    sim_wall_jump(sim_chance(500000) ? by_us : -by_us);
+    book.set_back_us += back ? by_us : 0;
+    sim_wall_jump(back ? -(int64_t)by_us : (int64_t)by_us);
 }
 
 static void machine_dies(void)

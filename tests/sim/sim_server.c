@@ -86,7 +86,7 @@ static void close_house(void)
     /* What hangs in a stalled disk outlives the patience of a stop; then the process just ends. */
     if (!house_close(&stage.house))
         sim_crash(SIM_KILL);
-    fiber_sleep_until(deadline_in(120 * US_PER_S)); /* the spool's own loops may be stalled too */
+    fiber_sleep_until(deadline_in(900 * US_PER_S)); /* the spool's own loops may be stalled too */
     TELL(sim_disk_handles() == 0, TALE_ALL, "%u files are still open", sim_disk_handles());
 }
 
@@ -121,7 +121,7 @@ static uint64_t messages_left(void)
 static void wait_until_done(void)
 {
     const uint64_t answered_us = deadline_in(4 * HOUR_US);
-    const uint64_t drained_us = deadline_in((EXPIRE_HOURS + 4) * HOUR_US);
+    const uint64_t drained_us = deadline_in((EXPIRE_HOURS + 4) * HOUR_US + book.set_back_us);
 
     while (!clients_are_done() && clock_now_us() < answered_us)
         fiber_park(answered_us);
