@@ -69,7 +69,7 @@ struct config_filter {
     enum filter_speaks speaks;
     struct endpoint *addresses; /* instances, in order of preference */
     unsigned address_count;
-    uint64_t timeout_us, connect_timeout_us;
+    uint64_t timeout_us, connect_timeout_us, command_timeout_us;
     enum on_fault on_fault;
     double reject_score;
     bool name_in_reply;

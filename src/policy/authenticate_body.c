@@ -5,6 +5,7 @@
  * copy.
  */
 #include "policy/authenticate.h"
+#include "policy/filter.h"
 
 enum {
     LINE_KEPT = 64 * 1024,  /* of one line, to tell what field it begins */
@@ -167,6 +168,10 @@ void policy_transaction_end(struct transaction *transaction)
 {
     struct authentication *it = transaction->authentication;
 
+    filtering_close(transaction->filtering);
+    transaction->filtering = NULL;
+    transaction->rewrite = (struct message_rewrite){0};
+    milters_forget(transaction);
     transaction->authentication = NULL;
     if (!it)
         return;

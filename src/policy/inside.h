@@ -45,10 +45,20 @@ void breakers_stop(struct policy *policy);
 
 /* ------------------------------------------------------------------ the room's state */
 
+/* A connection to a milter that waits for the next session of its loop. */
+enum { MILTERS_IDLE_MAX = 4 };
+struct idle_milter {
+    struct milter *milter; /* NULL: a free place */
+    struct loop *loop;
+    uint64_t until_us;
+};
+
 struct filter_instance {
     const struct config_filter *filter;
     const struct endpoint *at;
     struct breaker breaker;
+    pthread_mutex_t idle_lock; /* around `idle` only */
+    struct idle_milter idle[MILTERS_IDLE_MAX];
 };
 
 struct patience;

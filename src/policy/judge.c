@@ -5,20 +5,14 @@
  * that the filter itself cannot scan.
  */
 #include "policy/authenticate.h"
-#include "policy/inside.h"
+#include "policy/filter.h"
 
 /* A time-out counts against the filter only when it had this long, or all the time it may have. */
 static const uint64_t FAIR_WAIT_US = 10 * US_PER_S;
 
-/* What came of one filter: a verdict of the filter, or a fault of it (then `fault` is true). */
-struct scan {
-    struct verdict verdict;
-    bool fault;
-};
-
 /* ------------------------------------------------------------------ faults and their causes */
 
-static enum cause fault_cause(enum filter_fault fault)
+enum cause filter_fault_cause(enum filter_fault fault)
 {
     switch (fault) {
     case FILTER_FAULT_UNREACHABLE:
@@ -41,104 +35,73 @@ static enum cause fault_cause(enum filter_fault fault)
     return CAUSE_UNDECIDED;
 }
 
-static struct bytes with_name(struct arena *arena, const struct config_filter *filter,
-                              struct bytes words)
+struct bytes filter_words(struct arena *arena, const struct config_filter *filter,
+                          struct bytes words)
 {
     return arena_print(arena, "%s: %.*s", filter->name, BYTES_PRINT(words));
 }
 
-static struct scan scan_of_clamd(struct arena *arena, const struct config_filter *filter,
-                                 const struct clamd_verdict *answer)
+struct scan filter_scan_fault(struct arena *arena, const struct config_filter *filter,
+                              enum filter_fault fault, struct bytes words)
 {
-    const struct bytes detail = with_name(arena, filter, answer->words);
-
-    switch (answer->result) {
-    case CLAMD_CLEAN:
-        return (struct scan){.verdict = verdict_accept()};
-    case CLAMD_FOUND:
-        return (struct scan){.verdict = verdict_with(CAUSE_FILTER_REFUSED, detail)};
-    case CLAMD_TOO_LARGE:
-        return (struct scan){.verdict = verdict_with(CAUSE_FILTER_UNSCANNABLE, detail),
-                             .fault = true};
-    case CLAMD_ERROR:
-        return (struct scan){.verdict = verdict_with(answer->fault == FILTER_FAULT_NONE
-                                                         ? CAUSE_FILTER_MISCONFIGURED
-                                                         : fault_cause(answer->fault),
-                                                     detail),
-                             .fault = true};
-    case CLAMD_FAILED:
-        break;
-    }
-    return (struct scan){.verdict = verdict_with(fault_cause(answer->fault), detail),
-                         .fault = true};
+    return (struct scan){
+        .verdict = verdict_with(filter_fault_cause(fault), filter_words(arena, filter, words)),
+        .fault = true};
 }
 
 /* ------------------------------------------------------------------ one filter */
 
-static void instance_learn(struct filter_instance *instance, const struct scan *scan,
-                           const struct clamd_verdict *answer, uint64_t waited_us)
+struct filter_deadlines filter_deadlines_of(const struct config_filter *filter,
+                                            uint64_t deadline_us)
 {
-    const bool fair = answer->fault != FILTER_FAULT_TIMEOUT || waited_us >= FAIR_WAIT_US ||
-                      waited_us >= instance->filter->timeout_us;
+    const uint64_t done_us = MIN_OF(deadline_us, deadline_in(filter->timeout_us));
 
-    if (answer->result != CLAMD_FAILED)
+    return (struct filter_deadlines){MIN_OF(done_us, deadline_in(filter->connect_timeout_us)),
+                                     done_us};
+}
+
+void instance_learn(struct filter_instance *instance, enum filter_fault fault, struct bytes words,
+                    uint64_t waited_us)
+{
+    const bool fair = fault != FILTER_FAULT_TIMEOUT || waited_us >= FAIR_WAIT_US ||
+                      waited_us >= instance->filter->timeout_us ||
+                      waited_us >= instance->filter->command_timeout_us;
+
+    if (fault == FILTER_FAULT_NONE)
         breaker_succeeded(&instance->breaker);
-    else if (fair && answer->fault != FILTER_FAULT_LOCAL && !fiber_cancelled())
-        breaker_failed(&instance->breaker, scan->verdict.cause, answer->words);
+    else if (fair && fault != FILTER_FAULT_LOCAL && !fiber_cancelled())
+        breaker_failed(&instance->breaker, filter_fault_cause(fault), words);
 }
 
-/* The message's source, with a note of whether our own spool failed to give it. */
-struct noted_source {
-    const struct message_source *inner;
-    bool failed;
-};
-
-static struct io_result noted_read(void *argument, struct span into, uint64_t offset)
+static struct scan instance_scan(struct filter_instance *instance, struct transaction *transaction)
 {
-    struct noted_source *noted = argument;
-    const struct io_result result = noted->inner->read(noted->inner->argument, into, offset);
+    const struct filtering *filtering = transaction->filtering;
+    const struct scan scan =
+        instance->filter->speaks == FILTER_SPAMD
+            ? spamd_instance_scan(instance, transaction, &filtering->now)
+            : clamd_instance_scan(instance, transaction->arena, &filtering->now);
 
-    noted->failed = noted->failed || result.status == IO_FAILED;
-    return result;
-}
-
-static struct scan instance_scan(struct filter_instance *instance, struct arena *arena,
-                                 const struct policy_message *message)
-{
-    const struct config_filter *filter = instance->filter;
-    const uint64_t done_us = MIN_OF(message->deadline_us, deadline_in(filter->timeout_us));
-    const struct filter_deadlines deadlines = {
-        MIN_OF(done_us, deadline_in(filter->connect_timeout_us)), done_us};
-    const uint64_t start_us = clock_now_us();
-    struct noted_source noted = {.inner = &message->source};
-    const struct message_source source = {noted_read, &noted, message->source.size_bytes};
-    const struct clamd_verdict answer = clamd_scan(arena, instance->at, &source, deadlines);
-
-    if (noted.failed)
-        return (struct scan){.verdict = verdict_with(CAUSE_SPOOL_FAILED, answer.words),
+    if (filtering->source_failed)
+        return (struct scan){.verdict = verdict_with(CAUSE_SPOOL_FAILED, scan.verdict.detail),
                              .fault = true};
-    const struct scan scan = scan_of_clamd(arena, filter, &answer);
-
-    instance_learn(instance, &scan, &answer, clock_now_us() - start_us);
     return scan;
 }
 
 /* The instance's answer, or at once the cause of its last failure while its breaker is open. */
-static struct scan instance_try(struct filter_instance *instance, struct arena *arena,
-                                const struct policy_message *message)
+static struct scan instance_try(struct filter_instance *instance, struct transaction *transaction)
 {
+    struct arena *arena = transaction->arena;
     enum cause cause = CAUSE_UNDECIDED;
     struct bytes words = BYTES_EMPTY;
 
     if (breaker_allows(&instance->breaker, arena, &cause, &words))
-        return instance_scan(instance, arena, message);
-    return (struct scan){.verdict = verdict_with(cause, with_name(arena, instance->filter, words)),
+        return instance_scan(instance, transaction);
+    return (struct scan){.verdict =
+                             verdict_with(cause, filter_words(arena, instance->filter, words)),
                          .fault = true};
 }
 
-/* A fault of our own says nothing about the filter: no other instance is asked, nothing excuses it.
- */
-static bool cause_is_our_own(enum cause cause)
+bool cause_is_our_own(enum cause cause)
 {
     return cause == CAUSE_SPOOL_FAILED || cause == CAUSE_SERVER_BUSY ||
            cause == CAUSE_SERVER_STOPPING || cause == CAUSE_UNDECIDED;
@@ -152,19 +115,17 @@ static bool scan_is_final(const struct scan *scan)
 
 /* The instances in turn, until one answers or the shared deadline has passed. */
 static struct scan filter_scan(struct policy *policy, const struct config_filter *filter,
-                               struct arena *arena, const struct policy_message *message)
+                               struct transaction *transaction)
 {
-    struct scan scan = {
-        .verdict = verdict_with(CAUSE_FILTER_TIMEOUT,
-                                with_name(arena, filter, BYTES_LITERAL("no time was left for it"))),
-        .fault = true};
+    struct scan scan = filter_scan_fault(transaction->arena, filter, FILTER_FAULT_TIMEOUT,
+                                         BYTES_LITERAL("no time was left for it"));
 
     for (unsigned i = 0; i < policy->instance_count; i++) {
         if (policy->instances[i].filter != filter)
             continue;
-        if (clock_now_us() >= message->deadline_us)
+        if (clock_now_us() >= transaction->filtering->original.deadline_us)
             break;
-        const struct scan answer = instance_try(&policy->instances[i], arena, message);
+        const struct scan answer = instance_try(&policy->instances[i], transaction);
 
         scan = answer;
         if (scan_is_final(&scan))
@@ -193,9 +154,8 @@ static void hold_unscanned(struct transaction *transaction, const struct config_
         arena_print(transaction->arena, "filter %s: %s", filter->name, cause_name(verdict->cause));
 }
 
-static struct verdict fault_verdict(struct transaction *transaction,
-                                    const struct config_filter *filter,
-                                    const struct verdict *verdict)
+struct verdict filter_excuse(struct transaction *transaction, const struct config_filter *filter,
+                             const struct verdict *verdict)
 {
     if (cause_is_our_own(verdict->cause))
         return *verdict;
@@ -216,46 +176,57 @@ static struct verdict fault_verdict(struct transaction *transaction,
     return *verdict;
 }
 
-static struct scan filter_run(struct policy *policy, const struct config_filter *filter,
-                              struct arena *arena, const struct policy_message *message)
+static struct scan filter_run(struct policy *policy, struct transaction *transaction,
+                              const struct config_filter *filter)
 {
     switch (filter->speaks) {
     case FILTER_CLAMD:
-        return filter_scan(policy, filter, arena, message);
     case FILTER_SPAMD:
+        return filter_scan(policy, filter, transaction);
     case FILTER_MILTER:
-        break;
+        return milter_scan(policy, transaction, filter);
     }
-    return (struct scan){
-        .verdict =
-            verdict_with(CAUSE_FILTER_MISCONFIGURED,
-                         with_name(arena, filter, BYTES_LITERAL("this protocol is not supported"))),
-        .fault = true};
+    return filter_scan_fault(transaction->arena, filter, FILTER_FAULT_MISCONFIGURED, BYTES_EMPTY);
 }
 
 static struct verdict judge_by(struct policy *policy, struct transaction *transaction,
-                               const struct config_filter *filter,
-                               const struct policy_message *message)
+                               const struct config_filter *filter)
 {
     const uint64_t start_us = clock_now_us();
-    const struct scan scan = filter_run(policy, filter, transaction->arena, message);
+    const struct scan scan = filter_run(policy, transaction, filter);
 
     metric_observe_filter(bytes_of_text(filter->name), clock_now_us() - start_us);
     if (!verdict_accepts(&scan.verdict))
         transaction->filter = bytes_of_text(filter->name);
-    return scan.fault ? fault_verdict(transaction, filter, &scan.verdict) : scan.verdict;
+    return scan.fault ? filter_excuse(transaction, filter, &scan.verdict) : scan.verdict;
+}
+
+/* A message that nobody will get needs no further judge. */
+static bool is_discarded(const struct transaction *transaction)
+{
+    return transaction->disposition == DISPOSITION_DISCARD;
+}
+
+MUST_USE static struct verdict filters_judge(struct policy *policy, struct transaction *transaction)
+{
+    const struct config *config = policy->settings.config;
+
+    for (unsigned i = 0; i < config->filter_count && !is_discarded(transaction); i++)
+        REQUIRE(judge_by(policy, transaction, &config->filters[i]));
+    return verdict_accept();
 }
 
 struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
                             const struct policy_message *message)
 {
-    const struct config *config = policy->settings.config;
-
+    if (is_discarded(transaction))
+        return verdict_accept();
     transaction->filter = BYTES_EMPTY;
     REQUIRE(authenticate_message(policy, transaction, message));
-    for (unsigned i = 0; i < config->filter_count; i++)
-        REQUIRE(judge_by(policy, transaction, &config->filters[i], message));
-    return signing_apply(policy, transaction, message);
+    if (!filtering_open(transaction, message))
+        return verdict_of(CAUSE_SERVER_BUSY);
+    REQUIRE(filters_judge(policy, transaction));
+    return signing_apply(policy, transaction, &transaction->filtering->now);
 }
 
 /* ------------------------------------------------------------------ early answers */
@@ -274,7 +245,7 @@ static struct scan filter_down(struct policy *policy, const struct config_filter
             continue;
         if (breaker_allows(&policy->instances[i].breaker, arena, &cause, &words))
             return (struct scan){.verdict = verdict_accept()};
-        scan = (struct scan){.verdict = verdict_with(cause, with_name(arena, filter, words)),
+        scan = (struct scan){.verdict = verdict_with(cause, filter_words(arena, filter, words)),
                              .fault = true};
     }
     return scan;
@@ -301,38 +272,17 @@ struct verdict policy_check_filters(struct policy *policy, struct transaction *t
 
 /* ------------------------------------------------------------------ filter test NAME */
 
-/* The EICAR pattern in two pieces, so that no scanner takes this program for it. */
-static struct io_result read_pattern(void *argument, struct span into, uint64_t offset)
+static struct verdict test_instance(struct filter_instance *instance, struct arena *arena)
 {
-    const struct bytes whole = *(const struct bytes *)argument;
-    const struct bytes piece = bytes_slice(whole, (size_t)offset, into.count);
-
-    for (size_t i = 0; i < piece.count; i++)
-        into.at[i] = piece.at[i];
-    return io_ok(piece.count);
-}
-
-static struct verdict test_instance(struct arena *arena, const struct filter_instance *instance)
-{
-    const struct config_filter *filter = instance->filter;
-    struct bytes pattern = arena_print(arena, "%s%s%s", "X5O!P%@AP[4\\PZX54(P^)7CC)7}",
-                                       "$EICAR-STANDARD-ANTI", "VIRUS-TEST-FILE!$H+H*");
-    const struct message_source source = {read_pattern, &pattern, pattern.count};
-    const struct filter_deadlines deadlines = {deadline_in(filter->connect_timeout_us),
-                                               deadline_in(filter->timeout_us)};
-    const struct clamd_verdict answer = clamd_scan(arena, instance->at, &source, deadlines);
-
-    if (answer.result == CLAMD_FOUND)
-        return verdict_with(CAUSE_ACCEPTED,
-                            arena_print(arena, "%s answers, and finds the test pattern: %.*s",
-                                        filter->name, BYTES_PRINT(answer.words)));
-    if (answer.result == CLAMD_CLEAN)
-        return verdict_with(
-            CAUSE_ACCEPTED,
-            arena_print(arena, "%s answers, but does not know the test pattern", filter->name));
-    const struct scan scan = scan_of_clamd(arena, filter, &answer);
-
-    return scan.verdict;
+    switch (instance->filter->speaks) {
+    case FILTER_CLAMD:
+        return clamd_instance_test(instance, arena);
+    case FILTER_SPAMD:
+        return spamd_instance_test(instance, arena);
+    case FILTER_MILTER:
+        return milter_instance_test(instance, arena);
+    }
+    return verdict_of(CAUSE_FILTER_MISCONFIGURED);
 }
 
 /* Every instance has to answer; the last one's words are the answer. */
@@ -344,9 +294,9 @@ struct verdict policy_test_filter(struct policy *policy, struct arena *arena, co
     for (unsigned i = 0; i < policy->instance_count; i++) {
         const struct config_filter *filter = policy->instances[i].filter;
 
-        if (filter->speaks != FILTER_CLAMD || !bytes_equal_text(bytes_of_text(filter->name), name))
+        if (!bytes_equal_text(bytes_of_text(filter->name), name))
             continue;
-        const struct verdict verdict = test_instance(arena, &policy->instances[i]);
+        const struct verdict verdict = test_instance(&policy->instances[i], arena);
 
         if (!verdict_accepts(&verdict))
             return verdict;

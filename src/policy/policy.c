@@ -2,10 +2,10 @@
  * policy: opening and closing, the breakers' rows, and the check of a connection and of a sender.
  */
 #include "policy/authenticate.h"
+#include "policy/filter.h"
 #include "policy/inside.h"
 
 enum { FILTER_THRESHOLD = 5, RESOLVER_THRESHOLD = 1 };
-static const uint64_t PROBE_CONNECT_US = 2 * US_PER_S, PROBE_DONE_US = 5 * US_PER_S;
 static const uint64_t ANSWER_IS_RECENT_US = 10 * US_PER_S;
 
 /* ------------------------------------------------------------------ probes */
@@ -13,12 +13,16 @@ static const uint64_t ANSWER_IS_RECENT_US = 10 * US_PER_S;
 static bool probe_filter(struct breaker *breaker, struct arena *arena, struct bytes *words)
 {
     const struct filter_instance *instance = breaker->argument;
-    const struct filter_deadlines deadlines = {deadline_in(PROBE_CONNECT_US),
-                                               deadline_in(PROBE_DONE_US)};
-    const struct clamd_verdict pong = clamd_ping(arena, instance->at, deadlines);
 
-    *words = pong.words;
-    return pong.result == CLAMD_CLEAN;
+    switch (instance->filter->speaks) {
+    case FILTER_CLAMD:
+        return clamd_instance_ping(instance, arena, words);
+    case FILTER_SPAMD:
+        return spamd_instance_ping(instance, arena, words);
+    case FILTER_MILTER:
+        return milter_instance_ping(instance, arena, words);
+    }
+    return false;
 }
 
 /* Does DNS answer anything? The root, then our own name: where the configured servers know only
@@ -51,6 +55,7 @@ static void instance_open(struct policy *policy, const struct config_filter *fil
                  endpoint_print(instance->at, at, sizeof at));
     else
         snprintf(breaker->name, sizeof breaker->name, "%.60s", filter->name);
+    pthread_mutex_init(&instance->idle_lock, NULL);
     breaker->probe = probe_filter;
     breaker->argument = instance;
     breaker_init(breaker, policy, FILTER_THRESHOLD);
@@ -100,8 +105,11 @@ void policy_close(struct policy *policy)
         observe_note(LOG_WARNING, "policy", "a probe did not end in time, memory kept");
         return;
     }
-    for (unsigned i = 0; i < policy->instance_count; i++)
+    for (unsigned i = 0; i < policy->instance_count; i++) {
+        milter_instance_close(&policy->instances[i]);
         breaker_free(&policy->instances[i].breaker);
+        pthread_mutex_destroy(&policy->instances[i].idle_lock);
+    }
     breaker_free(&policy->resolver);
     authenticate_close(policy);
     pthread_mutex_destroy(&policy->lock);
@@ -329,5 +337,6 @@ struct verdict policy_sender(struct policy *policy, struct transaction *transact
 {
     REQUIRE(policy_check_filters(policy, transaction));
     REQUIRE(sender_judge(policy, transaction, from));
-    return authenticate_sender(policy, transaction, from);
+    REQUIRE(authenticate_sender(policy, transaction, from));
+    return milters_sender(policy, transaction);
 }

@@ -41,8 +41,18 @@ struct client_facts {
     struct lookup reverse;     /* how its look-up went */
     struct bytes user;         /* authenticated as */
     struct bytes tls;          /* "TLSv1.3 cipher X" or empty */
+    struct bytes mechanism;    /* of SASL, by which the user logged in; or empty */
     bool esmtp, may_relay;
-    struct arena *arena; /* of the connection */
+    struct arena *arena;            /* of the connection */
+    struct client_filters *filters; /* talks with milters, until policy_client_end; NULL: none */
+};
+
+/* The message that filters made of the one that came, to be stored in its place. */
+struct message_rewrite {
+    bool changed;                      /* else store what came */
+    struct bytes above;                /* fields that go above our Received */
+    struct bytes header;               /* all below it, with the empty line */
+    const struct message_source *body; /* valid until policy_transaction_end */
 };
 
 /* A mail transaction: what the session collects and policy annotates. Cleared at RSET. */
@@ -55,18 +65,29 @@ struct transaction {
                                   several recipients) */
     enum { DISPOSITION_DELIVER = 0, DISPOSITION_HOLD, DISPOSITION_DISCARD } disposition;
     struct bytes hold_why;
-    struct buffer *headers; /* lines that policy adds in front of the message */
-    struct bytes filter;    /* name of the filter that objected, for the journal */
-    uint64_t message;       /* id of the draft, once it has one */
+    struct buffer *headers;                /* lines that policy adds in front of the message */
+    struct bytes filter;                   /* name of the filter that objected, for the journal */
+    uint64_t message;                      /* id of the draft, once it has one */
+    uint64_t declared_bytes;               /* SIZE of MAIL, or 0 */
+    struct message_rewrite rewrite;        /* set by policy_judge */
     struct authentication *authentication; /* begun by policy_sender; NULL: none */
+    struct filtering *filtering;           /* begun by policy_judge; NULL: none */
+};
+
+/* Room for bodies that filters send; what it gives lives as long as the transaction. */
+struct body_store {
+    bool (*begin)(void *argument, struct message_sink *sink); /* another body */
+    struct message_source (*end)(void *argument);             /* what was written since */
+    void *argument;
 };
 
 /* The message as filters read it. */
 struct policy_message {
     struct message_source source;
-    struct bytes head;    /* header and the first of the body */
-    struct bytes digest;  /* SHA-256 of the whole message */
-    uint64_t deadline_us; /* over all work after the final dot */
+    struct bytes head;               /* header and the first of the body */
+    struct bytes digest;             /* SHA-256 of the whole message */
+    uint64_t deadline_us;            /* over all work after the final dot */
+    const struct body_store *bodies; /* NULL: no filter may change the body */
 };
 
 MUST_USE struct verdict policy_connect(struct policy *policy, struct client_facts *client);
@@ -88,6 +109,7 @@ MUST_USE bool policy_body_end(struct transaction *transaction, struct bytes *kep
 void policy_transaction_end(struct transaction *transaction); /* frees what policy keeps of it */
 MUST_USE struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
                                      const struct policy_message *message);
+void policy_client_end(struct client_facts *client); /* the connection is over. Sleeps a little. */
 
 /* Probe states for `status` and the metrics. */
 struct breaker_row {

@@ -3,6 +3,7 @@
  * needs a client that may relay.
  */
 #include "policy/authenticate.h"
+#include "policy/filter.h"
 #include "policy/inside.h"
 
 enum { ALIAS_SURPLUS = 1000, RECIPIENTS_DEFAULT = 1000 };
@@ -84,14 +85,13 @@ static struct verdict targets_check(const struct directory_targets *targets)
     return verdict_accept();
 }
 
-static struct verdict recipient_take(struct policy *policy, struct transaction *transaction,
+static struct verdict recipient_take(const struct policy *policy, struct transaction *transaction,
                                      const struct recipient *recipient,
                                      const struct directory_targets *targets)
 {
     const uint32_t most = recipients_limit(policy) + ALIAS_SURPLUS;
 
     REQUIRE(targets_check(targets));
-    REQUIRE(authenticate_recipient(policy, transaction, recipient->address));
     if (transaction->envelope.recipient_count + targets->count > most)
         return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
     if (!envelope_has_room(transaction, targets->count))
@@ -119,25 +119,65 @@ static struct verdict recipient_ours(struct policy *policy, struct transaction *
     return verdict_with(directory_cause(lookup.reason), lookup.detail);
 }
 
-static struct verdict recipient_elsewhere(struct policy *policy, struct transaction *transaction,
+static struct verdict recipient_elsewhere(const struct policy *policy,
+                                          struct transaction *transaction,
                                           const struct recipient *recipient)
 {
     struct directory_target target = {.address = recipient->address};
     const struct directory_targets targets = {&target, 1};
 
+    return recipient_take(policy, transaction, recipient, &targets);
+}
+
+static bool is_ours(const struct policy *policy, struct address address)
+{
+    return address.domain.count == 0 || config_find_domain(policy->settings.config, address.domain);
+}
+
+static struct verdict recipient_find(struct policy *policy, struct transaction *transaction,
+                                     const struct recipient *recipient)
+{
+    if (is_ours(policy, recipient->address))
+        return recipient_ours(policy, transaction, recipient);
     if (!transaction->client->may_relay)
         return verdict_of(CAUSE_RELAY_DENIED);
-    return recipient_take(policy, transaction, recipient, &targets);
+    return recipient_elsewhere(policy, transaction, recipient);
+}
+
+/* An address that does not exist here is the filter's mistake: nobody else's mail fails for it. */
+struct verdict recipient_add(struct policy *policy, struct transaction *transaction,
+                             struct address address)
+{
+    const struct recipient recipient = {.address = address};
+
+    if (!is_ours(policy, address))
+        return recipient_elsewhere(policy, transaction, &recipient);
+    const struct verdict added = recipient_ours(policy, transaction, &recipient);
+    if (added.kind != VERDICT_REFUSE)
+        return added;
+    return verdict_with(
+        CAUSE_FILTER_MISCONFIGURED,
+        arena_print(transaction->arena, "a filter added a recipient: %s", cause_name(added.cause)));
+}
+
+/* Who is asked last may still object; then the envelope is as it was before. */
+static struct verdict recipient_agreed(struct policy *policy, struct transaction *transaction,
+                                       const struct recipient *recipient)
+{
+    REQUIRE(authenticate_recipient(policy, transaction, recipient->address));
+    return milters_recipient(policy, transaction, recipient);
 }
 
 struct verdict policy_recipient(struct policy *policy, struct transaction *transaction,
                                 const struct recipient *recipient)
 {
-    const struct address address = recipient->address;
+    const uint32_t before = transaction->envelope.recipient_count;
 
     if (transaction->accepted_commands >= recipients_limit(policy))
         return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
-    if (address.domain.count == 0 || config_find_domain(policy->settings.config, address.domain))
-        return recipient_ours(policy, transaction, recipient);
-    return recipient_elsewhere(policy, transaction, recipient);
+    REQUIRE(recipient_find(policy, transaction, recipient));
+    const struct verdict agreed = recipient_agreed(policy, transaction, recipient);
+    if (!verdict_accepts(&agreed))
+        transaction->envelope.recipient_count = before;
+    return agreed;
 }

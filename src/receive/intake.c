@@ -37,6 +37,7 @@ struct verdict intake_open(struct session *session)
 
 void intake_close(struct session *session)
 {
+    rewrite_close(&session->intake);
     digest_close(&session->intake.digest);
     spool_draft_close(&session->intake.draft);
     session->intake = (struct intake){0};

@@ -46,6 +46,7 @@ static struct io_result message_read(void *draft, struct span into, uint64_t off
 MUST_USE static struct verdict receive_judge(struct session *session, uint64_t deadline_us)
 {
     struct intake *intake = &session->intake;
+    const struct body_store bodies = rewrite_store(session);
     uint8_t digest[DIGEST_MAX];
     size_t digest_count = 0;
 
@@ -61,6 +62,7 @@ MUST_USE static struct verdict receive_judge(struct session *session, uint64_t d
         .head = spool_draft_head(intake->draft),
         .digest = bytes_of(digest, digest_count),
         .deadline_us = deadline_us,
+        .bodies = &bodies,
     };
     const bool masked = fiber_mask_cancel(false);
     const struct verdict verdict =
@@ -119,7 +121,8 @@ MUST_USE static struct verdict message_prepend(struct session *session)
         return verdict_of(CAUSE_SERVER_BUSY);
     if (session->headers.count > 0)
         REQUIRE(spool_draft_prepend(session->intake.draft, buffer_view(&session->headers)));
-    return spool_draft_prepend(session->intake.draft, buffer_view(&received));
+    REQUIRE(spool_draft_prepend(session->intake.draft, buffer_view(&received)));
+    return spool_draft_prepend(session->intake.draft, session->transaction.rewrite.above);
 }
 
 MUST_USE static struct verdict receive_commit(struct session *session, uint64_t deadline_us,
@@ -136,6 +139,7 @@ MUST_USE static struct verdict receive_commit(struct session *session, uint64_t 
         transaction->envelope.held = true;
         transaction->envelope.held_why = transaction->hold_why;
     }
+    REQUIRE(rewrite_apply(session));
     REQUIRE(message_prepend(session));
     return spool_commit(session->intake.draft, &transaction->envelope, &options, receipt);
 }
@@ -163,6 +167,18 @@ static void message_accepted_others(struct session *session, uint64_t message)
     }
 }
 
+/* Nobody gets it, because a filter said so: never in silence. */
+static void message_discarded(struct session *session, uint64_t message)
+{
+    struct event event = {.kind = EVENT_MESSAGE_DISCARDED,
+                          .stage = STAGE_DOT,
+                          .message = message,
+                          .filter = session->transaction.filter};
+
+    if (session->transaction.disposition == DISPOSITION_DISCARD)
+        session_event(session, &event);
+}
+
 static void message_accepted(struct session *session, const struct spool_receipt *receipt,
                              uint64_t took_us)
 {
@@ -183,6 +199,7 @@ static void message_accepted(struct session *session, const struct spool_receipt
                           .took_us = took_us};
     session_event(session, &event);
     message_accepted_others(session, receipt->message);
+    message_discarded(session, receipt->message);
 }
 
 /* From the end of the body to a durable message. Any objection, ours or theirs, leaves by REQUIRE.

@@ -149,7 +149,7 @@ void session_object(struct session *session, const struct verdict *objection)
                           .stage = session->stage,
                           .verdict = verdict,
                           .has_verdict = true,
-                          .code = row->code,
+                          .code = verdict_code(&verdict),
                           .text = verdict.detail.count ? verdict.detail : bytes_of_text(reply),
                           .filter = session->transaction.filter,
                           .message = session->transaction.message};

@@ -243,6 +243,7 @@ static void session_close(struct session *session)
                           .took_us = clock_now_us() - session->opened_us};
     session_event(session, &event);
     transaction_reset(session);
+    policy_client_end(&session->client);
     buffer_free(&session->headers);
     arena_clear(&session->transaction_arena);
     arena_clear(&session->connection_arena);

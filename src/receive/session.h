@@ -73,6 +73,8 @@ enum session_state {
     STATE_ANY = 31,
 };
 
+enum { BODIES_MAX = 8 };
+
 /* A body while it comes in. The first objection stands; reading goes on to the true end, so that
  * the session stays in step. */
 struct intake {
@@ -84,6 +86,9 @@ struct intake {
     bool after_cr;             /* BDAT: the last octet was CR */
     bool objected;
     struct verdict objection;
+    struct spool_draft *bodies[BODIES_MAX]; /* that filters sent in place of this one */
+    unsigned body_count;
+    bool body_open; /* the last of them is being written */
 };
 
 struct session {
@@ -176,6 +181,11 @@ void intake_close(struct session *session);
  * Sleep. */
 MUST_USE struct verdict intake_read_data(struct session *session);
 MUST_USE struct verdict intake_read_chunk(struct session *session, uint64_t octets);
+
+/* Room for bodies that filters send, and the message made of what they changed. Sleep. */
+struct body_store rewrite_store(struct session *session);
+MUST_USE struct verdict rewrite_apply(struct session *session);
+void rewrite_close(struct intake *intake);
 
 /* The handshake on the session's stream, STARTTLS or implicit. Sleeps. */
 MUST_USE struct verdict session_handshake(struct session *session);

@@ -26,6 +26,7 @@ static void transaction_open(struct session *session, const struct smtp_command 
         .client = &session->client,
         .arena = &session->transaction_arena,
         .headers = &session->headers,
+        .declared_bytes = command->size_bytes,
         .envelope = {.from = command->path,
                      .envelope_id = command->envelope_id,
                      .dsn_return = command->dsn_return,

@@ -77,10 +77,60 @@ bool verdict_closes(const struct verdict *verdict)
     return cause_row(verdict->cause)->code == 421;
 }
 
+/* ------------------------------------------------------------------ replies in a milter's words */
+
+/* Its own whole lines are in the detail, of the class that the row stands for. */
+static bool has_own_reply(const struct verdict *verdict)
+{
+    const struct bytes words = verdict->detail;
+    uint64_t code = 0;
+
+    if (verdict->cause != CAUSE_FILTER_MILTER_REPLYCODE_4 &&
+        verdict->cause != CAUSE_FILTER_MILTER_REPLYCODE_5 &&
+        verdict->cause != CAUSE_FILTER_MILTER_SHUTDOWN)
+        return false;
+    if (words.count < 4 || !bytes_to_u64(bytes_slice(words, 0, 3), &code))
+        return false;
+    if (verdict->cause == CAUSE_FILTER_MILTER_SHUTDOWN)
+        return code == 421;
+    return code / 100 == cause_row(verdict->cause)->code / 100;
+}
+
+/* As many whole lines as there is room for; the last one ends the reply. */
+static void print_own_reply(struct bytes words, char *into, size_t room)
+{
+    size_t used = 0, last = 0;
+
+    into[0] = '\0';
+    for (struct bytes line; words.count > 0;) {
+        words = bytes_cut(words, '\n', &line);
+        if (line.count < 4 || used + line.count + 3 > room)
+            break;
+        last = used > 0 ? used + 2 : 0;
+        used += (size_t)snprintf(into + used, room - used, "%s%.*s", used > 0 ? "\r\n" : "",
+                                 BYTES_PRINT(line));
+    }
+    if (used >= last + 4)
+        into[last + 3] = ' ';
+}
+
+unsigned verdict_code(const struct verdict *verdict)
+{
+    uint64_t code = 0;
+
+    if (has_own_reply(verdict) && bytes_to_u64(bytes_slice(verdict->detail, 0, 3), &code))
+        return (unsigned)code;
+    return cause_row(verdict->cause)->code;
+}
+
 char *verdict_print_reply(const struct verdict *verdict, char *into, size_t room)
 {
     const struct cause_row *row = cause_row(verdict->cause);
 
+    if (has_own_reply(verdict)) {
+        print_own_reply(verdict->detail, into, room);
+        return into;
+    }
     snprintf(into, room, "%u %u.%s %s (%s)", row->code, row->code / 100, row->enhanced, row->text,
              row->name);
     return into;

@@ -64,8 +64,11 @@ MUST_USE bool verdict_accepts(const struct verdict *verdict);
 /* "451 4.3.0 Content filter did not answer in time, please try again later (filter.timeout)",
  * without CR LF. The detail is not shown to the peer except for causes whose words are the peer's
  * business (milter replies). Returns into. */
-#define VERDICT_REPLY_MAX 512
+#define VERDICT_REPLY_MAX 2048
 char *verdict_print_reply(const struct verdict *verdict, char *into, size_t room);
+
+/* The code of that reply: the row's, or that of a milter's own words. */
+unsigned verdict_code(const struct verdict *verdict);
 
 /* Does this verdict end the session (421)? */
 bool verdict_closes(const struct verdict *verdict);

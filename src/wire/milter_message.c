@@ -160,6 +160,9 @@ static struct milter_verdict body_take(struct milter *milter, const struct milte
         return milter_garbled(milter, call, "a change that was not agreed upon", packet);
     if (body->bytes > MILTER_BODY_TALK_MAX)
         return milter_garbled(milter, call, "a body without end", NULL);
+    if (!body->changes->body.write)
+        return milter_fail(milter, FILTER_FAULT_MISCONFIGURED,
+                           BYTES_LITERAL("it changes the body, which is not possible here"));
     normalise(body, packet->data);
     const struct io_result written = body_flush(body);
     if (written.status != IO_OK)

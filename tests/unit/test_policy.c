@@ -377,6 +377,7 @@ static const char *sender_cause(struct house *house, const char *domain)
     const struct address from = {BYTES_LITERAL("a"), bytes_of_text(domain)};
     const struct verdict verdict = policy_sender(house->policy, &house->transaction, from);
 
+    policy_transaction_end(&house->transaction);
     return cause_name(verdict.cause);
 }
 
@@ -521,9 +522,6 @@ static void test_judge_own_fault(void **state)
     house_policy(house);
     house->filter.on_fault = ON_FAULT_ACCEPT;
     assert_string_equal(judge_with(house, house, deadline_in(20 * US_PER_S)), "spool.failed");
-    house->filter.speaks = FILTER_MILTER;
-    house->filter.on_fault = ON_FAULT_DEFER;
-    assert_string_equal(judge(house), "filter.misconfigured");
 }
 
 static void test_judge_on_fault(void **state)

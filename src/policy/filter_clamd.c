@@ -1,0 +1,86 @@
+/*
+ * clamd as a filter: its answers as verdicts, and the test of one instance.
+ */
+#include "policy/filter.h"
+
+static struct scan scan_of(struct arena *arena, const struct config_filter *filter,
+                           const struct clamd_verdict *answer)
+{
+    const struct bytes detail = filter_words(arena, filter, answer->words);
+
+    switch (answer->result) {
+    case CLAMD_CLEAN:
+        return (struct scan){.verdict = verdict_accept()};
+    case CLAMD_FOUND:
+        return (struct scan){.verdict = verdict_with(CAUSE_FILTER_REFUSED, detail)};
+    case CLAMD_TOO_LARGE:
+        return (struct scan){.verdict = verdict_with(CAUSE_FILTER_UNSCANNABLE, detail),
+                             .fault = true};
+    case CLAMD_ERROR:
+        return (struct scan){.verdict = verdict_with(answer->fault == FILTER_FAULT_NONE
+                                                         ? CAUSE_FILTER_MISCONFIGURED
+                                                         : filter_fault_cause(answer->fault),
+                                                     detail),
+                             .fault = true};
+    case CLAMD_FAILED:
+        break;
+    }
+    return filter_scan_fault(arena, filter, answer->fault, answer->words);
+}
+
+struct scan clamd_instance_scan(struct filter_instance *instance, struct arena *arena,
+                                const struct policy_message *message)
+{
+    const uint64_t start_us = clock_now_us();
+    const struct clamd_verdict answer =
+        clamd_scan(arena, instance->at, &message->source,
+                   filter_deadlines_of(instance->filter, message->deadline_us));
+    const enum filter_fault fault =
+        answer.result == CLAMD_FAILED ? answer.fault : FILTER_FAULT_NONE;
+
+    instance_learn(instance, fault, answer.words, clock_now_us() - start_us);
+    return scan_of(arena, instance->filter, &answer);
+}
+
+bool clamd_instance_ping(const struct filter_instance *instance, struct arena *arena,
+                         struct bytes *words)
+{
+    const struct clamd_verdict pong = clamd_ping(
+        arena, instance->at, filter_deadlines_of(instance->filter, deadline_in(FILTER_PROBE_US)));
+
+    *words = pong.words;
+    return pong.result == CLAMD_CLEAN;
+}
+
+/* The EICAR pattern in two pieces, so that no scanner takes this program for it. */
+static struct io_result read_pattern(void *argument, struct span into, uint64_t offset)
+{
+    const struct bytes whole = *(const struct bytes *)argument;
+    const struct bytes piece = bytes_slice(whole, (size_t)offset, into.count);
+
+    for (size_t i = 0; i < piece.count; i++)
+        into.at[i] = piece.at[i];
+    return io_ok(piece.count);
+}
+
+struct verdict clamd_instance_test(struct filter_instance *instance, struct arena *arena)
+{
+    const struct config_filter *filter = instance->filter;
+    struct bytes pattern = arena_print(arena, "%s%s%s", "X5O!P%@AP[4\\PZX54(P^)7CC)7}",
+                                       "$EICAR-STANDARD-ANTI", "VIRUS-TEST-FILE!$H+H*");
+    const struct message_source source = {read_pattern, &pattern, pattern.count};
+    const struct clamd_verdict answer =
+        clamd_scan(arena, instance->at, &source, filter_deadlines_of(filter, DEADLINE_NEVER));
+
+    if (answer.result == CLAMD_FOUND)
+        return verdict_with(CAUSE_ACCEPTED,
+                            arena_print(arena, "%s answers, and finds the test pattern: %.*s",
+                                        filter->name, BYTES_PRINT(answer.words)));
+    if (answer.result == CLAMD_CLEAN)
+        return verdict_with(
+            CAUSE_ACCEPTED,
+            arena_print(arena, "%s answers, but does not know the test pattern", filter->name));
+    const struct scan scan = scan_of(arena, filter, &answer);
+
+    return scan.verdict;
+}
