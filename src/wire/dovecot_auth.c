@@ -6,10 +6,9 @@
  * temporary. Every other way out than OK, CONT or that is a fault, and so is an answer to another
  * request. Sleeps: on the socket.
  */
-#include <string.h>
-#include <unistd.h>
+#include "wire/dovecot_auth.h"
 
-#include "wire/wire.h"
+#include <unistd.h>
 
 enum { LINE_MAX = 8192, LINES_MAX = 256, REQUEST = 1 };
 
@@ -213,20 +212,20 @@ static struct io_result send_request(struct dovecot_auth *auth,
     return send_secret(auth, &line);
 }
 
-struct dovecot_answer dovecot_auth_begin(struct arena *arena, const struct endpoint *at,
-                                         const struct dovecot_request *request,
-                                         struct dovecot_auth **opened)
+struct dovecot_answer dovecot_auth_talk(struct arena *arena, struct stream *stream,
+                                        const struct dovecot_request *request,
+                                        struct dovecot_auth **opened)
 {
     struct dovecot_auth *auth = calloc(1, sizeof *auth);
 
     *opened = auth;
-    if (!auth)
+    if (!auth) {
+        stream_close(stream);
         return failed(arena, "out of memory");
-    *auth = (struct dovecot_auth){.deadline_us = request->deadline_us,
+    }
+    *auth = (struct dovecot_auth){.stream = stream,
+                                  .deadline_us = request->deadline_us,
                                   .in = BUFFER_WITH_LIMIT(2 * LINE_MAX)};
-    const struct io_result dialled = stream_dial(at, NULL, auth->deadline_us, &auth->stream);
-    if (dialled.status != IO_OK)
-        return failed(arena, io_result_text(dialled));
     const struct io_result hello = send_hello(auth);
     if (hello.status != IO_OK)
         return failed(arena, io_result_text(hello));
@@ -237,6 +236,19 @@ struct dovecot_answer dovecot_auth_begin(struct arena *arena, const struct endpo
     if (sent.status != IO_OK)
         return failed(arena, io_result_text(sent));
     return read_answer(auth, arena);
+}
+
+struct dovecot_answer dovecot_auth_begin(struct arena *arena, const struct endpoint *at,
+                                         const struct dovecot_request *request,
+                                         struct dovecot_auth **auth)
+{
+    struct stream *stream = NULL;
+    const struct io_result dialled = stream_dial(at, NULL, request->deadline_us, &stream);
+
+    *auth = NULL;
+    if (dialled.status != IO_OK)
+        return failed(arena, io_result_text(dialled));
+    return dovecot_auth_talk(arena, stream, request, auth);
 }
 
 struct dovecot_answer dovecot_auth_continue(struct dovecot_auth *auth, struct arena *arena,

@@ -57,6 +57,13 @@ static enum smtp_fault parse_requiretls(struct arena *arena UNUSED, struct bytes
     return value.at ? SMTP_FAULT_SYNTAX : SMTP_FINE;
 }
 
+static enum smtp_fault parse_prdr(struct arena *arena UNUSED, struct bytes value,
+                                  struct smtp_command *command)
+{
+    command->prdr = true;
+    return value.at ? SMTP_FAULT_SYNTAX : SMTP_FINE;
+}
+
 static enum smtp_fault parse_return(struct arena *arena UNUSED, struct bytes value,
                                     struct smtp_command *command)
 {
@@ -173,6 +180,7 @@ static const struct {
     {"ENVID", SMTP_MAIL, parse_envelope_id},
     {"AUTH", SMTP_MAIL, parse_auth},
     {"REQUIRETLS", SMTP_MAIL, parse_requiretls},
+    {"PRDR", SMTP_MAIL, parse_prdr},
     {"NOTIFY", SMTP_RCPT, parse_notify},
     {"ORCPT", SMTP_RCPT, parse_original},
 };

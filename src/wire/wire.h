@@ -118,7 +118,7 @@ struct smtp_command {
     /* MAIL parameters */
     uint64_t size_bytes; /* 0: not given */
     enum body_kind body;
-    bool smtputf8, requiretls;
+    bool smtputf8, requiretls, prdr;
     struct bytes envelope_id, auth;
     enum envelope_return dsn_return;
     /* RCPT parameters */
