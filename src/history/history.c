@@ -14,6 +14,8 @@
 #define TEND_US (60 * US_PER_S)
 #define FLUSH_PATIENCE_US (30 * US_PER_S)
 #define CLOSE_PATIENCE_US (60 * US_PER_S)
+#define TRY_AGAIN_US US_PER_S
+enum { TRIES_MAX = 600 }; /* ten minutes, then history is lost and counted */
 enum { KEEP_ROWS = 1000000, KEEP_DAYS = 14, BATCHES_A_TEND = 5 };
 
 enum phase { PHASE_OPENING = 0, PHASE_OPEN, PHASE_FAILED, PHASE_ENDED };
@@ -28,8 +30,9 @@ struct history {
     struct fiber *writer;
     /* The ledger has open rows, or will have: without any, who ends them need not be told. */
     atomic_bool anything_out;
-    struct store store; /* the writer's own */
+    struct store store; /* the writer's own, as what follows */
     struct buffer batch;
+    unsigned tries; /* of this batch that failed */
     char *directory;
     char why[512];
 };
@@ -83,12 +86,27 @@ static bool writer_due(struct history *history, bool *pending)
     return due;
 }
 
+/* Before a batch is tried again: until then, or until the end. */
+static void writer_pause(struct history *history, uint64_t until_us)
+{
+    for (bool closing = false; !closing && fiber_park(until_us) != IO_TIMEOUT;) {
+        pthread_mutex_lock(&history->lock);
+        closing = history->closing;
+        pthread_mutex_unlock(&history->lock);
+    }
+}
+
 /* Sleeps until there is a batch to write or it is time to tend the store. */
 static void writer_wait(struct history *history)
 {
     const uint64_t tend_us = deadline_in(TEND_US);
     uint64_t deadline_us = tend_us;
     bool pending = false;
+
+    if (history->tries > 0) {
+        writer_pause(history, deadline_in(TRY_AGAIN_US));
+        return;
+    }
 
     while (!writer_due(history, &pending)) {
         if (pending && deadline_us == tend_us)
@@ -116,22 +134,40 @@ static size_t batch_events(struct bytes rest)
     return count;
 }
 
+/* True when the batch is done with: written, or given up. A full or failing disk may pass, so it is
+ * tried again, while what happens meanwhile gathers in the bounded queue. */
+static bool writer_write(struct history *history, bool closing)
+{
+    const struct bytes batch = buffer_view(&history->batch);
+
+    if (batch.count == 0 || store_write(&history->store, batch)) {
+        history->tries = 0;
+        return true;
+    }
+    if (!closing && ++history->tries < TRIES_MAX)
+        return false;
+    history->tries = 0;
+    metric_add(COUNTER_HISTORY_DROPPED, (int64_t)batch_events(batch));
+    return true;
+}
+
 /* One batch; true when the writer should end. */
 static bool writer_turn(struct history *history)
 {
     pthread_mutex_lock(&history->lock);
-    const struct buffer full = history->filling;
-    history->filling = history->batch;
-    history->batch = full;
+    if (history->batch.count == 0) {
+        const struct buffer full = history->filling;
+        history->filling = history->batch;
+        history->batch = full;
+    }
     const uint64_t flushed = history->flush_wanted;
-    const bool ending = history->closing && full.count == 0;
+    const bool closing = history->closing, ending = closing && history->batch.count == 0;
     pthread_mutex_unlock(&history->lock);
 
-    if (full.count > 0 && !store_write(&history->store, buffer_view(&history->batch)))
-        metric_add(COUNTER_HISTORY_DROPPED, (int64_t)batch_events(buffer_view(&history->batch)));
-    buffer_clear(&history->batch);
+    if (writer_write(history, closing))
+        buffer_clear(&history->batch);
     pthread_mutex_lock(&history->lock);
-    if (history->filling.count == 0)
+    if (history->filling.count == 0 && history->batch.count == 0)
         atomic_store(&history->anything_out, ledger_is_open(&history->store.ledger));
     history->flush_done = flushed;
     pthread_mutex_unlock(&history->lock);

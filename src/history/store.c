@@ -312,7 +312,7 @@ static void store_recover(struct store *store)
 
     if (!sqlite3_get_autocommit(store->database) && !store_step(store->rollback))
         observe_note(LOG_ERROR, "history", "rollback: %s", sqlite3_errmsg(store->database));
-    observe_note(LOG_ERROR, "history", "a batch was lost: %s", sqlite3_errstr(code));
+    observe_note(LOG_ERROR, "history", "a batch could not be written: %s", sqlite3_errstr(code));
     if (is_damage(code)) {
         store_close(store);
         if (set_aside(store) && store_open(store, why, sizeof why))

@@ -54,22 +54,15 @@ static struct address recipient_as_asked(const struct recipient *recipient)
     return address_is_null(recipient->asked) ? recipient->address : recipient->asked;
 }
 
-static bool event_is_of_message(enum event_kind kind)
-{
-    return kind == EVENT_MESSAGE_ACCEPTED || kind == EVENT_MESSAGE_DEFERRED ||
-           kind == EVENT_MESSAGE_REFUSED;
-}
-
-/* One reply for all recipients: the first is in the journal's line, the others are told to the
+/* One objection to all recipients: the first is in the journal's line, the others are told to the
  * ledger alone, which keeps an account of each. */
 static void session_tell_others(const struct session *session, struct event event)
 {
     const struct envelope *envelope = &session->transaction.envelope;
     struct buffer to = BUFFER_WITH_LIMIT(2 * MAIL_ADDRESS_MAX);
 
-    event.kind = event.kind == EVENT_MESSAGE_ACCEPTED   ? EVENT_RECIPIENT_ACCEPTED
-                 : event.kind == EVENT_MESSAGE_DEFERRED ? EVENT_RECIPIENT_DEFERRED
-                                                        : EVENT_RECIPIENT_REFUSED;
+    event.kind = event.kind == EVENT_MESSAGE_DEFERRED ? EVENT_RECIPIENT_DEFERRED
+                                                      : EVENT_RECIPIENT_REFUSED;
     for (uint32_t i = 1; i < envelope->recipient_count; i++) {
         const struct address asked = recipient_as_asked(&envelope->recipients[i]);
 
@@ -108,7 +101,8 @@ void session_event(const struct session *session, struct event *event)
     }
     event->to = buffer_view(&to);
     observe_event(event);
-    if (!of_one && event_is_of_message(event->kind))
+    if (!of_one &&
+        (event->kind == EVENT_MESSAGE_DEFERRED || event->kind == EVENT_MESSAGE_REFUSED))
         session_tell_others(session, *event);
     buffer_free(&from);
     buffer_free(&to);

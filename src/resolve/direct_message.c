@@ -41,6 +41,7 @@ bool direct_encode(const struct direct_question *question, uint16_t id, struct b
     if (!packet)
         return false;
     ldns_pkt_set_id(packet, id);
+    ldns_pkt_set_cd(packet, question->unchecked);
     if (question->edns)
         ldns_pkt_set_edns_udp_size(packet, DIRECT_UDP_OCTETS);
     if (question->edns && question->dnssec)

@@ -124,6 +124,7 @@ struct direct_question {
     bool edns;      /* 1232 octets offered; off: 512 */
     bool recursive; /* RD: for resolvers */
     bool dnssec;    /* DO: signatures wanted, AD told; needs edns */
+    bool unchecked; /* CD: without validation */
     uint64_t timeout_us;
 };
 enum direct_outcome {
