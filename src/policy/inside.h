@@ -85,6 +85,9 @@ bool resolver_is_down(struct policy *policy, struct arena *arena, struct lookup 
 /* After a failed look-up: is it that name, or does our resolver answer nothing at all? Sleeps. */
 bool resolver_check(struct policy *policy, struct arena *arena);
 
+/* Is the client on a block list? Sleeps. */
+MUST_USE struct verdict policy_check_lists(struct policy *policy, struct client_facts *client);
+
 /* The cause of a failed look-up in the directory. */
 enum cause directory_cause(enum lookup_reason reason);
 

@@ -226,7 +226,10 @@ struct verdict policy_connect(struct policy *policy, struct client_facts *client
     const struct config *config = policy->settings.config;
 
     client->may_relay = client->may_relay || client_is_trusted(config, &client->remote);
-    if (client->may_relay || client->kind != LISTEN_SMTP || config->checks.reverse_dns == CHECK_OFF)
+    if (client->may_relay || client->kind != LISTEN_SMTP)
+        return verdict_accept();
+    REQUIRE(policy_check_lists(policy, client));
+    if (config->checks.reverse_dns == CHECK_OFF)
         return verdict_accept();
     client->reverse = client_reverse(policy, client);
     return reverse_verdict(policy, client);

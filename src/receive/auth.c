@@ -135,12 +135,14 @@ MUST_USE static struct verdict run_scram_plus(struct session *session, struct by
     return login_by_scram(session, true, initial);
 }
 
-static mechanism_run *mechanism_find(const struct session *session, struct bytes name)
+struct mechanism {
+    const char *name;
+    mechanism_run *run;
+};
+
+static const struct mechanism *mechanism_find(const struct session *session, struct bytes name)
 {
-    static const struct {
-        const char *name;
-        mechanism_run *run;
-    } rows[] = {
+    static const struct mechanism rows[] = {
         {"PLAIN", run_plain},
         {"LOGIN", run_login},
         {"SCRAM-SHA-256", run_scram},
@@ -152,7 +154,7 @@ static mechanism_run *mechanism_find(const struct session *session, struct bytes
         offered = can_bind(session) ? 4 : 3;
     for (size_t i = 0; i < offered; i++)
         if (bytes_equal_text_nocase(name, rows[i].name))
-            return rows[i].run;
+            return &rows[i];
     return NULL;
 }
 
@@ -171,10 +173,10 @@ MUST_USE static struct verdict auth_allowed(const struct session *session)
 MUST_USE static struct verdict auth_exchange(struct session *session, struct bytes argument)
 {
     const struct sasl_command said = sasl_parse_command(argument);
-    mechanism_run *run = mechanism_find(session, said.mechanism);
+    const struct mechanism *mechanism = mechanism_find(session, said.mechanism);
     struct bytes initial = BYTES_EMPTY;
 
-    if (!run) {
+    if (!mechanism) {
         secret_wipe(said.initial);
         return verdict_of(CAUSE_AUTH_MECHANISM);
     }
@@ -182,7 +184,9 @@ MUST_USE static struct verdict auth_exchange(struct session *session, struct byt
         REQUIRE(auth_decode(session, said.initial, &initial));
     if (said.has_initial && !initial.at)
         initial = BYTES_LITERAL("");
-    return run(session, initial);
+    REQUIRE(mechanism->run(session, initial));
+    session->client.mechanism = bytes_of_text(mechanism->name);
+    return verdict_accept();
 }
 
 /* Whoever guesses has to wait, and not for long. Sleeps. */

@@ -68,6 +68,10 @@ struct verdict verb_ehlo(struct session *session, const struct smtp_command *com
                     (unsigned long long)session->config->limits.message_size);
     else
         session_say(session, "250-SIZE");
+    session_say(session, "250-LIMITS RCPTMAX=%u", session->config->limits.recipients);
+    session_say(session, "250-PRDR");
+    if (xclient_is_trusted(session))
+        xclient_say_offer(session);
     session_say(session, "250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250-DSN");
     if (session_offers_tls(session))
         session_say(session, "250-STARTTLS");

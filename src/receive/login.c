@@ -71,12 +71,12 @@ MUST_USE static struct verdict login_unavailable(struct session *session, const 
 
 struct verdict login_finish(struct session *session, struct address user)
 {
-    const int count = snprintf(session->user, sizeof session->user, "%.*s@%.*s",
-                               BYTES_PRINT(user.local), BYTES_PRINT(user.domain));
+    const struct bytes name = arena_print(&session->connection_arena, "%.*s@%.*s",
+                                          BYTES_PRINT(user.local), BYTES_PRINT(user.domain));
 
-    if (count <= 0 || (size_t)count >= sizeof session->user)
-        return verdict_of(CAUSE_AUTH_UNAVAILABLE);
-    session->client.user = bytes_of(session->user, (size_t)count);
+    if (name.count == 0)
+        return verdict_of(CAUSE_SERVER_BUSY);
+    session->client.user = name;
     session->client.may_relay = true;
     return verdict_accept();
 }

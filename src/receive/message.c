@@ -146,27 +146,6 @@ MUST_USE static struct verdict receive_commit(struct session *session, uint64_t 
 
 /* ------------------------------------------------------------------ the final reply */
 
-/* message.accepted names the first recipient; here the others, as they were asked for, once each
- * (an alias leaves its targets side by side). */
-static void message_accepted_others(struct session *session, uint64_t message)
-{
-    const struct envelope *envelope = &session->transaction.envelope;
-
-    for (uint32_t i = 1; i < envelope->recipient_count; i++) {
-        CLEANUP(buffer_free) struct buffer to = BUFFER_WITH_LIMIT(2 * MAIL_ADDRESS_MAX);
-        const struct address asked = recipient_as_asked(&envelope->recipients[i]);
-
-        if (address_equal(asked, recipient_as_asked(&envelope->recipients[i - 1])))
-            continue;
-        address_print(&to, asked);
-        struct event event = {.kind = EVENT_RECIPIENT_ACCEPTED,
-                              .stage = STAGE_DOT,
-                              .message = message,
-                              .to = buffer_view(&to)};
-        session_event(session, &event);
-    }
-}
-
 /* Nobody gets it, because a filter said so: never in silence. */
 static void message_discarded(struct session *session, uint64_t message)
 {
@@ -198,7 +177,6 @@ static void message_accepted(struct session *session, const struct spool_receipt
                           .size_bytes = session->intake.count,
                           .took_us = took_us};
     session_event(session, &event);
-    message_accepted_others(session, receipt->message);
     message_discarded(session, receipt->message);
 }
 
@@ -213,6 +191,21 @@ MUST_USE static struct verdict receive_message(struct session *session,
     return receive_commit(session, deadline, receipt); /* on the disk */
 }
 
+/* LMTP: one for each recipient. PRDR (draft-hall-prdr): the same, announced by 353, and one for the
+ * whole at the end; all say the same, since nobody objects to one recipient after the dot. */
+static void message_prepare_replies(struct session *session)
+{
+    const unsigned recipients = session->transaction.accepted_commands;
+
+    if (session->listen->kind == LISTEN_LMTP) {
+        session->replies = recipients;
+    } else if (session->prdr && recipients > 1) {
+        session_say(session, "353 Content analysis has started");
+        session->answered = false;
+        session->replies = recipients + 1;
+    }
+}
+
 /* The body is complete: its fate, and LMTP's reply for each recipient (RFC 2033 4.2). */
 MUST_USE static struct verdict message_end(struct session *session)
 {
@@ -221,8 +214,7 @@ MUST_USE static struct verdict message_end(struct session *session)
 
     session->stage = STAGE_DOT;
     session->message_over = true;
-    if (session->listen->kind == LISTEN_LMTP)
-        session->replies = session->transaction.accepted_commands;
+    message_prepare_replies(session);
     REQUIRE(receive_message(session, &receipt));
     message_accepted(session, &receipt, clock_now_us() - dot_us);
     return verdict_accept();

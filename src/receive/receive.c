@@ -78,19 +78,44 @@ MUST_USE static struct verdict register_guest(struct guest *guest)
     return verdict_accept();
 }
 
+static void guest_name(struct guest *guest, const struct endpoint *remote)
+{
+    const struct bytes key = client_key(remote);
+
+    guest->key_count = (uint8_t)key.count;
+    for (size_t i = 0; i < key.count; i++)
+        guest->key[i] = key.at[i];
+    guest->bucket = (unsigned)(bytes_hash_nocase(key) % GUEST_BUCKETS);
+}
+
+struct verdict receive_rename(struct guest *guest, const struct endpoint *remote)
+{
+    struct receive *receive = guest->receive;
+    const struct bytes key = client_key(remote);
+    const uint32_t limit = receive->settings.config->limits.connections_per_client;
+
+    pthread_mutex_lock(&receive->lock);
+    bucket_remove(guest);
+    guest->next = guest->previous = NULL;
+    guest_name(guest, remote);
+    const bool busy =
+        limit > 0 && key.count > 0 && bucket_count(receive, guest->bucket, key) >= limit;
+    bucket_add(guest);
+    pthread_mutex_unlock(&receive->lock);
+    return busy ? verdict_of(CAUSE_CLIENT_BUSY) : verdict_accept();
+}
+
 struct verdict receive_admit(struct receive *receive, const struct config_listen *listen,
                              struct stream *stream, struct guest **guest)
 {
-    const struct bytes key = client_key(&stream->remote);
     struct guest *new = calloc(1, sizeof *new);
 
     if (!new)
         return verdict_of(CAUSE_SERVER_BUSY);
     *new = (struct guest){.receive = receive, .listen = listen, .stream = stream};
-    new->key_count = (uint8_t)key.count;
-    for (size_t i = 0; i < key.count; i++)
-        new->key[i] = key.at[i];
-    new->bucket = (unsigned)(bytes_hash_nocase(key) % GUEST_BUCKETS);
+    /* A proxy has many clients, who are not known before its header. */
+    if (!listen->proxy)
+        guest_name(new, &stream->remote);
     pthread_mutex_lock(&receive->lock);
     const struct verdict verdict = register_guest(new);
     pthread_mutex_unlock(&receive->lock);
@@ -194,6 +219,22 @@ static void open_failed(struct receive *receive, char *why, size_t why_room)
     receive_close(receive);
 }
 
+/* What limits abuse. Sleeps. */
+MUST_USE static bool tables_open(struct receive *receive, char *why, size_t why_room)
+{
+    const struct config *config = receive->settings.config;
+
+    receive->rates = rates_open();
+    if (!receive->rates) {
+        snprintf(why, why_room, "out of memory");
+        return false;
+    }
+    if (!config->greylist.enabled)
+        return true;
+    receive->greylist = greylist_open(config, why, why_room);
+    return receive->greylist != NULL;
+}
+
 struct receive *receive_open(const struct receive_settings *settings, char *why, size_t why_room)
 {
     const struct config *config = settings->config;
@@ -211,6 +252,10 @@ struct receive *receive_open(const struct receive_settings *settings, char *why,
     receive->doors = doors;
     random_fill((struct span){receive->decoy_key, sizeof receive->decoy_key});
     pthread_mutex_init(&receive->lock, NULL);
+    if (!tables_open(receive, why, why_room)) {
+        receive_close(receive);
+        return NULL;
+    }
     for (unsigned i = 0; i < config->listen_count; i++) {
         if (!listen_open(receive, &config->listens[i])) {
             open_failed(receive, why, why_room);
@@ -274,6 +319,8 @@ bool receive_close(struct receive *receive)
     pthread_mutex_lock(&receive->lock);
     pthread_mutex_unlock(&receive->lock);
     pthread_mutex_destroy(&receive->lock);
+    rates_close(receive->rates);
+    greylist_close(receive->greylist);
     free(receive->doors);
     free(receive);
     return true;

@@ -61,8 +61,8 @@ static void session_tell_others(const struct session *session, struct event even
     const struct envelope *envelope = &session->transaction.envelope;
     struct buffer to = BUFFER_WITH_LIMIT(2 * MAIL_ADDRESS_MAX);
 
-    event.kind = event.kind == EVENT_MESSAGE_DEFERRED ? EVENT_RECIPIENT_DEFERRED
-                                                      : EVENT_RECIPIENT_REFUSED;
+    event.kind =
+        event.kind == EVENT_MESSAGE_DEFERRED ? EVENT_RECIPIENT_DEFERRED : EVENT_RECIPIENT_REFUSED;
     for (uint32_t i = 1; i < envelope->recipient_count; i++) {
         const struct address asked = recipient_as_asked(&envelope->recipients[i]);
 
@@ -101,8 +101,7 @@ void session_event(const struct session *session, struct event *event)
     }
     event->to = buffer_view(&to);
     observe_event(event);
-    if (!of_one &&
-        (event->kind == EVENT_MESSAGE_DEFERRED || event->kind == EVENT_MESSAGE_REFUSED))
+    if (!of_one && (event->kind == EVENT_MESSAGE_DEFERRED || event->kind == EVENT_MESSAGE_REFUSED))
         session_tell_others(session, *event);
     buffer_free(&from);
     buffer_free(&to);

@@ -170,6 +170,7 @@ static void session_open(struct session *session, struct guest *guest)
                    .kind = guest->listen->kind},
     };
     session->client.arena = &session->connection_arena;
+    session->peer = stream->remote.ip;
     endpoint_print(&stream->remote, session->client_text, sizeof session->client_text);
     wire_input_open(&session->input, stream);
     metric_add(COUNTER_SESSIONS_IN, 1);
@@ -182,13 +183,13 @@ static void session_open(struct session *session, struct guest *guest)
  * kept and told at each MAIL, where it is a legal reply, where the sender is known for the journal,
  * and where a deferral may have passed by then.
  */
-MUST_USE static struct verdict session_welcome(struct session *session)
+struct verdict session_welcome(struct session *session)
 {
     const struct verdict spool = spool_admits(session->receive->settings.spool, 0);
 
     if (!verdict_accepts(&spool) && verdict_closes(&spool))
         return spool;
-    if (session->listen->tls == TLS_MODE_IMPLICIT)
+    if (session->listen->tls == TLS_MODE_IMPLICIT && session->client.tls.count == 0)
         REQUIRE(session_handshake(session));
     const struct verdict policy =
         policy_connect(session->receive->settings.policy, &session->client);
@@ -201,6 +202,10 @@ MUST_USE static struct verdict session_welcome(struct session *session)
 
 static void session_greet(struct session *session)
 {
+    if (session->listen->proxy && !session_meet_proxy(session)) {
+        session->lost = true;
+        return;
+    }
     const struct verdict verdict = session_welcome(session);
 
     if (session->lost)

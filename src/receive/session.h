@@ -52,6 +52,8 @@ struct receive {
     struct waitlist changed; /* a door's state, or the count of guests */
     pthread_mutex_t lock;    /* the buckets; held around memory operations only */
     struct guest *buckets[GUEST_BUCKETS];
+    struct rates *rates;
+    struct greylist *greylist;           /* NULL: off */
     uint8_t decoy_key[SECRET_KEY_BYTES]; /* what unknown users' SCRAM salts are made of */
 };
 
@@ -110,6 +112,7 @@ struct session {
     bool lost;              /* the client is gone: nothing more can be said */
     bool closing;           /* close after what was said */
     bool objecting;    /* closing because of a fault: wait a little for the client to read it */
+    bool prdr;         /* MAIL asked for a reply to each recipient */
     bool message_over; /* the transaction ends with this command's reply */
     bool has_standing; /* an objection to the client itself, told at each MAIL */
     struct verdict standing;
@@ -121,7 +124,7 @@ struct session {
     char client_text[ENDPOINT_TEXT_MAX];
     char helo[MAIL_DOMAIN_MAX + 1];
     char tls[96];
-    char user[2 * MAIL_DOMAIN_MAX + 2]; /* who logged in, "local@domain" */
+    struct ip_address peer; /* who is really connected, whatever PROXY or XCLIENT say */
 };
 
 /* The next line, after what was said so far went out. Sleeps. */
@@ -151,9 +154,9 @@ MUST_USE struct verdict verb_permits(const struct session *session,
 enum cause verb_fault_cause(enum smtp_fault fault);
 
 /* A handler that accepts has said its reply; an objection is said by its caller. */
-verb_handler verb_unknown, verb_foreign, verb_ehlo, verb_helo, verb_starttls, verb_auth, verb_mail,
-    verb_rcpt, verb_data, verb_bdat, verb_rset, verb_noop, verb_vrfy, verb_not_implemented,
-    verb_help, verb_quit;
+verb_handler verb_unknown, verb_foreign, verb_ehlo, verb_helo, verb_starttls, verb_auth,
+    verb_xclient, verb_mail, verb_rcpt, verb_data, verb_bdat, verb_rset, verb_noop, verb_vrfy,
+    verb_not_implemented, verb_help, verb_quit;
 
 /* ------------------------------------------------------------------ replies and the journal */
 
@@ -163,6 +166,29 @@ void session_say(struct session *session, const char *format, ...) PRINTF_LIKE(2
 void session_object(struct session *session, const struct verdict *objection);
 void session_flush(struct session *session); /* one write; sets lost on failure. Sleeps. */
 void session_event(const struct session *session, struct event *event); /* fills in who and what */
+
+/* ------------------------------------------------------------------ limits and abuse */
+
+enum rate_kind { RATE_MESSAGES, RATE_RECIPIENTS };
+struct rates *rates_open(void); /* NULL on memory */
+void rates_close(struct rates *rates);
+/* Takes one from the budget of the user, or else of the client's network. */
+MUST_USE struct verdict rates_take(struct session *session, enum rate_kind kind);
+
+/* NULL with `why` on failure. Sleeps. */
+struct greylist *greylist_open(const struct config *config, char *why, size_t why_room);
+void greylist_close(struct greylist *greylist);
+/* greylisted, or ACCEPT: also while the list is off or cannot be read. Sleeps (worker pool). */
+MUST_USE struct verdict greylist_judge(struct session *session, struct address to);
+
+/* Reads the PROXY header of a listener that wants one; false: close without a word. Sleeps. */
+MUST_USE bool session_meet_proxy(struct session *session);
+bool xclient_is_trusted(const struct session *session);
+void xclient_say_offer(struct session *session); /* the EHLO line */
+/* May this client talk to us at all? */
+MUST_USE struct verdict session_welcome(struct session *session);
+/* The client is another one than the connection's peer: counted as that one from now on. */
+MUST_USE struct verdict receive_rename(struct guest *guest, const struct endpoint *remote);
 
 /* ------------------------------------------------------------------ transactions and bodies */
 

@@ -99,10 +99,26 @@ struct verdict verb_mail(struct session *session, const struct smtp_command *com
     session->message_over = true; /* unless it is begun */
     REQUIRE(mail_parameters(session, command));
     REQUIRE(mail_judge(session, command));
+    REQUIRE(rates_take(session, RATE_MESSAGES));
     session->message_over = false;
+    session->prdr = command->prdr;
     session->state = STATE_MAIL;
     session_say(session, "250 2.1.0 Sender ok");
     return verdict_accept();
+}
+
+/* Greylisting comes last, so that nobody waits only to hear that there is no such user. */
+MUST_USE static struct verdict rcpt_admit(struct session *session,
+                                          const struct recipient *recipient)
+{
+    struct envelope *envelope = &session->transaction.envelope;
+    const uint32_t before = envelope->recipient_count;
+
+    REQUIRE(policy_recipient(session->receive->settings.policy, &session->transaction, recipient));
+    const struct verdict greylist = greylist_judge(session, recipient->address);
+    if (!verdict_accepts(&greylist))
+        envelope->recipient_count = before;
+    return greylist;
 }
 
 MUST_USE static struct verdict rcpt_judge(struct session *session,
@@ -118,7 +134,8 @@ MUST_USE static struct verdict rcpt_judge(struct session *session,
         return verdict_of(CAUSE_PROTOCOL_UTF8);
     if (session->transaction.accepted_commands >= session->config->limits.recipients)
         return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
-    return policy_recipient(session->receive->settings.policy, &session->transaction, &recipient);
+    REQUIRE(rates_take(session, RATE_RECIPIENTS));
+    return rcpt_admit(session, &recipient);
 }
 
 struct verdict verb_rcpt(struct session *session, const struct smtp_command *command)

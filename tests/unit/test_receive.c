@@ -331,7 +331,7 @@ static int unread_main(void *unused)
     struct memory_stream stream = memory_stream_of(bytes_of_text(GREETING MESSAGE MESSAGE));
 
     (void)unused;
-    stream.write_limit = 250;
+    stream.write_limit = 300;
     struct outcome outcome = talk_with(&stream);
     CHECK(house.stored_count >= 1);
     buffer_free(&outcome.text);
