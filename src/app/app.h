@@ -12,12 +12,20 @@ enum { EXIT_FINE = 0, EXIT_FINDINGS = 1, EXIT_USAGE = 2, EXIT_UNREACHABLE = 75 }
 
 /* What was typed behind the command's name. */
 #define COMMAND_WORDS_MAX 8
+struct word_list { /* of an option that may be given several times */
+    const char *words[COMMAND_WORDS_MAX];
+    unsigned count;
+};
 struct command_line {
     const char *config_file; /* -c; NULL: found by config_open */
     const char *dest, *cause, *by, *since;
+    const char *mail, *stage; /* explain */
     const char *ip, *helo, *from, *domain, *selector, *key;
     const char *resolvers[COMMAND_WORDS_MAX]; /* --resolver, as often as wanted */
     unsigned resolver_count;
+    struct word_list ips, selectors, servers; /* all of --ip, --selector, --server */
+    const char *port;
+    bool connect, ask_public;
     bool json, all, in, arc;
     const char *words[COMMAND_WORDS_MAX]; /* what is no option */
     unsigned word_count;

@@ -42,11 +42,19 @@ static const struct {
                      {"--from", offsetof(struct command_line, from)},
                      {"--domain", offsetof(struct command_line, domain)},
                      {"--selector", offsetof(struct command_line, selector)},
-                     {"--key", offsetof(struct command_line, key)}},
+                     {"--mail", offsetof(struct command_line, mail)},
+                     {"--stage", offsetof(struct command_line, stage)},
+                     {"--key", offsetof(struct command_line, key)},
+                     {"--port", offsetof(struct command_line, port)}},
+  LIST_OPTIONS[] = {{"--ip", offsetof(struct command_line, ips)},
+                    {"--selector", offsetof(struct command_line, selectors)},
+                    {"--server", offsetof(struct command_line, servers)}},
   FLAG_OPTIONS[] = {{"--json", offsetof(struct command_line, json)},
                     {"--all", offsetof(struct command_line, all)},
                     {"--in", offsetof(struct command_line, in)},
-                    {"--arc", offsetof(struct command_line, arc)}};
+                    {"--arc", offsetof(struct command_line, arc)},
+                    {"--connect", offsetof(struct command_line, connect)},
+                    {"--public", offsetof(struct command_line, ask_public)}};
 
 static int take_resolver(struct command_line *line, const char *value)
 {
@@ -56,12 +64,32 @@ static int take_resolver(struct command_line *line, const char *value)
     return 2;
 }
 
+/* Options that may be repeated; the last one also counts for commands that take only one. False:
+ * too many. */
+static bool take_listed(struct command_line *line, char **arguments, int *taken)
+{
+    for (size_t i = 0; i < COUNT_OF(LIST_OPTIONS); i++) {
+        if (strcmp(arguments[0], LIST_OPTIONS[i].name) != 0 || !arguments[1])
+            continue;
+        struct word_list *list =
+            (struct word_list *)(void *)((char *)line + LIST_OPTIONS[i].offset);
+        if (list->count == COMMAND_WORDS_MAX)
+            return false;
+        list->words[list->count++] = arguments[1];
+        *taken = 2;
+    }
+    return true;
+}
+
 /* Takes one argument (and its value); returns how many words it was, 0 when it is not understood.
  */
 static int take_argument(struct command_line *line, char **arguments)
 {
     if (strcmp(arguments[0], "--resolver") == 0 && arguments[1])
         return take_resolver(line, arguments[1]);
+    int taken = 0;
+    if (!take_listed(line, arguments, &taken))
+        return 0;
     for (size_t i = 0; i < COUNT_OF(VALUE_OPTIONS); i++) {
         if (strcmp(arguments[0], VALUE_OPTIONS[i].name) == 0 && arguments[1]) {
             *(const char **)(void *)((char *)line + VALUE_OPTIONS[i].offset) = arguments[1];
@@ -74,6 +102,8 @@ static int take_argument(struct command_line *line, char **arguments)
             return 1;
         }
     }
+    if (taken > 0)
+        return taken;
     if (arguments[0][0] == '-' && arguments[0][1] != 0)
         return 0;
     if (line->word_count == COMMAND_WORDS_MAX)

@@ -3,8 +3,8 @@
  *
  * Flow:   an id, or a question -> recorded facts from spool and history -> one story as JSON ->
  * text. Owns:   nothing. Sleeps: never in fibers: it reads databases and blocks, so it is called by
- * commands or in the worker pool. Fails:  by false and words that say what could not be read.
- * Never:  states what no record backs.
+ * commands or in the worker pool; the DNS checks alone run in a fiber and sleep. Fails:  by false
+ * and words that say what could not be read. Never:  states what no record backs.
  */
 #ifndef DIAGNOSE_DIAGNOSE_H
 #define DIAGNOSE_DIAGNOSE_H
@@ -14,6 +14,7 @@
 #include "base/base.h"
 #include "history/history.h"
 #include "observe/observe.h"
+#include "resolve/resolve.h"
 #include "spool/spool.h"
 #include "verdict/verdict.h"
 
@@ -53,5 +54,44 @@ void diagnose_print_queue(struct buffer *into, const json_t *rows, enum diagnose
  * {"cause","side","kind","code","enhanced","text","meaning","advice"}. */
 json_t *diagnose_cause(enum cause cause);
 void diagnose_print_cause(struct buffer *into, const json_t *cause);
+
+/* ------------------------------------------------------------------ DNS. Both need a fiber and
+ * sleep, until the deadline at the latest. The answer is the caller's; NULL: memory. */
+
+struct dns_check_request {
+    struct resolver *resolver;
+    struct bytes domain;
+    const struct ip_address *ips; /* that send: reverse names and SPF are checked for them */
+    unsigned ip_count;
+    const char *const *selectors; /* of DKIM, beside the common ones */
+    unsigned selector_count;
+    const struct endpoint *validator; /* a resolver whose word on DNSSEC is taken, or NULL */
+    bool connect;                     /* to the mail hosts: STARTTLS and DANE */
+    uint16_t port;                    /* there; 0: 25 */
+    uint64_t deadline_us;
+};
+/* {"domain","findings":[...],"spf":{},"mx":[],"dmarc":{},"dkim":[],"dane":[],"mta_sts":{},
+ * "tls_rpt":{}} */
+json_t *diagnose_dns_check(struct arena *arena, const struct dns_check_request *request);
+void diagnose_print_dns_check(struct buffer *into, const json_t *answer);
+
+struct dns_propagation_request {
+    struct resolver *resolver; /* finds the delegation */
+    struct bytes name;
+    const char *const *types; /* "TXT"; none: the usual ones of mail */
+    unsigned type_count;
+    const struct endpoint *servers; /* authoritative ones; none: by the delegation */
+    unsigned server_count;
+    const struct endpoint *resolvers; /* that are asked as well */
+    unsigned resolver_count;
+    uint64_t deadline_us;
+};
+/* {"name","zone","types":[...],"servers":[...],"findings":[...],"agree"} */
+json_t *diagnose_dns_propagation(struct arena *arena,
+                                 const struct dns_propagation_request *request);
+void diagnose_print_dns_propagation(struct buffer *into, const json_t *answer);
+bool diagnose_dns_type_is_known(const char *name); /* "TXT", "TYPE65" */
+/* Is a finding of severity "error" in it? */
+bool diagnose_dns_has_error(const json_t *answer);
 
 #endif
