@@ -12,6 +12,7 @@
 #define QUEUE_HURRY (2 * MIB)
 #define GATHER_US (50 * US_PER_MS)
 #define TEND_US (60 * US_PER_S)
+#define TEND_OPEN_US (5 * US_PER_S)
 #define FLUSH_PATIENCE_US (30 * US_PER_S)
 #define CLOSE_PATIENCE_US (60 * US_PER_S)
 #define TRY_AGAIN_US US_PER_S
@@ -99,7 +100,8 @@ static void writer_pause(struct history *history, uint64_t until_us)
 /* Sleeps until there is a batch to write or it is time to tend the store. */
 static void writer_wait(struct history *history)
 {
-    const uint64_t tend_us = deadline_in(TEND_US);
+    const bool out = atomic_load(&history->anything_out); /* and may become overdue */
+    const uint64_t tend_us = deadline_in(out ? TEND_OPEN_US : TEND_US);
     uint64_t deadline_us = tend_us;
     bool pending = false;
 
