@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+"""`dns propagation` against three real authoritative servers, nsd, knot and bind9, on loopback: they agree; one is behind;
+one is lame; one has no TCP, with and without a long TXT; one is gone; a resolver still has the old record."""
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+
+from lib import HOLDFAST, Checks, wait_until
+from lib_dns import ScriptedDns, make_query, unpack_question
+
+ZONE = 'spread.example'
+LONG = ' '.join(f'"{"x" * 250}"' for _ in range(8))
+
+
+def zone_text(serial, extra=''):
+    return (f'$ORIGIN {ZONE}.\n$TTL 600\n@ SOA ns1 hostmaster {serial} 3600 900 604800 300\n@ NS ns1\n@ NS ns2\n'
+            'ns1 A 127.0.0.1\nns2 A 127.0.0.1\n@ MX 10 mx\nmx A 192.0.2.1\n@ TXT "v=spf1 mx -all"\n' + extra)
+
+
+def free_port():
+    """Free for both transports."""
+    for _ in range(50):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp:
+            udp.bind(('127.0.0.1', 0))
+            try:
+                tcp.bind(udp.getsockname())
+            except OSError:
+                continue
+            return udp.getsockname()[1]
+    raise AssertionError('no free port')
+
+
+class Authority:
+    """One server process with one zone; ended by its own process group."""
+
+    def __init__(self, serial, extra='', zone=ZONE):
+        self.port, self.folder = free_port(), tempfile.mkdtemp(prefix='holdfast-dns-')
+        os.chmod(self.folder, 0o777)
+        with open(os.path.join(self.folder, 'zone'), 'w') as file:
+            file.write(zone_text(serial, extra).replace(ZONE, zone))
+        self.zone = zone
+        with open(self.path('conf'), 'w') as file:
+            file.write(self.conf())
+        self.log = open(self.path('out'), 'wb')
+        self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                        cwd=self.folder, start_new_session=True)
+        try:
+            wait_until(f'{self.program} to answer', self.answers)
+        except AssertionError:
+            self.close()
+            raise
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def answers(self):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(0.2)
+            try:
+                client.sendto(make_query(self.zone, 'MX'), ('127.0.0.1', self.port))
+                return client.recv(4096)[6:8] == b'\0\1'
+            except OSError:
+                return False
+
+    @property
+    def at(self):
+        return f'127.0.0.1@{self.port}'
+
+    @property
+    def label(self):
+        return f'127.0.0.1:{self.port}'
+
+    def close(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Nsd(Authority):
+    program = 'nsd'
+
+    def conf(self):
+        return (f'server:\n ip-address: 127.0.0.1@{self.port}\n username: ""\n zonesdir: "{self.folder}"\n database: ""\n'
+                f' pidfile: "{self.path("pid")}"\n xfrdfile: "{self.path("xfrd")}"\n zonelistfile: "{self.path("list")}"\n'
+                f' xfrdir: "{self.folder}"\n server-count: 1\nremote-control:\n control-enable: no\n'
+                f'zone:\n name: "{self.zone}"\n zonefile: "zone"\n')
+
+    def command(self):
+        return ['nsd', '-d', '-c', self.path('conf')]
+
+
+class Knot(Authority):
+    program = 'knotd'
+
+    def conf(self):
+        return (f'server:\n  listen: 127.0.0.1@{self.port}\n  rundir: {self.folder}\n  udp-workers: 1\n  tcp-workers: 1\n'
+                f'database:\n  storage: {self.folder}/db\nlog:\n  - target: stderr\n    any: warning\n'
+                f'template:\n  - id: default\n    storage: {self.folder}\n    file: zone\n    journal-content: none\n'
+                f'    zonefile-load: whole\n    zonefile-sync: -1\nzone:\n  - domain: {self.zone}\n')
+
+    def command(self):
+        return ['knotd', '-c', self.path('conf')]
+
+
+class Bind(Authority):
+    program = 'named'
+
+    def conf(self):
+        return (f'options {{ directory "{self.folder}"; listen-on port {self.port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};\n'
+                f' pid-file "{self.path("pid")}"; session-keyfile "{self.path("key")}"; recursion no; dnssec-validation no;\n'
+                ' notify no; }; controls { };\n'
+                f'zone "{self.zone}" {{ type primary; file "{self.path("zone")}"; }};\n')
+
+    def command(self):
+        return ['named', '-g', '-n', '1', '-c', self.path('conf')]
+
+
+class UdpOnly:
+    """Passes datagrams on to a server and has no TCP: what a firewall with half its rules does."""
+
+    def __init__(self, server):
+        self.port = free_port()
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(('127.0.0.1', self.port))
+        self.server = server
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                packet, peer = self.socket.recvfrom(4096)
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as onward:
+                    onward.settimeout(5)
+                    onward.sendto(packet, ('127.0.0.1', self.server.port))
+                    self.socket.sendto(onward.recv(65535), peer)
+            except OSError:
+                if self.socket.fileno() < 0:
+                    return
+
+    at = property(lambda self: f'127.0.0.1@{self.port}')
+    label = property(lambda self: f'127.0.0.1:{self.port}')
+
+    def close(self):
+        self.socket.close()
+
+
+def ask(servers, types=('MX', 'TXT'), resolvers=(), name=ZONE, text=False):
+    command = [HOLDFAST, 'dns', 'propagation', name, *types]
+    for server in servers:
+        command += ['--server', server.at]
+    for resolver in resolvers:
+        command += ['--resolver', f'127.0.0.1@{resolver.port}']
+    done = subprocess.run(command + ([] if text else ['--json']), capture_output=True, timeout=120)
+    assert done.returncode in (0, 1), (done.returncode, done.stderr)
+    return done.returncode, done.stdout.decode() if text else json.loads(done.stdout)
+
+
+def found(answer, finding, about=None):
+    return [one for one in answer['findings'] if one['id'] == finding and (about is None or one['name'] == about)]
+
+
+def groups(answer, kind):
+    return next(type_['groups'] for type_ in answer['types'] if type_['type'] == kind)
+
+
+def agree(checks, kinds):
+    servers = [kind(2026010102) for kind in kinds]
+    try:
+        code, answer = ask(servers)
+        checks.ok('all agree: exit 0, no finding', code == 0 and answer['agree'] and not answer['findings'], answer['findings'])
+        checks.ok('one group with all servers', [len(group['servers']) for group in groups(answer, 'MX')] == [len(servers)], groups(answer, 'MX'))
+        checks.ok('serials told', {server.get('serial') for server in answer['servers']} == {2026010102}, answer['servers'])
+        ways = {(one['over'], one['result'], one['authoritative']) for server in answer['servers'] for one in server['answers']}
+        checks.ok('four ways, all with authority', ways == {(way, 'NOERROR', True) for way in ('udp', 'udp+edns', 'tcp', 'tcp+edns')}, ways)
+        code, answer = ask(servers, types=('A',), name=f'gone.{ZONE}')
+        checks.ok('a name that is not there: they agree on that', code == 0 and groups(answer, 'A')[0]['answer'] == ['NXDOMAIN'], answer)
+        code, shown = ask(servers, text=True)
+        checks.ok('text says so', code == 0 and 'All agree.' in shown and 'mx.spread.example' in shown, shown)
+    finally:
+        for server in servers:
+            server.close()
+
+
+def stale(checks, kinds):
+    servers = [kind(2026010102) for kind in kinds[:-1]]
+    servers.append(kinds[-1](2026010101, '@ TXT "old-verification"\n'))
+    try:
+        code, answer = ask(servers)
+        checks.ok('a stale secondary: exit 1', code == 1 and not answer['agree'], answer)
+        behind = found(answer, 'propagation.stale')
+        checks.ok('the stale one is named, and no other', [one['name'] for one in behind] == [servers[-1].label], behind)
+        checks.ok('and for how long yet', behind and '2026010101' in behind[0]['text'] and '2026010102' in behind[0]['text'] and
+                  '1 h' in behind[0]['text'] and '15 min' in behind[0]['text'], behind)
+        checks.ok('TXT differs, MX does not', len(groups(answer, 'TXT')) == 2 and len(groups(answer, 'MX')) == 1, answer['types'])
+        checks.ok('differs is found once a type', [one['name'] for one in found(answer, 'propagation.differs')] ==
+                  [f'{ZONE} SOA', f'{ZONE} TXT'], answer['findings'])
+        code, shown = ask(servers, text=True)
+        checks.ok('text names who is behind', code == 1 and 'propagation.stale' in shown and servers[-1].label in shown, shown)
+    finally:
+        for server in servers:
+            server.close()
+
+
+def lame_and_gone(checks, kinds):
+    servers = [kinds[0](5), kinds[-1](5, zone='other.example')]
+    try:
+        code, answer = ask(servers)
+        checks.ok('a lame server: exit 1', code == 1, answer)
+        checks.ok('it is named with what it says', [(one['name'], 'REFUSED' in one['text']) for one in found(answer, 'propagation.lame')] ==
+                  [(servers[1].label, True)], answer['findings'])
+        servers[1].close()
+        code, answer = ask(servers)
+        checks.ok('a server that is gone', code == 1 and len(found(answer, 'propagation.silent', servers[1].label)) == 1 and
+                  not found(answer, 'propagation.silent', servers[0].label), answer['findings'])
+    finally:
+        for server in servers:
+            server.close()
+
+
+def no_tcp(checks, kinds):
+    for kind in kinds:
+        with kind(7) as server:
+            gate = UdpOnly(server)
+            code, answer = ask([server, gate])
+            checks.ok(f'{kind.program}: TCP refused with short answers is a warning',
+                      len(found(answer, 'propagation.tcp_refused', gate.label)) == 1 and code == 0 and answer['agree'], answer['findings'])
+            gate.close()
+        with kind(7, f'long TXT {LONG}\n') as server:
+            gate = UdpOnly(server)
+            code, answer = ask([server, gate], types=('TXT',), name=f'long.{ZONE}')
+            cut = [one for one in answer['servers'][0]['answers'] if one['type'] == 'TXT' and one['over'] == 'udp+edns']
+            checks.ok(f'{kind.program}: the long TXT is truncated over UDP', cut and cut[0]['truncated'], answer['servers'][0])
+            checks.ok(f'{kind.program}: TCP refused with a long TXT is an error, and exit 1',
+                      len(found(answer, 'propagation.tcp_needed', gate.label)) == 1 and code == 1, answer['findings'])
+            checks.ok(f'{kind.program}: with TCP the long TXT is whole', len(groups(answer, 'TXT')) == 1 and
+                      not found(answer, 'propagation.tcp_needed', server.label), answer['types'])
+            gate.close()
+
+
+class NoEdns(ScriptedDns):
+    """Answers plain questions; FORMERR to those with an OPT record, as very old servers do."""
+
+    def answer(self, packet):
+        if struct.unpack('>H', packet[10:12])[0] > 0:
+            _, _, end = unpack_question(packet)
+            return packet[:2] + b'\x80\x01' + packet[4:6] + b'\0' * 6 + packet[12:end]
+        answer = super().answer(packet)
+        return answer[:2] + b'\x84' + answer[3:]  # with authority
+
+
+def no_edns(checks, kinds):
+    with kinds[0](9) as server:
+        old = NoEdns({(ZONE, 'MX'): '10 mx.spread.example', (ZONE, None): 'EMPTY'})
+        old.at, old.label = f'127.0.0.1@{old.port}', f'127.0.0.1:{old.port}'
+        code, answer = ask([server, old], types=('MX',))
+        checks.ok('a server without EDNS is told', len(found(answer, 'propagation.edns', old.label)) == 1, answer['findings'])
+        old.close()
+
+
+def resolver(checks, kinds):
+    with kinds[0](11) as server:
+        behind = ScriptedDns({(ZONE, 'MX'): '10 old.spread.example', (ZONE, None): 'EMPTY'})
+        sick = ScriptedDns({(ZONE, None): 'SERVFAIL'})
+        code, answer = ask([server], types=('MX',), resolvers=(behind, sick))
+        late = found(answer, 'propagation.resolver_behind', f'127.0.0.1:{behind.port}')
+        checks.ok('a resolver that is behind: exit 1, and how long yet', code == 1 and any('1 s' in one['text'] and 'MX' in one['text'] for one in late), answer['findings'])
+        checks.ok('a resolver that fails', len(found(answer, 'propagation.resolver_failed', f'127.0.0.1:{sick.port}')) >= 1, answer['findings'])
+        behind.close()
+        sick.close()
+
+
+def usage(checks):
+    for words in (['dns', 'propagation'], ['dns', 'propagation', ZONE, 'NOTYPE'], ['dns', 'propagation', ZONE, '--server', 'nowhere']):
+        done = subprocess.run([HOLDFAST, *words], capture_output=True, timeout=60)
+        checks.ok(f'usage: {" ".join(words)}', done.returncode == 2 and done.stderr, done)
+
+
+def main():
+    checks = Checks()
+    usage(checks)
+    kinds = []
+    for kind in (Nsd, Knot, Bind):
+        if shutil.which(kind.program):
+            kinds.append(kind)
+        else:
+            checks.skip(kind.program, f'{kind.program} is not installed')
+    if kinds:
+        no_tcp(checks, kinds)
+        no_edns(checks, kinds)
+        resolver(checks, kinds)
+    if len(kinds) > 1:
+        for part in (agree, stale, lame_and_gone):
+            part(checks, kinds)
+    return checks.done()
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
