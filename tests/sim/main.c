@@ -182,7 +182,7 @@ static void print_totals(const struct scenario_tally *tally, uint64_t count)
                (unsigned long long)tally->acknowledged, 3.0 / (double)tally->acknowledged);
     for (uint64_t i = 0; i < MIN_OF(run.failed, (uint64_t)FAILED_SHOWN); i++)
         printf("failed: seed %llu\n", (unsigned long long)run.failed_seeds[i]);
-    printf("%llu passed, %llu failed\n", (unsigned long long)(count - run.failed),
+    printf("%llu seeds are fine, %llu failed\n", (unsigned long long)(count - run.failed),
            (unsigned long long)run.failed);
 }
 

@@ -99,7 +99,8 @@ struct book {
     struct message_note messages[MESSAGES_MOST];
     unsigned letter_count, attempt_count, message_count, client_count, life;
     uint32_t crashed_lives;
-    bool faults; /* this run has some */
+    bool faults;  /* this run has some */
+    bool stalled; /* in this life the disk hung for a while */
     uint64_t faults_struck;
     uint64_t set_back_us; /* by so much the wall clock went back: what it dates comes later */
     struct scenario_tally *tally;

@@ -65,6 +65,7 @@ static void disk_stalls(void)
 
     tale_add(0, -1, "fault: disk: %llu stalls of %llu ms", (unsigned long long)fault.times,
              (unsigned long long)(fault.stall_us / US_PER_MS));
+    book.stalled = true;
     const int slot = sim_disk_fault_add(&fault);
     (void)lasts(600);
     sim_disk_fault_end(slot);
@@ -77,6 +78,23 @@ static void disk_fills(void)
     (void)lasts(900);
     sim_disk_budget(0, 0);
     tale_add(0, -1, "the disk has room again");
+}
+
+/* The file changes, so it has to be read again, and then it cannot be. */
+static void directory_fails(void)
+{
+    const struct sim_disk_fault fault = {.on = sim_chance(500000) ? SIM_DISK_READ : SIM_DISK_ALL,
+                                         .path_part = "/etc/holdfast",
+                                         .error = sim_chance(500000) ? EIO : EACCES,
+                                         .chance_ppm = sim_chance(500000) ? 500000 : 0};
+
+    tale_add(0, -1, "fault: the directory cannot be read");
+    sim_disk_put("/etc/holdfast/users", sim_chance(500000)
+                                            ? BYTES_LITERAL("bob\nann\nalice\n")
+                                            : BYTES_LITERAL("# users\nalice\nann\nbob\n"));
+    const int slot = sim_disk_fault_add(&fault);
+    (void)lasts(1200);
+    sim_disk_fault_end(slot);
 }
 
 /* ------------------------------------------------------------------ network */
@@ -177,9 +195,9 @@ static void service_stops(void)
 static void trouble_main(void *argument)
 {
     static void (*const troubles[])(void) = {
-        disk_fails,    disk_fails,   disk_stalls,  disk_fills,   network_fails,
-        network_fails, names_fail,   clamd_fails,  hops_fail,    hops_fail,
-        clock_jumps,   machine_dies, machine_dies, service_stops};
+        disk_fails,    disk_fails,   disk_stalls,  disk_fills,    network_fails,
+        network_fails, names_fail,   clamd_fails,  hops_fail,     hops_fail,
+        clock_jumps,   machine_dies, machine_dies, service_stops, directory_fails};
 
     CHECK(argument == &book, "an argument of our own");
     while (lasts(600))

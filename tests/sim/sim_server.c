@@ -84,9 +84,9 @@ static void close_house(void)
 {
     house_stop(&stage.house, deadline_in(STOP_PATIENCE_S * US_PER_S));
     /* What hangs in a stalled disk outlives the patience of a stop; then the process just ends. */
-    if (!house_close(&stage.house))
+    const bool closed = house_close(&stage.house);
+    if (!closed || (book.stalled && sim_disk_handles() > 0))
         sim_crash(SIM_KILL);
-    fiber_sleep_until(deadline_in(900 * US_PER_S)); /* the spool's own loops may be stalled too */
     TELL(sim_disk_handles() == 0, TALE_ALL, "%u files are still open", sim_disk_handles());
 }
 
@@ -95,6 +95,7 @@ static int troubled_main(void *argument)
     int signal_number = 0;
 
     CHECK(argument == &stage, "an argument of our own");
+    book.stalled = false;
     journal_listen();
     peers_start();
     trouble_start();
@@ -135,6 +136,7 @@ static void wait_until_done(void)
 static int healed_main(void *argument)
 {
     CHECK(argument == &stage, "an argument of our own");
+    book.stalled = false;
     journal_listen();
     peers_start();
     TELL(open_house(), TALE_ALL, "it does not start though all is well: %s", stage.house.why);
