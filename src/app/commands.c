@@ -9,6 +9,7 @@
 
 #include "console/console.h"
 #include "diagnose/diagnose.h"
+#include "diagnose/explain.h"
 #include "spool/spool.h"
 #include "verdict/verdict.h"
 
@@ -315,26 +316,89 @@ int command_why(const struct command_line *line)
     return line->in ? why_in(line, &place) : why_id(line, &place);
 }
 
+static int explain_print_or_json(const struct command_line *line, json_t *explained)
+{
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+
+    if (line->json)
+        return app_print_json(explained);
+    explain_print(&text, explained);
+    json_decref(explained);
+    return app_print_buffer(&text);
+}
+
+/* A reply may be quoted as one word or typed as several. */
+static int explain_words(const struct command_line *line)
+{
+    CLEANUP(buffer_free) struct buffer reply = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+    struct explanation explanation;
+
+    for (unsigned i = 1; i < line->word_count; i++)
+        buffer_print(&reply, "%s%s", i > 1 ? " " : "", line->words[i]);
+    const struct explain_question question = {.reply = buffer_view(&reply),
+                                              .stage = bytes_of_text(line->stage)};
+    explain_reply(&question, &explanation);
+    return explain_print_or_json(line, explain_json(&explanation, question.reply));
+}
+
+#define BOUNCE_FILE_LIMIT (32 * MIB) /* what lies behind it is not looked at */
+
+static bool read_file(const char *name, struct buffer *into)
+{
+    FILE *const file = strcmp(name, "-") == 0 ? stdin : fopen(name, "re");
+    uint8_t chunk[65536];
+    size_t count = 1;
+
+    while (file && count > 0 && into->count < BOUNCE_FILE_LIMIT) {
+        count = fread(chunk, 1, sizeof chunk, file);
+        buffer_add(into, bytes_of(chunk, count));
+    }
+    const bool good = file && !ferror(file) && !into->failed;
+    if (file && file != stdin && fclose(file) != 0)
+        return false;
+    return good;
+}
+
+static void clear_arena(struct arena *arena)
+{
+    arena_clear(arena);
+}
+
+static int explain_mail(const struct command_line *line)
+{
+    CLEANUP(buffer_free) struct buffer message = BUFFER_WITH_LIMIT(BOUNCE_FILE_LIMIT + 65536);
+    CLEANUP(clear_arena) struct arena arena = ARENA_WITH_LIMIT(256 * MIB);
+
+    if (!read_file(line->mail, &message)) {
+        fprintf(stderr, "holdfast: cannot read %s\n", line->mail);
+        return EXIT_USAGE;
+    }
+    struct bounce *const bounce = ARENA_NEW(&arena, struct bounce);
+    if (!bounce || !bounce_parse(&arena, buffer_view(&message), bounce)) {
+        fprintf(stderr, "holdfast: %s: out of memory\n", line->mail);
+        return EXIT_UNREACHABLE;
+    }
+    return explain_print_or_json(line, explain_bounce(bounce));
+}
+
 int command_explain(const struct command_line *line)
 {
     struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
     enum cause named = CAUSE_UNDECIDED;
-    json_t *rows = json_array();
     const bool all = line->word_count == 1;
 
-    if (!all && (line->word_count != 2 || !cause_parse(bytes_of_text(line->words[1]), &named))) {
-        json_decref(rows);
-        fprintf(stderr, "holdfast: no such cause; `holdfast explain` lists them (replies of other "
-                        "servers are not explained in this version)\n");
-        return EXIT_USAGE;
-    }
+    if (line->mail)
+        return explain_mail(line);
+    if (!all && (line->word_count != 2 || !cause_parse(bytes_of_text(line->words[1]), &named)))
+        return explain_words(line);
+    json_t *rows = json_array();
     for (unsigned cause = 0; cause < CAUSE_COUNT; cause++)
         if (all || cause == named)
-            json_array_append_new(rows, diagnose_cause((enum cause)cause));
-    for (size_t i = 0; !line->json && i < json_array_size(rows); i++)
-        diagnose_print_cause(&text, json_array_get(rows, i));
+            json_array_append_new(rows, explain_cause((enum cause)cause));
     if (line->json)
         return app_print_json(all ? rows : json_incref(json_array_get(rows, 0)));
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        diagnose_print_cause(&text, json_array_get(rows, i));
     json_decref(rows);
     return app_print_buffer(&text);
 }

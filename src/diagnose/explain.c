@@ -245,6 +245,11 @@ static void put_in_words(struct explanation *it, const struct explain_text *text
         it->advice = code ? code->sender : row->advice;
         return;
     }
+    if (code && it->matched_count == 0 && !it->status[0]) {
+        it->meaning = code->meaning;
+        it->advice = code->sender;
+        return;
+    }
     for (size_t i = 0; i < COUNT_OF(REFINES); i++) {
         if (REFINES[i].reason != it->reason ||
             !explain_code_fits(it->code, it->status, REFINES[i].codes) ||
@@ -343,6 +348,8 @@ json_t *explain_cause(enum cause cause)
              row->text);
     const struct explain_question question = {.reply = bytes_of_text(reply)};
     explain_reply(&question, &it);
+    if (row->side == SIDE_OURS && it.reason != EXPLAIN_SYSTEMFULL)
+        it.reason = EXPLAIN_SYSTEMERROR; /* a fault of ours is never about the message */
     json_t *made = diagnose_cause(cause);
     json_object_set_new(made, "confidence", json_string("high"));
     json_object_set_new(made, "reason", json_string(explain_reason_name(it.reason)));

@@ -11,15 +11,16 @@ static const char *const FORMS[] = {"none", "dsn", "text", "complaint", "vacatio
 /* How much an explanation knows; the more of two wins. */
 static unsigned weight(const struct explanation *it)
 {
-    return it->reason == EXPLAIN_UNDEFINED && it->matched_count == 0 ? 0 : 1 + (unsigned)it->confidence;
+    return it->reason == EXPLAIN_UNDEFINED && it->matched_count == 0 ? 0
+                                                                     : 1 + (unsigned)it->confidence;
 }
 
 /* The reply first; when it says little, what the report says around it, with the reply's digits. */
 static void recipient_explain(const struct bounce *bounce, const struct bounce_recipient *one,
                               struct explanation *it)
 {
-    struct explain_question question = {one->diagnostic, one->remote_mta, one->status, one->action,
-                                        BYTES_EMPTY, false};
+    struct explain_question question = {one->diagnostic, one->remote_mta, one->status,
+                                        one->action,     BYTES_EMPTY,     false};
     struct explanation wider;
 
     explain_reply(&question, it);

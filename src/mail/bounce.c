@@ -247,6 +247,22 @@ static void message_read(struct bounce_walk *walk, struct bytes message)
     bounce->form = form_of(walk, message);
 }
 
+/* Somebody forwarded a bounce as an attachment; one level is enough. The message that counts. */
+static struct bytes nested_read(struct arena *arena, struct bytes message, struct bytes nested,
+                                struct bounce *bounce)
+{
+    struct bounce *const inner = ARENA_NEW(arena, struct bounce);
+    struct bounce_walk walk = {.arena = arena, .bounce = inner};
+
+    if (!inner)
+        return message;
+    message_read(&walk, nested);
+    if (inner->form == BOUNCE_NONE)
+        return message;
+    *bounce = *inner;
+    return nested;
+}
+
 bool bounce_parse(struct arena *arena, struct bytes message, struct bounce *bounce)
 {
     struct bounce_walk walk = {.arena = arena, .bounce = bounce};
@@ -256,14 +272,8 @@ bool bounce_parse(struct arena *arena, struct bytes message, struct bounce *boun
     if (bytes_starts_with(message, BYTES_LITERAL("From ")))
         message = bytes_skip(message, bytes_find_byte(message, '\n') + 1);
     message_read(&walk, message);
-    const struct bytes nested = walk.nested;
-    if (bounce->form == BOUNCE_NONE && nested.count > 0) {
-        /* Somebody forwarded a bounce as an attachment; one level is enough. */
-        walk = (struct bounce_walk){.arena = arena, .bounce = bounce};
-        *bounce = (struct bounce){0};
-        message_read(&walk, nested);
-        message = nested;
-    }
+    if (bounce->form == BOUNCE_NONE && walk.nested.count > 0)
+        message = nested_read(arena, message, walk.nested, bounce);
     bounce_text_read(arena, bytes_slice(message, 0, header_end(message)), bounce);
     return !arena->failed;
 }
