@@ -72,7 +72,7 @@ struct config_filter {
     uint64_t timeout_us, connect_timeout_us, command_timeout_us;
     enum on_fault on_fault;
     double reject_score;
-    bool name_in_reply;
+    bool name_in_reply, reuse;
 };
 
 struct config_checks {
@@ -119,7 +119,8 @@ struct config_retry {
 struct config_limits {
     uint64_t message_size;
     uint32_t recipients, connections, connections_per_client, hops, errors;
-    uint32_t client_messages, client_recipients, user_messages, user_recipients; /* an hour */
+    uint32_t client_messages, client_recipients, user_messages, user_recipients,
+        client_failures; /* an hour */
     uint64_t command_timeout_us, data_timeout_us, after_dot_us, session_us;
 };
 

@@ -208,14 +208,17 @@ static bool is_a_try(enum cause cause)
 struct verdict verb_auth(struct session *session, const struct smtp_command *command)
 {
     REQUIRE(auth_allowed(session));
+    REQUIRE(rates_look(session, RATE_FAILURES));
     const struct verdict verdict = auth_exchange(session, command->argument);
 
     if (verdict_accepts(&verdict))
         session_say(session, "235 2.7.0 Authentication successful");
     if (!is_a_try(verdict.cause))
         return verdict;
-    if (verdict.cause == CAUSE_AUTH_FAILED)
+    if (verdict.cause == CAUSE_AUTH_FAILED) {
+        const struct verdict counted UNUSED = rates_take(session, RATE_FAILURES);
         auth_pause(session);
+    }
     if (++session->auth_failures < MAX_OF(session->config->auth.failures, 1u))
         return verdict;
     return verdict_with(CAUSE_AUTH_FAILURES, verdict.detail);

@@ -56,40 +56,51 @@ static struct bucket *bucket_of(struct rates *rates, uint64_t key)
 }
 
 /* One of `limit` an hour; those saved up are never more than an hour's. */
-static bool bucket_take(struct rates *rates, uint64_t key, uint32_t limit)
+static bool bucket_ask(struct rates *rates, uint64_t key, uint32_t limit, bool take)
 {
     const uint64_t now = clock_now_us(), each = HOUR_US / limit;
-    bool taken = false;
+    bool left = false;
 
     pthread_mutex_lock(&rates->lock);
     struct bucket *bucket = bucket_of(rates, key);
     const uint64_t full = MAX_OF(bucket->full_us, now);
     if (full + each <= now + HOUR_US) {
-        bucket->full_us = full + each;
-        taken = true;
+        left = true;
+        if (take)
+            bucket->full_us = full + each;
     }
     pthread_mutex_unlock(&rates->lock);
-    return taken;
+    return left;
 }
+
+static const char *const KIND_NAMES[] = {[RATE_MESSAGES] = "messages",
+                                         [RATE_RECIPIENTS] = "recipients",
+                                         [RATE_FAILURES] = "failed logins"};
 
 static uint32_t rate_limit(const struct session *session, enum rate_kind kind)
 {
     const struct config_limits *limits = &session->config->limits;
-    const bool messages = kind == RATE_MESSAGES;
+    const bool user = session->client.user.count > 0;
 
-    if (session->client.user.count > 0)
-        return messages ? limits->user_messages : limits->user_recipients;
-    if (session->client.may_relay || session->client.remote.family == ENDPOINT_UNIX)
+    if (session->client.remote.family == ENDPOINT_UNIX || (session->client.may_relay && !user))
         return 0;
-    return messages ? limits->client_messages : limits->client_recipients;
+    switch (kind) {
+    case RATE_MESSAGES:
+        return user ? limits->user_messages : limits->client_messages;
+    case RATE_RECIPIENTS:
+        return user ? limits->user_recipients : limits->client_recipients;
+    case RATE_FAILURES:
+        return limits->client_failures;
+    }
+    return 0;
 }
 
-/* "m", "u", and the name; an IPv6 client is its /64. */
+/* The kind, then the user's or the network's name; an IPv6 client is its /64. */
 static void rate_key(const struct session *session, enum rate_kind kind, struct buffer *key)
 {
     const struct endpoint *remote = &session->client.remote;
 
-    buffer_add_byte(key, kind == RATE_MESSAGES ? 'm' : 'r');
+    buffer_add_byte(key, (uint8_t)kind);
     if (session->client.user.count > 0) {
         buffer_add_byte(key, 'u');
         for (size_t i = 0; i < session->client.user.count; i++)
@@ -100,7 +111,7 @@ static void rate_key(const struct session *session, enum rate_kind kind, struct 
     }
 }
 
-struct verdict rates_take(struct session *session, enum rate_kind kind)
+MUST_USE static struct verdict rates_ask(struct session *session, enum rate_kind kind, bool take)
 {
     CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(1 * KIB);
     struct rates *rates = session->receive->rates;
@@ -114,10 +125,20 @@ struct verdict rates_take(struct session *session, enum rate_kind kind)
         !secret_mac(bytes_of(rates->secret, sizeof rates->secret), buffer_view(&text), mac))
         return verdict_of(CAUSE_SERVER_BUSY);
     struct reader reader = READER_OF(bytes_of(mac, sizeof mac));
-    if (bucket_take(rates, reader_u64(&reader), limit))
+    if (bucket_ask(rates, reader_u64(&reader), limit, take))
         return verdict_accept();
     return verdict_with(CAUSE_RATE_LIMITED,
                         arena_print(&session->transaction_arena, "%s: %u %s an hour",
                                     session->client.user.count ? "user" : "client", limit,
-                                    kind == RATE_MESSAGES ? "messages" : "recipients"));
+                                    KIND_NAMES[kind]));
+}
+
+struct verdict rates_take(struct session *session, enum rate_kind kind)
+{
+    return rates_ask(session, kind, true);
+}
+
+struct verdict rates_look(struct session *session, enum rate_kind kind)
+{
+    return rates_ask(session, kind, false);
 }

@@ -169,11 +169,13 @@ void session_event(const struct session *session, struct event *event); /* fills
 
 /* ------------------------------------------------------------------ limits and abuse */
 
-enum rate_kind { RATE_MESSAGES, RATE_RECIPIENTS };
+enum rate_kind { RATE_MESSAGES, RATE_RECIPIENTS, RATE_FAILURES };
 struct rates *rates_open(void); /* NULL on memory */
 void rates_close(struct rates *rates);
 /* Takes one from the budget of the user, or else of the client's network. */
 MUST_USE struct verdict rates_take(struct session *session, enum rate_kind kind);
+/* The same without taking: is there one left? */
+MUST_USE struct verdict rates_look(struct session *session, enum rate_kind kind);
 
 /* NULL with `why` on failure. Sleeps. */
 struct greylist *greylist_open(const struct config *config, char *why, size_t why_room);

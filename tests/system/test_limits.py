@@ -113,10 +113,22 @@ def rates(checks):
                     expect(client.command('AUTH PLAIN ' + secret), 235)
                     expect(client.command('MAIL FROM:<user@rcpt.test>'), 250 if attempt < 2 else 450)
 
+        def failed_logins():
+            with Server(limits='client_failures = 2', extra=accounts) as other:
+                secret = base64.b64encode(b'\0user@rcpt.test\0wrong').decode()
+                right = base64.b64encode(b'\0user@rcpt.test\0secretpassword').decode()
+                for attempt in range(3):
+                    with Client(other.address('submissions'), tls=True) as client:
+                        expect(client.command('EHLO c.test'), 250)
+                        expect(client.command('AUTH PLAIN ' + secret), 535 if attempt < 2 else 450)
+                        if attempt == 0:        # a good one takes nothing
+                            expect(client.command('AUTH PLAIN ' + right), 235)
+
         checks.run('messages of a client', messages)
         checks.run('recipients of a client', recipients)
         if server.certificate:
             checks.run('messages of a user', of_a_user)
+            checks.run('failed logins of a client', failed_logins)
         else:
             checks.skip('messages of a user', 'no openssl command to make a certificate')
     with Server(limits=limits, extra='relay { from = {"127.0.0.0/8"} }') as server:
