@@ -4,13 +4,15 @@
  */
 #include "auth/auth.h"
 
-#include <string.h>
-
 static bool is_harmless(struct bytes value)
 {
-    for (size_t i = 0; i < value.count; i++)
-        if (!ascii_is_alnum(value.at[i]) && !(value.at[i] != 0 && strchr("-._@+/=:", value.at[i])))
+    for (size_t i = 0; i < value.count; i++) {
+        const uint8_t byte = value.at[i];
+        const bool mark = (byte >= '+' && byte <= ':' && byte != ',') || byte == '=' ||
+                          byte == '@' || byte == '_';
+        if (!mark && !ascii_is_alpha(byte))
             return false;
+    }
     return value.count > 0;
 }
 
@@ -33,14 +35,19 @@ static void add_property(struct buffer *into, const char *name, struct bytes val
 {
     if (value.count == 0)
         return;
-    buffer_print(into, " %s=", name);
+    buffer_add_byte(into, ' ');
+    buffer_add_text(into, name);
+    buffer_add_byte(into, '=');
     add_value(into, value);
 }
 
 static void add_method(struct buffer *into, const char *method, enum auth_result result,
                        struct bytes reason)
 {
-    buffer_print(into, ";\r\n\t%s=%s", method, auth_result_name(result));
+    buffer_add_text(into, ";\r\n\t");
+    buffer_add_text(into, method);
+    buffer_add_byte(into, '=');
+    buffer_add_text(into, auth_result_name(result));
     if (result != AUTH_PASS && result != AUTH_NONE)
         add_property(into, "reason", reason);
 }

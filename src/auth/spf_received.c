@@ -4,25 +4,29 @@
  */
 #include "auth/auth.h"
 
+enum { QUOTED_MOST = 256 };
+
 static void add_quoted(struct buffer *into, struct bytes value)
 {
-    buffer_add_byte(into, '"');
-    for (size_t i = 0; i < value.count && i < 256; i++) {
+    uint8_t quoted[2 * QUOTED_MOST + 2];
+    size_t count = 0;
+
+    quoted[count++] = '"';
+    for (size_t i = 0; i < value.count && i < QUOTED_MOST; i++) {
         const uint8_t byte = value.at[i];
-        if (!ascii_is_print(byte)) {
-            buffer_add_byte(into, '?');
-            continue;
-        }
         if (byte == '"' || byte == '\\')
-            buffer_add_byte(into, '\\');
-        buffer_add_byte(into, byte);
+            quoted[count++] = '\\';
+        quoted[count++] = ascii_is_print(byte) ? byte : '?';
     }
-    buffer_add_byte(into, '"');
+    quoted[count++] = '"';
+    buffer_add(into, bytes_of(quoted, count));
 }
 
 static void add_pair(struct buffer *into, const char *name, struct bytes value)
 {
-    buffer_print(into, ";\r\n\t%s=", name);
+    buffer_add_text(into, ";\r\n\t");
+    buffer_add_text(into, name);
+    buffer_add_byte(into, '=');
     add_quoted(into, value);
 }
 

@@ -37,7 +37,9 @@ void authenticate_print(const struct authentication *it, const struct transactio
     buffer_add_text(transaction->headers, "\r\n");
     if (it->has_from && config->checks.spf != CHECK_OFF)
         spf_print_received(transaction->headers, &it->from_request, &it->from);
-    if (it->has_helo && config->checks.spf != CHECK_OFF && it->helo.result != AUTH_NONE)
+    /* HELO's own is told where it says more than the sender's. */
+    if (it->has_helo && config->checks.spf != CHECK_OFF && it->helo.result != AUTH_NONE &&
+        it->helo.result != it->from.result)
         spf_print_received(transaction->headers, &it->helo_request, &it->helo);
 }
 
@@ -45,8 +47,17 @@ void authenticate_print(const struct authentication *it, const struct transactio
 
 static void add(struct buffer *into, const char *name, struct bytes value)
 {
-    if (value.count > 0)
-        buffer_print(into, " %s=%.*s", name, BYTES_PRINT(value));
+    if (value.count == 0)
+        return;
+    buffer_add_byte(into, ' ');
+    buffer_add_text(into, name);
+    buffer_add_byte(into, '=');
+    buffer_add(into, value);
+}
+
+static void add_text(struct buffer *into, const char *name, const char *value)
+{
+    add(into, name, bytes_of_text(value));
 }
 
 static void add_dkim(struct buffer *into, const struct dkim_report *report)
@@ -54,7 +65,7 @@ static void add_dkim(struct buffer *into, const struct dkim_report *report)
     for (unsigned i = 0; i < report->count; i++) {
         const struct dkim_facts *one = &report->facts[i];
 
-        buffer_print(into, " dkim=%s", auth_result_name(one->result));
+        add_text(into, "dkim", auth_result_name(one->result));
         add(into, "dkim_domain", one->domain);
         add(into, "dkim_selector", one->selector);
     }
@@ -78,12 +89,12 @@ static void add_dmarc(struct buffer *into, const struct authentication *it)
 {
     const struct dmarc_facts *facts = &it->dmarc;
 
-    buffer_print(into, " dmarc=%s policy=%s", auth_result_name(facts->result),
-                 dmarc_policy_name(facts->policy));
+    add_text(into, "dmarc", auth_result_name(facts->result));
+    add_text(into, "policy", dmarc_policy_name(facts->policy));
     add(into, "author", facts->author_domain);
     add(into, "policy_domain", facts->policy_domain);
-    buffer_print(into, " spf_aligned=%s dkim_aligned=%s", facts->spf_aligned ? "yes" : "no",
-                 facts->dkim_aligned ? "yes" : "no");
+    add_text(into, "spf_aligned", facts->spf_aligned ? "yes" : "no");
+    add_text(into, "dkim_aligned", facts->dkim_aligned ? "yes" : "no");
     if (it->overridden)
         buffer_add_text(into, " override=trusted_forwarder");
 }
@@ -94,17 +105,18 @@ void authenticate_tell(const struct authentication *it, const struct transaction
     CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(16 * KIB);
     const struct client_facts *client = transaction->client;
 
-    buffer_print(&text, "disposition=%s", disposition(it, verdict));
+    buffer_add_text(&text, "disposition=");
+    buffer_add_text(&text, disposition(it, verdict));
     if (it->has_dmarc)
         add_dmarc(&text, it);
     if (it->has_from) {
-        buffer_print(&text, " spf=%s", auth_result_name(it->from.result));
+        add_text(&text, "spf", auth_result_name(it->from.result));
         add(&text, "spf_domain", it->from.domain);
     }
     if (it->has_dkim)
         add_dkim(&text, &it->dkim_report);
     if (it->has_arc)
-        buffer_print(&text, " arc=%s", auth_result_name(it->arc.result));
+        add_text(&text, "arc", auth_result_name(it->arc.result));
     if (it->has_arc && it->arc.result != AUTH_NONE)
         add(&text, "arc_sealer", it->arc.sealer);
     const struct event event = {

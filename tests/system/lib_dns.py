@@ -4,7 +4,7 @@
     names.port, names.close()
 
 A row for (name, None) stands for every type of that name; what has no row does not exist (NXDOMAIN). Rows may be changed
-while it runs; TTLs are one second. dead = True: nothing is answered at all.
+while it runs; TTLs are one second (ttl=). dead = True: nothing is answered at all.
 """
 import ipaddress
 import socket
@@ -48,8 +48,8 @@ def make_query(name, kind):
 
 
 class ScriptedDns:
-    def __init__(self, script, dead=False):
-        self.script, self.dead = dict(script), dead
+    def __init__(self, script, dead=False, ttl=1):
+        self.script, self.dead, self.ttl = dict(script), dead, ttl
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(('127.0.0.1', 0))
         self.port = self.socket.getsockname()[1]
@@ -75,7 +75,7 @@ class ScriptedDns:
             return None
         rows = [] if row in RCODES else [row] if isinstance(row, str) else row
         header = packet[:2] + struct.pack('>HHHHH', 0x8180 | RCODES.get(row if isinstance(row, str) else '', 0), 1, len(rows), 0, 0)
-        answers = b''.join(b'\xc0\x0c' + struct.pack('>HHIH', number, 1, 1, len(data)) + data
+        answers = b''.join(b'\xc0\x0c' + struct.pack('>HHIH', number, 1, self.ttl, len(data)) + data
                            for data in (pack_data(kind, text) for text in rows))
         return header + packet[12:end] + answers
 
