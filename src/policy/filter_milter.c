@@ -153,7 +153,7 @@ void policy_client_end(struct client_facts *client)
     client->filters = NULL;
     for (unsigned i = 0; filters && i < filters->seat_count; i++) {
         struct milter_seat *seat = &filters->seats[i];
-        if (seat->milter && milter_end_session(seat->milter) &&
+        if (seat->milter && seat->filter->reuse && milter_end_session(seat->milter) &&
             idle_give(seat->instance, seat->milter))
             seat->milter = NULL;
         seat_leave(seat);

@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""Milters that fail: at every step, in every way, and what is answered, journalled and counted; other instances, settings, order,
+and how long a connection lives. The milters are in Python (lib_milter.py)."""
+import struct
+import threading
+
+from lib import Checks, Client, wait_until
+from lib_faults import FaultServer, FromAddress, Mail, expect, expect_accepted, expect_healed, free_port
+from lib_milter import (ACCEPT, CONTINUE, PROGRESS, REJECT, SHUTDOWN, STEPS, TEMPFAIL, Milter, MilterServer, add_header,
+                        add_recipient, change_header, replace_body, reply)
+
+HALF = bytearray(struct.pack('!I', 5) + b'y4')           # and then the connection ends
+ENDLESS = bytearray(struct.pack('!I', 1 << 30) + b'c')
+BANNER = bytearray(b'220 mx.example ESMTP\r\n')
+COMMANDS = {'C': 'mail', 'H': 'mail', 'M': 'mail', 'R': 'rcpt', 'T': 'dot', 'L': 'dot', 'N': 'dot', 'B': 'dot', 'E': 'dot'}
+
+
+class Moody(Milter):
+    """Answers the command `at` with `answers` (a list of packets; bytearray: raw; None: closes; 'hang': says nothing)."""
+    at, answers = None, None
+    released = threading.Event()
+
+    def handle(self, command, data):
+        usual = super().handle(command, data)
+        if command != type(self).at:
+            return usual
+        if type(self).answers == 'hang':
+            self.released.wait(60)
+            return False
+        return type(self).answers
+
+
+def moody():
+    class Mine(Moody):
+        pass
+    return Mine
+
+
+def filter_text(name, *milters, more=''):
+    addresses = ', '.join(f'"{milter.address}"' for milter in milters)
+    return f'filter {name} {{ speaks = milter  address = {{{addresses}}}  {more} }}\n'
+
+
+def close_after(kind, server, milters, mail, command, answers, wanted):
+    kind.at, kind.answers = command, answers
+    try:
+        code, cause = wanted
+        expect(server, mail, code, cause, COMMANDS[command])
+    finally:
+        kind.at = None
+
+
+# ------------------------------------------------------------------ every fault at every step
+
+def check_faults(checks):
+    faults = {
+        'crash': ([None], ('451 4.3.0', 'filter.crashed')),
+        'half an answer': ([HALF, None], ('451 4.3.0', 'filter.garbled')),
+        'another protocol': ([BANNER], ('451 4.3.0', 'filter.garbled')),
+        'an impossible length': ([ENDLESS], ('451 4.3.0', 'filter.garbled')),
+        'no answer of the protocol': ([b'?'], ('451 4.3.0', 'filter.garbled')),
+        'no connection': ([b'f'], ('451 4.3.2', 'filter.overloaded')),
+        'codes that disagree': ([reply('550 4.7.1 no')], ('451 4.3.5', 'filter.misconfigured')),
+        'a reply of 250': ([reply('250 2.0.0 fine')], ('451 4.3.5', 'filter.misconfigured')),
+        'reject': ([REJECT], ('550 5.7.1', 'filter.milter.reject')),
+        'tempfail': ([TEMPFAIL], ('451 4.7.1', 'filter.milter.tempfail')),
+        'reject after progress': ([PROGRESS, PROGRESS, REJECT], ('550 5.7.1', 'filter.milter.reject')),
+    }
+    kind = moody()
+    with MilterServer(kind) as milters, FaultServer(filter_text('moody', milters)) as server:
+        for name, (answers, wanted) in faults.items():
+            for command in COMMANDS:
+                checks.run(f'{name} at {command}', lambda answers=answers, command=command, wanted=wanted:
+                           close_after(kind, server, milters, Mail(), command, answers, wanted))
+                kind.at = None
+                expect_healed(server, Mail())       # and nothing of it stays; a success closes the count of the breaker
+        checks.run('shutdown closes the session', lambda: check_shutdown(server, kind))
+        checks.ok('the milters understood everything', not milters.faults, milters.faults)
+
+
+def check_shutdown(server, kind):
+    for answers in ([SHUTDOWN], [reply('421 4.7.0 go away')]):
+        kind.at, kind.answers = 'R', answers
+        with Client(server.address()) as client:
+            client.command('EHLO c.example')
+            client.command('MAIL FROM:<a@b.example>')
+            answer = client.command('RCPT TO:<alice@home.example>')
+            assert answer.lines[0].startswith('421 4.7.0 '), answer.lines
+            assert client.rest() == b''
+    kind.at = None
+
+
+def check_hang(checks):
+    kind = moody()
+    text = 'command_timeout = 300ms  timeout = 300ms'
+    with MilterServer(kind) as milters, FaultServer(filter_text('moody', milters, more=text)) as server:
+        for command in COMMANDS:
+            checks.run(f'hang at {command}', lambda command=command: close_after(
+                kind, server, milters, Mail(), command, 'hang', ('451 4.3.0', 'filter.timeout')))
+            expect_healed(server, Mail())
+        kind.released.set()
+
+
+# ------------------------------------------------------------------ instances and settings
+
+def check_instances(checks):
+    """The first one dies in the middle of a message; the second hears all of it, and the message is taken once."""
+    first, second = moody(), moody()
+    for command in ('C', 'M', 'R', 'L', 'B', 'E'):
+        with MilterServer(first) as one, MilterServer(second) as two, FaultServer(filter_text('pair', one, two)) as server:
+            first.at, first.answers = command, [None]
+
+            def taken():
+                expect_accepted(server, Mail())
+                assert two.sessions[-1].said.replace('D', '').startswith('OCHMRTLLLNBE'), two.said()
+            checks.run(f'another instance takes over at {command}', taken)
+
+
+def check_settings(checks):
+    dead = free_port()
+    address = f'filter dead {{ speaks = milter  address = "127.0.0.1:{dead}"  on_fault = '
+    with FaultServer(address + 'accept }\n') as server:
+        def marked():
+            expect_accepted(server, Mail())
+            mail = server.mails('alice', 'home.example')[-1]
+            assert mail.count(b'X-Holdfast-Filter: dead; not scanned; cause=filter.unreachable') == 1, mail
+        checks.run('on_fault = accept marks the message, once', marked)
+    with FaultServer(address + 'hold }\n') as server:
+        def held():
+            reply_, _ = Mail().play(server)
+            assert reply_.code == 250, reply_.lines
+            _, text, _ = server.run('queue', '--json')
+            assert '"state": "held"' in text, text
+        checks.run('on_fault = hold holds it', held)
+    with FaultServer(address + 'refuse }\n') as server:
+        checks.run('on_fault = refuse never refuses for an outage',
+                   lambda: expect(server, Mail(), '451 4.3.0', 'filter.unreachable', 'mail'))
+
+        def breaker():
+            for _ in range(6):
+                Mail().play(server)
+            server.wait_events('breaker.open', 1)
+            with MilterServer(Milter, port=dead):
+                server.wait_events('breaker.closed', 1)
+                expect_healed(server, Mail())
+        checks.run('the breaker opens, and closes when the milter negotiates again', breaker)
+
+
+# ------------------------------------------------------------------ several milters, changes, connections
+
+class First(Milter):
+    def end(self):
+        return [add_header('X-First', 'was here'), change_header(1, 'Subject', 'changed'), replace_body(b'new\nbody'), ACCEPT]
+
+
+class Second(Milter):
+    headers_seen, body_seen = [], b''
+
+    def end(self):
+        type(self).headers_seen, type(self).body_seen = list(self.headers), self.content
+        return [replace_body(b'newest\r\n' * 20000), replace_body(b'end\r\n'), ACCEPT]
+
+
+class Lost(Milter):
+    def end(self):
+        return [add_recipient('<nobody@home.example>'), ACCEPT]
+
+
+def check_order(checks):
+    with MilterServer(First) as one, MilterServer(Second) as two, \
+            FaultServer(filter_text('one', one) + filter_text('two', two)) as server:
+        def both():
+            expect_accepted(server, Mail())
+            assert ('X-First', 'was here') in Second.headers_seen and ('Subject', 'changed') in Second.headers_seen, Second.headers_seen
+            assert Second.body_seen == b'new\r\nbody', Second.body_seen
+            mail = server.mails('alice', 'home.example')[-1]
+            header = mail.replace(b'\r\n', b'\n').split(b'\n\n')[0] + b'\n'
+            assert b'X-First: was here\n' in header and b'Subject: changed\n' in header and header.count(b'Subject:') == 1, header
+            assert mail.replace(b'\r\n', b'\n').split(b'\n\n', 1)[1] == b'newest\n' * 20000 + b'end\n', len(mail)
+        checks.run('the second milter sees what the first changed', both)
+    with MilterServer(Lost) as lost, FaultServer(filter_text('lost', lost)) as server:
+        checks.run('a recipient that a milter adds and that does not exist',
+                   lambda: expect(server, Mail(), '451 4.3.5', 'filter.misconfigured', 'dot'))
+
+
+class Sparse(Milter):
+    steps = sum(STEPS[name] for name in ('NO_HELO', 'NO_BODY', 'MUTE_HEADERS', 'MUTE_MAIL', 'MUTE_EOH', 'NO_DATA'))
+
+
+def several_messages(server, count):
+    with FromAddress(server.address(), '127.0.0.1') as client:
+        client.command('EHLO client.example')
+        for _ in range(count):
+            assert client.command('MAIL FROM:<a@b.example>').code == 250
+            assert client.command('RCPT TO:<alice@home.example>').code == 250
+            client.command('RSET')
+            client.command('MAIL FROM:<a@b.example>')
+            client.command('RCPT TO:<alice@home.example>')
+            client.command('DATA')
+            client.send('Subject: x\r\n\r\nbody\r\n.\r\n')
+            assert client.reply().code == 250
+        client.command('QUIT')
+
+
+def check_connections(checks):
+    for reuse, wanted in (('no', 2), ('yes', 1)):
+        with MilterServer(Milter) as milters, FaultServer(filter_text('kept', milters, more=f'reuse = {reuse}') + 'loops = 1\n') as server:
+            def sessions():
+                several_messages(server, 2)
+                wait_until('the end of the session', lambda: milters.said()[-1] in 'QK')
+                several_messages(server, 1)
+                said = [session.said.replace('D', '') for session in milters.sessions]
+                assert len(said) == wanted, said
+                one = 'MRAMRTLNBE'
+                assert said[0].startswith('OCH' + one + one), said
+                assert reuse == 'no' or said[0].startswith('OCH' + one + one + 'KCH' + one), said
+            checks.run(f'one connection serves a session (reuse = {reuse})', sessions)
+    with MilterServer(Sparse) as milters, FaultServer(filter_text('sparse', milters)) as server:
+        def sparse():
+            several_messages(server, 3)
+            assert milters.sessions[0].said.replace('D', '').startswith('OC' + 'MRAMRLNE' * 3), milters.said()
+        checks.run('steps that a milter leaves out or does not answer', sparse)
+
+
+def check_stale(checks):
+    """The milter went away between two messages of one session: the next message finds a new connection."""
+    with MilterServer(Milter) as milters, FaultServer(filter_text('stale', milters)) as server:
+        def stale():
+            with FromAddress(server.address(), '127.0.0.1') as client:
+                client.command('EHLO client.example')
+                for _ in range(3):
+                    client.command('MAIL FROM:<a@b.example>')
+                    client.command('RCPT TO:<alice@home.example>')
+                    client.command('DATA')
+                    client.send('Subject: x\r\n\r\nbody\r\n.\r\n')
+                    answer = client.reply()
+                    assert answer.code == 250, answer.lines
+                    for connection in milters.connections:
+                        connection.close()
+                        milters.connections.remove(connection)
+            assert len(milters.sessions) >= 1
+        checks.run('a connection that went away between messages', stale)
+
+
+def main():
+    checks = Checks()
+    for check in (check_faults, check_hang, check_instances, check_settings, check_order, check_connections, check_stale):
+        check(checks)
+    return checks.done()
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
