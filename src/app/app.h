@@ -12,7 +12,7 @@ enum { EXIT_FINE = 0, EXIT_FINDINGS = 1, EXIT_USAGE = 2, EXIT_UNREACHABLE = 75 }
 
 /* What was typed behind the command's name. */
 #define COMMAND_WORDS_MAX 64 /* a reply may be typed without quotes */
-struct word_list { /* of an option that may be given several times */
+struct word_list {           /* of an option that may be given several times */
     const char *words[COMMAND_WORDS_MAX];
     unsigned count;
 };

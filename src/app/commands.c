@@ -9,7 +9,6 @@
 
 #include "console/console.h"
 #include "diagnose/diagnose.h"
-#include "diagnose/explain.h"
 #include "spool/spool.h"
 #include "verdict/verdict.h"
 

@@ -119,6 +119,7 @@ static json_t *work_propagation(struct dns_job *job)
                                                     .type_count = job->line->word_count - 3,
                                                     .servers = job->servers,
                                                     .server_count = job->line->servers.count,
+                                                    .port = (uint16_t)job->port,
                                                     .resolvers = job->resolvers,
                                                     .resolver_count = job->resolver_count,
                                                     .deadline_us =

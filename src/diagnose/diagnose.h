@@ -12,6 +12,7 @@
 #include <jansson.h>
 
 #include "base/base.h"
+#include "diagnose/explain.h"
 #include "history/history.h"
 #include "observe/observe.h"
 #include "resolve/resolve.h"
@@ -82,6 +83,7 @@ struct dns_propagation_request {
     unsigned type_count;
     const struct endpoint *servers; /* authoritative ones; none: by the delegation */
     unsigned server_count;
+    uint16_t port;                    /* of those that the delegation names; 0: 53 */
     const struct endpoint *resolvers; /* that are asked as well */
     unsigned resolver_count;
     uint64_t deadline_us;

@@ -13,7 +13,7 @@
 #include <jansson.h>
 
 #include "base/base.h"
-#include "mail/bounce.h"
+#include "mail/mail.h"
 #include "verdict/verdict.h"
 
 enum explain_reason {

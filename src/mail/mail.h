@@ -11,6 +11,7 @@
 #define MAIL_MAIL_H
 
 #include "base/base.h"
+#include "mail/bounce.h"
 
 /* ------------------------------------------------------------------ addresses (RFC 5321 4.1.2,
  * 6531) */

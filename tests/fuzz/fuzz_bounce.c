@@ -1,5 +1,5 @@
 /* Bounces: any bytes give an explanation, and every view of it lies where it may. */
-#include "diagnose/explain.h"
+#include "diagnose/diagnose.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "diagnose/explain.h"
+#include "diagnose/diagnose.h"
 
 static struct explanation explained(const char *reply)
 {

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "diagnose/explain.h"
+#include "diagnose/diagnose.h"
 #include "mail/mail.h"
 
 static const char DSN[] =
