@@ -21,7 +21,7 @@ static bool is_suspect(struct bytes line)
 
     if (bytes_find_byte(line, ':') == line.count)
         return false;
-    (void)bytes_cut(line, ':', &name);
+    bytes_cut(line, ':', &name);
     return bytes_equal_text_nocase(bytes_trim(name), "Authentication-Results");
 }
 

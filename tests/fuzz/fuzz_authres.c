@@ -56,8 +56,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct arena arena = ARENA_WITH_LIMIT(16 * MIB);
     const struct bytes text = bytes_of(data, MIN_OF(size, (size_t)65536));
     CLEANUP(buffer_free)
-    struct buffer message = BUFFER_WITH_LIMIT(MIB),
-                  whole = BUFFER_WITH_LIMIT(MIB), pieces = BUFFER_WITH_LIMIT(MIB);
+    struct buffer message = BUFFER_WITH_LIMIT(MIB), whole = BUFFER_WITH_LIMIT(MIB),
+                  pieces = BUFFER_WITH_LIMIT(MIB);
     struct authres_item items[8];
     unsigned count = COUNT_OF(items);
     struct bytes id = BYTES_EMPTY;
