@@ -72,6 +72,11 @@ static void add_server(struct propagation *run, struct bytes host, const struct 
         arena_print(run->arena, "%.*s%s%s", BYTES_PRINT(host), host.count > 0 ? " " : "", text);
 }
 
+static uint16_t port_of(const struct propagation *run)
+{
+    return run->request->port ? run->request->port : DNS_PORT;
+}
+
 static unsigned add_host(struct propagation *run, struct bytes host, enum dns_type type)
 {
     struct dns_answer answer;
@@ -79,8 +84,9 @@ static unsigned add_host(struct propagation *run, struct bytes host, enum dns_ty
         resolve_ask(run->request->resolver, run->arena, host, type, &answer);
 
     for (unsigned i = 0; lookup.status == LOOKUP_FOUND && i < answer.count; i++) {
-        const struct endpoint at = {
-            .family = answer.records[i].ip.family, .ip = answer.records[i].ip, .port = DNS_PORT};
+        const struct endpoint at = {.family = answer.records[i].ip.family,
+                                    .ip = answer.records[i].ip,
+                                    .port = port_of(run)};
         add_server(run, host, &at, false);
     }
     return lookup.status == LOOKUP_FOUND ? answer.count : 0;
@@ -126,7 +132,7 @@ static unsigned ask_parent(struct propagation *run, struct bytes *hosts)
                 .status != LOOKUP_FOUND)
         return 0;
     const struct direct_question question = {
-        .server = {.family = ENDPOINT_IPV4, .ip = addresses.records[0].ip, .port = DNS_PORT},
+        .server = {.family = ENDPOINT_IPV4, .ip = addresses.records[0].ip, .port = port_of(run)},
         .name = run->zone,
         .type = DNS_NS,
         .edns = true,

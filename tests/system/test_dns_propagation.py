@@ -39,11 +39,12 @@ def free_port():
 class Authority:
     """One server process with one zone; ended by its own process group."""
 
-    def __init__(self, serial, extra='', zone=ZONE):
-        self.port, self.folder = free_port(), tempfile.mkdtemp(prefix='holdfast-dns-')
+    def __init__(self, serial, extra='', zone=ZONE, host='127.0.0.1', port=None, text=None):
+        self.host = host
+        self.port, self.folder = port or free_port(), tempfile.mkdtemp(prefix='holdfast-dns-')
         os.chmod(self.folder, 0o777)
         with open(os.path.join(self.folder, 'zone'), 'w') as file:
-            file.write(zone_text(serial, extra).replace(ZONE, zone))
+            file.write(text or zone_text(serial, extra).replace(ZONE, zone))
         self.zone = zone
         with open(self.path('conf'), 'w') as file:
             file.write(self.conf())
@@ -63,18 +64,18 @@ class Authority:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.settimeout(0.2)
             try:
-                client.sendto(make_query(self.zone, 'MX'), ('127.0.0.1', self.port))
+                client.sendto(make_query(self.zone, 'SOA'), (self.host, self.port))
                 return client.recv(4096)[6:8] == b'\0\1'
             except OSError:
                 return False
 
     @property
     def at(self):
-        return f'127.0.0.1@{self.port}'
+        return f'{self.host}@{self.port}'
 
     @property
     def label(self):
-        return f'127.0.0.1:{self.port}'
+        return f'{self.host}:{self.port}'
 
     def close(self):
         if self.process.poll() is None:
@@ -94,7 +95,7 @@ class Nsd(Authority):
     program = 'nsd'
 
     def conf(self):
-        return (f'server:\n ip-address: 127.0.0.1@{self.port}\n username: ""\n zonesdir: "{self.folder}"\n database: ""\n'
+        return (f'server:\n ip-address: {self.host}@{self.port}\n username: ""\n zonesdir: "{self.folder}"\n database: ""\n'
                 f' pidfile: "{self.path("pid")}"\n xfrdfile: "{self.path("xfrd")}"\n zonelistfile: "{self.path("list")}"\n'
                 f' xfrdir: "{self.folder}"\n server-count: 1\nremote-control:\n control-enable: no\n'
                 f'zone:\n name: "{self.zone}"\n zonefile: "zone"\n')
@@ -107,7 +108,7 @@ class Knot(Authority):
     program = 'knotd'
 
     def conf(self):
-        return (f'server:\n  listen: 127.0.0.1@{self.port}\n  rundir: {self.folder}\n  udp-workers: 1\n  tcp-workers: 1\n'
+        return (f'server:\n  listen: {self.host}@{self.port}\n  rundir: {self.folder}\n  udp-workers: 1\n  tcp-workers: 1\n'
                 f'database:\n  storage: {self.folder}/db\nlog:\n  - target: stderr\n    any: warning\n'
                 f'template:\n  - id: default\n    storage: {self.folder}\n    file: zone\n    journal-content: none\n'
                 f'    zonefile-load: whole\n    zonefile-sync: -1\nzone:\n  - domain: {self.zone}\n')
@@ -120,7 +121,7 @@ class Bind(Authority):
     program = 'named'
 
     def conf(self):
-        return (f'options {{ directory "{self.folder}"; listen-on port {self.port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};\n'
+        return (f'options {{ directory "{self.folder}"; listen-on port {self.port} {{ {self.host}; }}; listen-on-v6 {{ none; }};\n'
                 f' pid-file "{self.path("pid")}"; session-keyfile "{self.path("key")}"; recursion no; dnssec-validation no;\n'
                 ' notify no; }; controls { };\n'
                 f'zone "{self.zone}" {{ type primary; file "{self.path("zone")}"; }};\n')
@@ -283,6 +284,48 @@ def resolver(checks, kinds):
         sick.close()
 
 
+PARENT = """$ORIGIN example.
+$TTL 600
+@ SOA ns.parent hostmaster 1 3600 900 604800 300
+@ NS ns.parent
+ns.parent A 127.0.0.3
+spread NS ns1.spread
+spread NS ns3.spread
+ns1.spread A 127.0.0.1
+ns3.spread A 127.0.0.4
+"""
+
+
+def delegation(checks, kinds):
+    """The servers are found by the zone's own NS records and by the parent's, which differ."""
+    names = ScriptedDns({(ZONE, 'NS'): (f'ns1.{ZONE}', f'ns2.{ZONE}'), (f'mail.{ZONE}', 'NS'): 'EMPTY', ('example', 'NS'): 'ns.parent.example',
+                         ('ns.parent.example', 'A'): '127.0.0.3', **{(f'ns{n}.{ZONE}', None): 'EMPTY' for n in (1, 2, 3)},
+                         (f'ns1.{ZONE}', 'A'): '127.0.0.1', (f'ns2.{ZONE}', 'A'): '127.0.0.2', (f'ns3.{ZONE}', 'A'): '127.0.0.4',
+                         (f'mail.{ZONE}', 'A'): '192.0.2.9'})
+    port, servers = free_port(), []
+    anywhere = [kind for kind in kinds if kind is not Bind]  # named listens only on addresses that an interface has
+    try:
+        for kind, host, text in ((kinds[-1], '127.0.0.1', None), (anywhere[-1], '127.0.0.2', None), (anywhere[0], '127.0.0.3', PARENT)):
+            servers.append(kind(3, 'mail A 192.0.2.9\n', zone='example' if text else ZONE, host=host, port=port, text=text))
+        done = subprocess.run([HOLDFAST, 'dns', 'propagation', f'mail.{ZONE}.', 'A', '--resolver', f'127.0.0.1@{names.port}',
+                               '--port', str(port), '--json'], capture_output=True, timeout=120)
+        answer = json.loads(done.stdout)
+        asked = {(server['host'], server['address'], server['kind']) for server in answer['servers']}
+        checks.ok('delegation: each server by its address, and the resolver', asked == {
+            (f'ns1.{ZONE}', f'127.0.0.1:{port}', 'authoritative'), (f'ns2.{ZONE}', f'127.0.0.2:{port}', 'authoritative'),
+            (f'ns3.{ZONE}', f'127.0.0.4:{port}', 'authoritative'), ('', f'127.0.0.1:{names.port}', 'resolver')}, asked)
+        words = [one['text'] for one in found(answer, 'propagation.delegation_differs', ZONE)]
+        checks.ok('delegation: the parent names others', len(words) == 2 and any(f'ns3.{ZONE} stands only at the parent' in text for text in words)
+                  and any(f'ns2.{ZONE} stands only in the zone' in text for text in words), words)
+        checks.ok('delegation: the one that is not there', [one['name'] for one in found(answer, 'propagation.silent')] ==
+                  [f'ns3.{ZONE} 127.0.0.4:{port}'] and done.returncode == 1, answer['findings'])
+        checks.ok('delegation: the zone is told', answer['zone'] == ZONE and groups(answer, 'A')[0]['answer'] == ['192.0.2.9'], answer['types'])
+    finally:
+        for server in servers:
+            server.close()
+        names.close()
+
+
 def usage(checks):
     for words in (['dns', 'propagation'], ['dns', 'propagation', ZONE, 'NOTYPE'], ['dns', 'propagation', ZONE, '--server', 'nowhere']):
         done = subprocess.run([HOLDFAST, *words], capture_output=True, timeout=60)
@@ -303,7 +346,7 @@ def main():
         no_edns(checks, kinds)
         resolver(checks, kinds)
     if len(kinds) > 1:
-        for part in (agree, stale, lame_and_gone):
+        for part in (agree, stale, lame_and_gone, delegation):
             part(checks, kinds)
     return checks.done()
 
