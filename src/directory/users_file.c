@@ -81,8 +81,8 @@ static struct bytes cut_field(struct bytes fields, struct bytes *field)
     if (bytes_find(*field, scram) < field->count) {
         fields = bytes_cut(fields, ':', &more);
         fields = bytes_cut(fields, ':', &more);
-        *field = more.count ? bytes_slice(whole, 0, (size_t)(more.at + more.count - whole.at))
-                            : whole;
+        *field =
+            more.count ? bytes_slice(whole, 0, (size_t)(more.at + more.count - whole.at)) : whole;
     }
     *field = bytes_trim(*field);
     return fields;

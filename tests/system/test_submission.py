@@ -16,7 +16,7 @@ import socket
 import sqlite3
 import subprocess
 import tempfile
-import time
+import threading
 
 from lib import HASHES, PATIENCE_S, Checks, Client, Closed, Server, wait_until
 
@@ -203,6 +203,24 @@ def three_failures_end_the_session(house):
         expect(client.command('AUTH PLAIN ' + plain('alice', 'b')), 535)
         expect(client.command('AUTH PLAIN ' + plain('alice', 'c')), 421, 'auth.failures')
         assert client.rest() == b''
+
+
+@case
+def many_at_once(house):
+    """Hashes are computed two at a time; everyone gets his turn, and the right answer."""
+    answers = [None] * 24
+
+    def attempt(number):
+        password = 'wrong' if number % 3 == 0 else 'secretpassword'
+        with house.client() as client:
+            answers[number] = client.command('AUTH PLAIN ' + plain('nosuch' if number % 6 == 0 else 'alice', password)).code
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(len(answers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [535 if number % 3 == 0 else 235 for number in range(len(answers))], answers
 
 
 # ---------------------------------------------------------------- SCRAM
