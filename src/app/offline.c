@@ -1,5 +1,6 @@
 /*
- * Commands that run a few rooms in a small world of their own: `filter test`, `route`.
+ * Commands that run a few rooms in a small world of their own: `filter test`, `route`,
+ * `alias expand`.
  */
 #include "app/app.h"
 
@@ -123,6 +124,77 @@ int command_route(const struct command_line *line)
         return EXIT_FINDINGS;
     struct route_question question = {.config = config, .address = line->words[1]};
     const int code = world_run(route_main, &question, 1);
+    config_free(config);
+    return code;
+}
+
+/* ------------------------------------------------------------------ alias expand ADDRESS */
+
+static void print_target(const struct directory_target *target)
+{
+    if (target->file_or_pipe.count > 0)
+        printf("%.*s\n", BYTES_PRINT(target->file_or_pipe));
+    else
+        printf("%.*s@%.*s%s%s\n", BYTES_PRINT(target->address.local),
+               BYTES_PRINT(target->address.domain),
+               target->flags & DIRECTORY_DISABLED ? " (disabled)" : "",
+               target->flags & DIRECTORY_OVER_QUOTA ? " (full)" : "");
+}
+
+static int alias_tell(const char *address, struct lookup lookup,
+                      const struct directory_targets *targets)
+{
+    switch (lookup.status) {
+    case LOOKUP_FOUND:
+        for (unsigned i = 0; i < targets->count; i++)
+            print_target(&targets->targets[i]);
+        return EXIT_FINE;
+    case LOOKUP_ABSENT:
+        fprintf(stderr, "holdfast: %s: no such user, alias or catch-all\n", address);
+        return EXIT_FINDINGS;
+    case LOOKUP_FAILED:
+        break;
+    }
+    fprintf(stderr, "holdfast: %s: the directory does not say (%s): %.*s\n", address,
+            lookup_reason_name(lookup.reason), BYTES_PRINT(lookup.detail));
+    return EXIT_UNREACHABLE;
+}
+
+static int alias_main(void *argument)
+{
+    const struct route_question *question = argument;
+    struct arena arena = ARENA_WITH_LIMIT(16 * MIB);
+    struct directory_targets targets = {0};
+    struct address address;
+    char why[WHY_ROOM] = "";
+    int code = EXIT_USAGE;
+    struct directory *directory = directory_open(question->config, why, sizeof why);
+
+    if (!directory) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        return EXIT_FINDINGS;
+    }
+    if (address_parse(&arena, bytes_of_text(question->address), &address))
+        code = alias_tell(question->address, directory_expand(directory, &arena, address, &targets),
+                          &targets);
+    else
+        fprintf(stderr, "holdfast: %s is no address\n", question->address);
+    directory_close(directory);
+    arena_clear(&arena);
+    return code;
+}
+
+int command_alias(const struct command_line *line)
+{
+    if (line->word_count != 3 || strcmp(line->words[1], "expand") != 0) {
+        fputs("usage: holdfast alias expand ADDRESS [-c FILE]\n", stderr);
+        return EXIT_USAGE;
+    }
+    struct config *config = app_config_open(line->config_file);
+    if (!config)
+        return EXIT_FINDINGS;
+    struct route_question question = {.config = config, .address = line->words[2]};
+    const int code = world_run(alias_main, &question, 1);
     config_free(config);
     return code;
 }

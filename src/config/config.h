@@ -106,6 +106,13 @@ struct config_greylist {
     uint64_t delay_us, retry_us, keep_us;
 };
 
+/* Sources of users and aliases that are on other machines, or cost a question. */
+struct config_directory {
+    uint64_t timeout_us;
+    uint32_t connections;
+    uint64_t cache_us, stale_positive_us; /* 0: off */
+};
+
 struct config_retry_step {
     uint64_t every_us, until_us; /* until 0: one step of this length (the last such repeats) */
 };
@@ -152,6 +159,7 @@ struct config {
     struct config_checks checks;
     struct config_resolver resolver;
     uint64_t ledger_overdue_us;
+    struct config_directory directory;
     struct config_retry retry;
     struct config_limits limits;
     struct endpoint web;       /* family NONE: off */

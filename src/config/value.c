@@ -152,15 +152,12 @@ static bool has_prefix_and_rest(struct bytes text, const char *const *prefixes)
 
 static bool set_users(struct value_target *target, const struct option_row *row, struct bytes text)
 {
-    static const char *const users[] = {"file:",    "sqlite:",       "ldap://", "ldaps://",
-                                        "ldapi://", "postgresql://", NULL};
-    static const char *const aliases[] = {"file:", NULL};
-    const bool of_users = row->type == OPTION_USERS;
+    static const char *const sources[] = {"file:",    "sqlite:",       "ldap://", "ldaps://",
+                                          "ldapi://", "postgresql://", NULL};
 
-    if (text.count > 0 && !has_prefix_and_rest(text, of_users ? users : aliases))
+    if (text.count > 0 && !has_prefix_and_rest(text, sources))
         return refuse(target, text,
-                      of_users ? "is not file:PATH, sqlite:FILE?..., ldap://... or postgresql://..."
-                               : "is not file:PATH");
+                      "is not file:PATH, sqlite:FILE?..., ldap://... or postgresql://...");
     return set_text(target, row->offset, text);
 }
 

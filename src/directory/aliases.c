@@ -13,8 +13,9 @@ enum { INCLUDE_DEPTH_MAX = 4, ALIAS_ITEMS_MAX = 100000 };
 /* ------------------------------------------------------------------ items */
 
 struct alias_parser {
-    struct snapshot *snapshot;
-    unsigned depth; /* of included files */
+    struct arena *arena;
+    struct snapshot *snapshot; /* NULL: the values come from a table */
+    unsigned depth;            /* of included files */
     unsigned items;
 };
 
@@ -66,7 +67,7 @@ static struct alias_list *list_new(struct arena *arena, struct bytes name)
 static struct lookup include_read(struct alias_parser *parser, struct alias_list *list,
                                   struct bytes path)
 {
-    struct arena *arena = &parser->snapshot->arena;
+    struct arena *arena = parser->arena;
     const char *name = arena_text(arena, path);
     struct bytes text;
 
@@ -86,9 +87,11 @@ static struct lookup include_read(struct alias_parser *parser, struct alias_list
             continue;
         const char *wrong = list_read(parser, list, line);
 
-        if (wrong)
+        if (wrong) {
+            parser->depth--;
             return lookup_failed(LOOKUP_REASON_MISCONFIGURED,
                                  arena_print(arena, "%s:%u: %s", name, number, wrong));
+        }
     }
     parser->depth--;
     return lookup;
@@ -98,8 +101,10 @@ static const char *item_include(struct alias_parser *parser, struct alias_item *
 {
     const struct bytes path = bytes_skip(item->text, sizeof ":include:" - 1);
 
+    if (!parser->snapshot)
+        return "only a file may include a file";
     item->kind = ALIAS_INCLUDE;
-    item->list = list_new(&parser->snapshot->arena, path);
+    item->list = list_new(parser->arena, path);
     if (!item->list)
         return "out of memory";
     if (path.count == 0 || path.at[0] != '/')
@@ -115,8 +120,7 @@ static const char *item_address(struct alias_parser *parser, struct alias_item *
     if (text.count > 2 && text.at[0] == '<' && text.at[text.count - 1] == '>')
         text = bytes_slice(text, 1, text.count - 2);
     item->kind = ALIAS_ADDRESS;
-    return address_parse(&parser->snapshot->arena, text, &item->address) ? NULL
-                                                                         : "this is no address";
+    return address_parse(parser->arena, text, &item->address) ? NULL : "this is no address";
 }
 
 /* What an unquoted value means, by its first byte. NULL or what is wrong. */
@@ -134,7 +138,7 @@ static const char *item_classify(struct alias_parser *parser, struct alias_item 
         return item_include(parser, item);
     if (text.at[0] == '|' || text.at[0] == '/') {
         item->kind = ALIAS_PROGRAM;
-        return NULL;
+        return parser->snapshot ? NULL : "only a file may name a command or a file";
     }
     if (bytes_find_byte(text, '@') < text.count)
         return item_address(parser, item);
@@ -145,7 +149,7 @@ static const char *item_classify(struct alias_parser *parser, struct alias_item 
 static const char *item_read(struct alias_parser *parser, struct alias_list *list,
                              struct bytes text)
 {
-    struct arena *arena = &parser->snapshot->arena;
+    struct arena *arena = parser->arena;
     struct alias_item *item = ARENA_NEW(arena, struct alias_item);
     const bool escaped = text.at[0] == '\\';
 
@@ -199,7 +203,7 @@ static const char *list_read(struct alias_parser *parser, struct alias_list *lis
 /* "name: values"; NULL or what is wrong. */
 static const char *entry_read(struct alias_parser *parser, struct bytes entry)
 {
-    struct arena *arena = &parser->snapshot->arena;
+    struct arena *arena = parser->arena;
     const size_t colon = find_unquoted(entry, ':');
     struct bytes name;
     const char *wrong = item_unquote(arena, bytes_trim(bytes_slice(entry, 0, colon)), &name);
@@ -275,7 +279,7 @@ static bool lines_read(struct alias_parser *parser, struct alias_entry *entry, s
 
 void aliases_parse(struct snapshot *snapshot, struct bytes text)
 {
-    struct alias_parser parser = {.snapshot = snapshot};
+    struct alias_parser parser = {.arena = &snapshot->arena, .snapshot = snapshot};
     struct alias_entry entry = {.text = BUFFER_WITH_LIMIT(4 * MIB)};
     size_t lines = 1;
 
@@ -286,4 +290,23 @@ void aliases_parse(struct snapshot *snapshot, struct bytes text)
     else if (name_table_open(&snapshot->names, &snapshot->arena, lines))
         lines_read(&parser, &entry, text); /* what is wrong is in the snapshot's state */
     buffer_free(&entry.text);
+}
+
+/* ------------------------------------------------------------------ values from elsewhere */
+
+const char *alias_values_parse(struct arena *arena, struct bytes values, struct alias_list **list)
+{
+    struct alias_parser parser = {.arena = arena};
+    const char *wrong = NULL;
+
+    *list = list_new(arena, BYTES_EMPTY);
+    if (!*list)
+        return "out of memory";
+    while (values.count > 0 && !wrong) {
+        struct bytes line;
+
+        values = bytes_cut(values, '\n', &line);
+        wrong = list_read(&parser, *list, bytes_trim(line));
+    }
+    return !wrong && !(*list)->items ? "an alias without values" : wrong;
 }

@@ -18,66 +18,175 @@ static bool setting_is(const char *setting, const char *prefix, const char **res
     return true;
 }
 
-static bool users_open(struct directory_domain *domain, char *why, size_t why_room)
+/* What is being opened: a source of a domain, by its setting. */
+struct opening {
+    struct directory *directory;
+    const struct config_domain *domain;
+    const char *setting;
+    bool of_aliases;
+    char *why;
+    size_t why_room;
+};
+
+static void opening_complain(const struct opening *opening, const char *what)
 {
-    const char *setting = domain->config->users, *rest = NULL;
+    snprintf(opening->why, opening->why_room, "domain %s: %s = \"%.200s\": %s",
+             opening->domain->name, opening->of_aliases ? "aliases" : "users", opening->setting,
+             what);
+}
+
+/* The label of its breaker shows no password: what is before an @ is left out. */
+static void remote_name(const struct opening *opening, char *into, size_t room)
+{
+    const struct bytes setting = bytes_of_text(opening->setting);
+    const size_t scheme = bytes_find_byte(setting, ':');
+    struct bytes host = bytes_skip(setting, scheme + 3);
+
+    host = bytes_slice(host, 0, bytes_find_byte(host, '?'));
+    host = bytes_slice(host, 0, bytes_find_byte(host, '/'));
+    if (bytes_find_last_byte(host, '@') < host.count)
+        host = bytes_skip(host, bytes_find_last_byte(host, '@') + 1);
+    snprintf(into, room, "%.*s://%.*s %s", BYTES_PRINT(bytes_slice(setting, 0, scheme)),
+             (int)MIN_OF(host.count, (size_t)60), (const char *)host.at,
+             opening->of_aliases ? "aliases" : "users");
+}
+
+static struct remote *remote_find(const struct opening *opening)
+{
+    const struct directory *directory = opening->directory;
+
+    for (unsigned i = 0; i < directory->remote_count; i++)
+        if (strcmp(directory->remote_settings[i] + 1, opening->setting) == 0 &&
+            directory->remote_settings[i][0] == (opening->of_aliases ? 'a' : 'u'))
+            return directory->remotes[i];
+    return NULL;
+}
+
+static bool remote_keep(const struct opening *opening, struct remote *remote)
+{
+    struct directory *directory = opening->directory;
+    char *setting = NULL;
+
+    if (asprintf(&setting, "%c%s", opening->of_aliases ? 'a' : 'u', opening->setting) < 0)
+        return false;
+    directory->remotes[directory->remote_count] = remote;
+    directory->remote_settings[directory->remote_count++] = setting;
+    return true;
+}
+
+static struct remote *remote_make(const struct opening *opening, const struct remote_driver *driver)
+{
+    const struct config_directory *config = &opening->directory->config->directory;
+    const struct remote_settings settings = {.location = opening->setting,
+                                             .of_aliases = opening->of_aliases,
+                                             .timeout_us = config->timeout_us};
+    char why[200] = "", name[96];
+    struct remote_pool_settings pool = {
+        .name = name, .connections = config->connections, .timeout_us = config->timeout_us};
+
+    remote_name(opening, name, sizeof name);
+    void *source = driver->open(&settings, why, sizeof why);
+    struct remote *remote = source ? remote_open(driver, source, &pool) : NULL;
+
+    if (remote && remote_keep(opening, remote))
+        return remote;
+    opening_complain(opening, why[0] ? why : "out of memory");
+    if (remote)
+        remote_close(remote);
+    else if (source)
+        driver->close(source);
+    return NULL;
+}
+
+static bool remote_source_open(const struct opening *opening, const struct remote_driver *driver,
+                               struct source *source)
+{
+    if (!driver) {
+        opening_complain(opening, "this program was built without that library");
+        return false;
+    }
+    source->remote = remote_find(opening);
+    if (!source->remote)
+        source->remote = remote_make(opening, driver);
+    source->kind = source->remote ? SOURCE_REMOTE : SOURCE_NONE;
+    return source->remote != NULL;
+}
+
+static bool source_open(const struct opening *opening, struct source *source)
+{
+    const char *setting = opening->setting, *rest = NULL;
 
     if (!setting || setting[0] == '\0')
         return true;
     if (setting_is(setting, "file:", &rest)) {
-        cached_file_open(&domain->users_file, rest, users_parse);
-        domain->users_kind = SOURCE_FILE;
+        cached_file_open(&source->file, rest, opening->of_aliases ? aliases_parse : users_parse);
+        source->kind = SOURCE_FILE;
         return true;
     }
     if (setting_is(setting, "sqlite:", &rest)) {
-        domain->users_sqlite = sqlite_source_open(rest, why, why_room);
-        domain->users_kind = domain->users_sqlite ? SOURCE_SQLITE : SOURCE_EVERYONE;
-        return domain->users_sqlite != NULL;
+        source->sqlite =
+            sqlite_source_open(rest, opening->of_aliases, opening->why, opening->why_room);
+        source->kind = source->sqlite ? SOURCE_SQLITE : SOURCE_NONE;
+        return source->sqlite != NULL;
     }
-    snprintf(why, why_room, "domain %s: users = \"%s\" is no source that is known (file:, sqlite:)",
-             domain->config->name, setting);
+    if (setting_is(setting, "ldap", &rest))
+        return remote_source_open(opening, &ldap_driver, source);
+    if (setting_is(setting, "postgresql:", &rest))
+        return remote_source_open(opening, &postgresql_driver, source);
+    opening_complain(opening, "no source that is known (file:, sqlite:, ldap:, postgresql:)");
     return false;
 }
 
-static bool aliases_open(struct directory_domain *domain, char *why, size_t why_room)
+static bool domain_open(struct directory *directory, const struct config_domain *config, char *why,
+                        size_t why_room)
 {
-    const char *setting = domain->config->aliases, *rest = NULL;
+    struct directory_domain *domain = &directory->domains[directory->domain_count++];
+    struct opening opening = {.directory = directory,
+                              .domain = config,
+                              .setting = config->users,
+                              .why = why,
+                              .why_room = why_room};
 
-    if (!setting || setting[0] == '\0')
-        return true;
-    if (!setting_is(setting, "file:", &rest)) {
-        snprintf(why, why_room, "domain %s: aliases = \"%s\" is no source that is known (file:)",
-                 domain->config->name, setting);
+    domain->config = config;
+    if (!source_open(&opening, &domain->users))
         return false;
-    }
-    cached_file_open(&domain->aliases_file, rest, aliases_parse);
-    domain->has_aliases = true;
-    return true;
+    opening.of_aliases = true;
+    opening.setting = config->aliases;
+    return source_open(&opening, &domain->aliases);
 }
 
 struct directory *directory_open(const struct config *config, char *why, size_t why_room)
 {
     struct directory *directory = calloc(1, sizeof *directory);
-    struct directory_domain *domains = calloc(config->domain_count + 1u, sizeof *domains);
+    const size_t room = config->domain_count + 1u;
 
-    if (!directory || !domains) {
-        free(directory);
-        free(domains);
+    if (!directory) {
         snprintf(why, why_room, "directory: out of memory");
         return NULL;
     }
-    *directory = (struct directory){.config = config, .domains = domains};
+    directory->config = config;
     password_desk_open(&directory->passwords);
-    while (directory->domain_count < config->domain_count) {
-        struct directory_domain *domain = &domains[directory->domain_count];
+    known_table_open(&directory->known);
+    directory->domains = calloc(room, sizeof *directory->domains);
+    directory->remotes = calloc(2 * room, sizeof *directory->remotes);
+    directory->remote_settings = calloc(2 * room, sizeof *directory->remote_settings);
+    bool fine = directory->domains && directory->remotes && directory->remote_settings;
 
-        domain->config = &config->domains[directory->domain_count++];
-        if (!users_open(domain, why, why_room) || !aliases_open(domain, why, why_room)) {
-            directory_close(directory);
-            return NULL;
-        }
-    }
-    return directory;
+    if (!fine)
+        snprintf(why, why_room, "directory: out of memory");
+    while (fine && directory->domain_count < config->domain_count)
+        fine = domain_open(directory, &config->domains[directory->domain_count], why, why_room);
+    if (fine)
+        return directory;
+    directory_close(directory);
+    return NULL;
+}
+
+static void source_close(struct source *source)
+{
+    if (source->kind == SOURCE_FILE)
+        cached_file_close(&source->file);
+    sqlite_source_close(source->sqlite);
 }
 
 void directory_close(struct directory *directory)
@@ -85,15 +194,17 @@ void directory_close(struct directory *directory)
     if (!directory)
         return;
     for (unsigned i = 0; i < directory->domain_count; i++) {
-        struct directory_domain *domain = &directory->domains[i];
-
-        if (domain->users_kind == SOURCE_FILE)
-            cached_file_close(&domain->users_file);
-        if (domain->has_aliases)
-            cached_file_close(&domain->aliases_file);
-        sqlite_source_close(domain->users_sqlite);
+        source_close(&directory->domains[i].users);
+        source_close(&directory->domains[i].aliases);
     }
     password_desk_close(&directory->passwords);
+    for (unsigned i = 0; i < directory->remote_count; i++) {
+        remote_close(directory->remotes[i]);
+        free((char *)directory->remote_settings[i]);
+    }
+    known_table_close(&directory->known);
+    free(directory->remotes);
+    free(directory->remote_settings);
     free(directory->domains);
     free(directory);
 }
@@ -153,7 +264,7 @@ static struct lookup search_user_file(struct search *search, struct directory_do
 {
     struct snapshot *held = NULL;
     void *value = NULL;
-    const struct lookup lookup = search_file(search, &domain->users_file, address, &held, &value);
+    const struct lookup lookup = search_file(search, &domain->users.file, address, &held, &value);
 
     if (lookup.status == LOOKUP_FOUND) {
         const struct file_user *found = value;
@@ -165,9 +276,63 @@ static struct lookup search_user_file(struct search *search, struct directory_do
                                     .password = arena_copy(search->arena, found->password),
                                     .scram = arena_copy(search->arena, found->scram),
                                     .senders = arena_copy(search->arena, found->senders),
+                                    .deliver = arena_copy(search->arena, found->deliver),
                                     .flags = found->flags};
     }
     snapshot_release(held);
+    return lookup;
+}
+
+/* Asks a table or a server. FOUND with *answer in the search's arena; its targets are the caller's
+ * to free, always. Sleeps. */
+static struct lookup source_ask(struct search *search, const struct source *source,
+                                struct remote_question *question, struct remote_answer **answer)
+{
+    *answer = ARENA_NEW(search->arena, struct remote_answer);
+    if (!*answer)
+        return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("out of memory"));
+    if (source->kind == SOURCE_SQLITE)
+        sqlite_ask(source->sqlite, question, *answer);
+    else
+        remote_ask(source->remote, question, *answer);
+    switch ((*answer)->status) {
+    case LOOKUP_FOUND:
+        return lookup_found();
+    case LOOKUP_ABSENT:
+        return lookup_absent();
+    case LOOKUP_FAILED:
+        break;
+    }
+    return lookup_failed((*answer)->reason,
+                         arena_copy(search->arena, bytes_of_text((*answer)->words)));
+}
+
+/* The directory's own spelling is the canonical one, when it names an address of the domain. */
+static struct lookup search_user_table(struct search *search, const struct source *source,
+                                       struct address address, struct directory_user *user)
+{
+    struct remote_question *question = ARENA_NEW(search->arena, struct remote_question);
+    struct remote_answer *answer = NULL;
+    struct address found;
+
+    if (!question)
+        return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("out of memory"));
+    if (!remote_question_fill(question, address))
+        return lookup_absent();
+    const struct lookup lookup = source_ask(search, source, question, &answer);
+
+    if (lookup.status != LOOKUP_FOUND)
+        return lookup;
+    *user = (struct directory_user){
+        .address = address,
+        .password = arena_copy(search->arena, bytes_of_text(answer->password)),
+        .scram = arena_copy(search->arena, bytes_of_text(answer->scram)),
+        .senders = arena_copy(search->arena, bytes_of_text(answer->senders)),
+        .deliver = arena_copy(search->arena, bytes_of_text(answer->deliver)),
+        .flags = answer->flags};
+    if (address_parse(search->arena, bytes_of_text(answer->found), &found) &&
+        bytes_equal_nocase(found.domain, address.domain))
+        user->address = found;
     return lookup;
 }
 
@@ -175,16 +340,44 @@ struct lookup search_user(struct search *search, struct directory_domain *domain
                           struct address address, struct directory_user *user)
 {
     address.domain = bytes_of_text(domain->config->name);
-    switch (domain->users_kind) {
-    case SOURCE_EVERYONE:
+    switch (domain->users.kind) {
+    case SOURCE_NONE:
         *user = (struct directory_user){.address = address};
         return lookup_found();
     case SOURCE_FILE:
         return search_user_file(search, domain, address, user);
     case SOURCE_SQLITE:
-        return sqlite_find_user(domain->users_sqlite, search->arena, address, user);
+    case SOURCE_REMOTE:
+        return search_user_table(search, &domain->users, address, user);
     }
     return lookup_failed(LOOKUP_REASON_UNKNOWN, BYTES_EMPTY);
+}
+
+static struct lookup search_alias_table(struct search *search, const struct source *source,
+                                        struct address address, const struct alias_list **list)
+{
+    struct remote_question *question = ARENA_NEW(search->arena, struct remote_question);
+    struct remote_answer *answer = NULL;
+    struct alias_list *found = NULL;
+
+    if (!question)
+        return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("out of memory"));
+    if (!remote_question_fill(question, address))
+        return lookup_absent();
+    question->of_alias = true;
+    const struct lookup lookup = source_ask(search, source, question, &answer);
+    const char *wrong = NULL;
+
+    if (lookup.status == LOOKUP_FOUND)
+        wrong = alias_values_parse(
+            search->arena, arena_copy(search->arena, buffer_view(&answer->targets)), &found);
+    if (answer)
+        buffer_free(&answer->targets);
+    *list = found;
+    return wrong ? lookup_failed(LOOKUP_REASON_MISCONFIGURED,
+                                 arena_print(search->arena, "alias %.*s: %s",
+                                             BYTES_PRINT(address.local), wrong))
+                 : lookup;
 }
 
 struct lookup search_alias(struct search *search, struct directory_domain *domain,
@@ -192,13 +385,20 @@ struct lookup search_alias(struct search *search, struct directory_domain *domai
                            const struct alias_list **list)
 {
     void *value = NULL;
+    struct lookup lookup;
 
     *held = NULL;
     address.domain = bytes_of_text(domain->config->name);
-    if (!domain->has_aliases)
+    switch (domain->aliases.kind) {
+    case SOURCE_NONE:
         return lookup_absent();
-    const struct lookup lookup = search_file(search, &domain->aliases_file, address, held, &value);
-
-    *list = value;
-    return lookup;
+    case SOURCE_FILE:
+        lookup = search_file(search, &domain->aliases.file, address, held, &value);
+        *list = value;
+        return lookup;
+    case SOURCE_SQLITE:
+    case SOURCE_REMOTE:
+        return search_alias_table(search, &domain->aliases, address, list);
+    }
+    return lookup_failed(LOOKUP_REASON_UNKNOWN, BYTES_EMPTY);
 }

@@ -1,5 +1,5 @@
 /*
- * directory: who exists: file, SQLite (later LDAP, PostgreSQL).
+ * directory: who exists: file, SQLite, LDAP, PostgreSQL.
  *
  * Flow:   an address -> FOUND with where it leads, ABSENT by an authoritative answer, or FAILED.
  * Owns:   opened sources; each file is read again when it changes.
@@ -30,6 +30,7 @@ struct directory_user {
     struct bytes password; /* crypt hash, SCRAM keys or empty */
     struct bytes scram;    /* SCRAM keys or empty */
     struct bytes senders;  /* addresses it may send from beside its own, separated by commas */
+    struct bytes deliver;  /* "maildir:PATH" of this user alone, or empty */
     unsigned flags;
 };
 

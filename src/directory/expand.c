@@ -297,8 +297,8 @@ static struct lookup unsettled(void)
                          BYTES_LITERAL("the directory's file keeps changing"));
 }
 
-struct lookup directory_expand(struct directory *directory, struct arena *arena,
-                               struct address address, struct directory_targets *targets)
+struct lookup expand_now(struct directory *directory, struct arena *arena, struct address address,
+                         struct directory_targets *targets)
 {
     struct expansion expansion = {.search = {.directory = directory, .arena = arena},
                                   .targets = targets};
@@ -335,8 +335,8 @@ static struct lookup find_user_once(struct search *search, struct directory_doma
     return base;
 }
 
-struct lookup directory_find_user(struct directory *directory, struct arena *arena,
-                                  struct address address, struct directory_user *user)
+struct lookup find_user_now(struct directory *directory, struct arena *arena,
+                            struct address address, struct directory_user *user)
 {
     struct directory_domain *domain = directory_domain_of(directory, address);
     struct search search = {.directory = directory, .arena = arena};

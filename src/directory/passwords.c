@@ -237,7 +237,7 @@ struct lookup directory_check_password(struct directory *directory, struct arena
                                        const struct directory_credentials *credentials,
                                        struct directory_user *user)
 {
-    const struct lookup found = directory_find_user(directory, arena, credentials->user, user);
+    const struct lookup found = find_user_now(directory, arena, credentials->user, user);
     struct bytes secret = BYTES_EMPTY;
 
     if (found.status == LOOKUP_FAILED)
@@ -251,7 +251,7 @@ struct lookup directory_find_scram(struct directory *directory, struct arena *ar
                                    struct address address, struct directory_scram *scram)
 {
     struct directory_user user;
-    const struct lookup found = directory_find_user(directory, arena, address, &user);
+    const struct lookup found = find_user_now(directory, arena, address, &user);
 
     *scram = (struct directory_scram){0};
     if (found.status != LOOKUP_FOUND)

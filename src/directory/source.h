@@ -5,6 +5,8 @@
 #include <pthread.h>
 
 #include "directory/directory.h"
+#include "directory/known.h"
+#include "directory/remote.h"
 
 /* ------------------------------------------------------------------ names -> values, ASCII case
  * ignored */
@@ -81,6 +83,7 @@ void snapshot_malformed(struct snapshot *snapshot, unsigned line, const char *wh
 struct file_user {
     struct bytes name; /* as written: "bob" or "bob@example.com" */
     struct bytes password, scram, senders;
+    struct bytes deliver; /* "maildir:PATH" or empty */
     unsigned flags;
 };
 void users_parse(struct snapshot *snapshot, struct bytes text); /* names -> struct file_user */
@@ -106,15 +109,21 @@ struct alias_list {
 };
 void aliases_parse(struct snapshot *snapshot, struct bytes text); /* names -> struct alias_list */
 
-/* ------------------------------------------------------------------ users in SQLite */
+/* A value a line, as a table or an LDAP entry has them. Commands, files and includes are refused:
+ * only a file of this machine may name those. NULL or what is wrong. */
+MUST_USE const char *alias_values_parse(struct arena *arena, struct bytes values,
+                                        struct alias_list **list);
+
+/* ------------------------------------------------------------------ tables in SQLite */
 
 struct sqlite_source;
 /* `location`: FILE, FILE?table=NAME or FILE?query=SELECT ... NULL with `why` filled in. */
-MUST_USE struct sqlite_source *sqlite_source_open(const char *location, char *why, size_t why_room);
+MUST_USE struct sqlite_source *sqlite_source_open(const char *location, bool of_aliases, char *why,
+                                                  size_t why_room);
 void sqlite_source_close(struct sqlite_source *source);
 /* Sleeps (worker pool). */
-MUST_USE struct lookup sqlite_find_user(struct sqlite_source *source, struct arena *arena,
-                                        struct address address, struct directory_user *user);
+void sqlite_ask(struct sqlite_source *source, const struct remote_question *question,
+                struct remote_answer *answer);
 
 /* ------------------------------------------------------------------ passwords */
 
@@ -133,23 +142,30 @@ void password_desk_close(struct password_desk *desk);
 /* ------------------------------------------------------------------ a domain's sources */
 
 enum source_kind {
-    SOURCE_EVERYONE = 0, /* no list: every local part is a user */
+    SOURCE_NONE = 0, /* users: every local part is one; aliases: there are none */
     SOURCE_FILE,
     SOURCE_SQLITE,
+    SOURCE_REMOTE,
+};
+struct source {
+    enum source_kind kind;
+    struct cached_file file;
+    struct sqlite_source *sqlite;
+    struct remote *remote; /* domains with the same setting share it */
 };
 struct directory_domain {
     const struct config_domain *config;
-    enum source_kind users_kind;
-    struct cached_file users_file;
-    struct sqlite_source *users_sqlite;
-    bool has_aliases;
-    struct cached_file aliases_file;
+    struct source users, aliases;
 };
 struct directory {
     const struct config *config;
     struct directory_domain *domains;
     unsigned domain_count;
     struct password_desk passwords;
+    struct remote **remotes; /* with the setting of each */
+    const char **remote_settings;
+    unsigned remote_count;
+    struct known_table known;
 };
 /* NULL: not ours. An empty domain with the local part postmaster is the first domain's. */
 struct directory_domain *directory_domain_of(struct directory *directory, struct address address);
@@ -171,6 +187,12 @@ MUST_USE struct lookup search_user(struct search *search, struct directory_domai
 MUST_USE struct lookup search_alias(struct search *search, struct directory_domain *domain,
                                     struct address address, struct snapshot **held,
                                     const struct alias_list **list);
+
+/* The look-ups of the room, without what is known from before. Sleep. */
+MUST_USE struct lookup expand_now(struct directory *directory, struct arena *arena,
+                                  struct address address, struct directory_targets *targets);
+MUST_USE struct lookup find_user_now(struct directory *directory, struct arena *arena,
+                                     struct address address, struct directory_user *user);
 
 /* "user+tag" -> "user" and "tag"; false when there is no tag. */
 bool address_split_tag(const struct config_domain *domain, struct bytes local, struct bytes *user,

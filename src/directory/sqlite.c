@@ -1,5 +1,5 @@
 /*
- * sqlite: users in a table, asked in the worker pool over read-only connections.
+ * sqlite: users and aliases in tables, asked in the worker pool over read-only connections.
  *
  * Only SQLITE_DONE says ABSENT. A lock is UNAVAILABLE after a short wait, a missing file or table
  * MISCONFIGURED, damage UNAVAILABLE, a query that runs too long TIMEOUT. A connection that failed,
@@ -17,8 +17,7 @@ enum {
     BUSY_WAIT_MS = 250,
     PROGRESS_STEPS = 20000,
     QUERIES_MAX = 2,
-    SQL_MAX = 4096,
-    FIELD_MAX = 512,
+    ROWS_MAX = 1000, /* of one alias */
 };
 static const uint64_t QUERY_MAX_US = 2 * US_PER_S;
 
@@ -37,18 +36,11 @@ struct sqlite_source {
     unsigned jobs;
 };
 
-/* A question with its answer, in the arena of the asking fiber, which sleeps until the job ended.
- */
+/* A question with its answer, of the asking fiber, which sleeps until the job ended. */
 struct job {
     struct sqlite_source *source;
-    struct address address;
-    char whole[MAIL_ADDRESS_MAX + 2]; /* local@domain in small letters */
-    size_t whole_count, local_count;
-    enum lookup_status status;
-    enum lookup_reason reason;
-    char words[200];
-    char found[FIELD_MAX], password[FIELD_MAX];
-    unsigned flags;
+    const struct remote_question *question;
+    struct remote_answer *answer;
 };
 
 /* ------------------------------------------------------------------ errors */
@@ -73,10 +65,9 @@ static enum lookup_reason reason_of(int code, int system_error)
 
 static void job_fail(struct job *job, sqlite3 *database, int code)
 {
-    job->status = LOOKUP_FAILED;
-    job->reason = reason_of(code, database ? sqlite3_system_errno(database) : 0);
-    snprintf(job->words, sizeof job->words, "%.100s: %.90s", job->source->path,
-             database ? sqlite3_errmsg(database) : sqlite3_errstr(code));
+    remote_answer_fail(job->answer, reason_of(code, database ? sqlite3_system_errno(database) : 0),
+                       "%.100s: %.90s", job->source->path,
+                       database ? sqlite3_errmsg(database) : sqlite3_errstr(code));
 }
 
 /* ------------------------------------------------------------------ connections (worker pool) */
@@ -158,12 +149,12 @@ static void connection_give_back(struct sqlite_source *source, struct connection
 
 /* ------------------------------------------------------------------ a query (worker pool) */
 
-static void bind_text(sqlite3_stmt *statement, const char *name, const char *text, size_t count)
+static void bind_text(sqlite3_stmt *statement, const char *name, struct bytes text)
 {
     const int at = sqlite3_bind_parameter_index(statement, name);
 
     if (at > 0)
-        sqlite3_bind_text(statement, at, text, (int)count, SQLITE_STATIC);
+        sqlite3_bind_text(statement, at, (const char *)text.at, (int)text.count, SQLITE_STATIC);
 }
 
 static bool column_is(sqlite3_stmt *statement, int at, const char *name)
@@ -175,21 +166,64 @@ static void column_copy(sqlite3_stmt *statement, int at, char *into)
 {
     const unsigned char *text = sqlite3_column_text(statement, at);
 
-    snprintf(into, FIELD_MAX, "%s", text ? (const char *)text : "");
+    snprintf(into, REMOTE_FIELD_MAX, "%s", text ? (const char *)text : "");
 }
 
-static void job_read_row(struct job *job, sqlite3_stmt *statement)
+static void read_user(struct remote_answer *answer, sqlite3_stmt *statement)
 {
     for (int at = 0; at < sqlite3_column_count(statement); at++) {
         if (column_is(statement, at, "address"))
-            column_copy(statement, at, job->found);
+            column_copy(statement, at, answer->found);
         else if (column_is(statement, at, "password"))
-            column_copy(statement, at, job->password);
+            column_copy(statement, at, answer->password);
+        else if (column_is(statement, at, "scram"))
+            column_copy(statement, at, answer->scram);
+        else if (column_is(statement, at, "senders"))
+            column_copy(statement, at, answer->senders);
+        else if (column_is(statement, at, "deliver"))
+            column_copy(statement, at, answer->deliver);
         else if (column_is(statement, at, "disabled") && sqlite3_column_int(statement, at) != 0)
-            job->flags |= DIRECTORY_DISABLED;
+            answer->flags |= DIRECTORY_DISABLED;
         else if (column_is(statement, at, "full") && sqlite3_column_int(statement, at) != 0)
-            job->flags |= DIRECTORY_OVER_QUOTA;
+            answer->flags |= DIRECTORY_OVER_QUOTA;
     }
+}
+
+/* The column `target`, or the only one. */
+static void read_target(struct remote_answer *answer, sqlite3_stmt *statement)
+{
+    const int count = sqlite3_column_count(statement);
+    int at = 0;
+
+    while (at < count && !column_is(statement, at, "target"))
+        at++;
+    if (at == count && count == 1)
+        at = 0;
+    if (at == count)
+        remote_answer_fail(answer, LOOKUP_REASON_MISCONFIGURED, "no such column: target");
+    else
+        remote_answer_add_target(answer,
+                                 bytes_of_text((const char *)sqlite3_column_text(statement, at)));
+}
+
+/* SQLITE_ROW when there was at least one row, SQLITE_DONE, or what went wrong. */
+static int rows_read(struct job *job, sqlite3_stmt *statement)
+{
+    int code = sqlite3_step(statement);
+    unsigned rows = 0;
+
+    for (; code == SQLITE_ROW; code = sqlite3_step(statement)) {
+        if (!job->question->of_alias) {
+            read_user(job->answer, statement);
+            return code;
+        }
+        read_target(job->answer, statement);
+        if (++rows > ROWS_MAX)
+            remote_answer_fail(job->answer, LOOKUP_REASON_PARTIAL, "the alias has too many values");
+        if (job->answer->reason != LOOKUP_REASON_UNKNOWN)
+            return SQLITE_ROW;
+    }
+    return code == SQLITE_DONE && rows > 0 ? SQLITE_ROW : code;
 }
 
 static int statement_prepare(struct connection *connection, const char *query, size_t at)
@@ -210,13 +244,10 @@ static int query_run(struct job *job, struct connection *connection, size_t at)
         return code;
     if (!statement)
         return SQLITE_ERROR; /* an empty query */
-    bind_text(statement, ":address", job->whole, job->whole_count);
-    bind_text(statement, ":local", job->whole, job->local_count);
-    bind_text(statement, ":domain", job->whole + job->local_count + 1,
-              job->whole_count - job->local_count - 1);
-    code = sqlite3_step(statement);
-    if (code == SQLITE_ROW)
-        job_read_row(job, statement);
+    bind_text(statement, ":address", remote_question_whole(job->question));
+    bind_text(statement, ":local", remote_question_local(job->question));
+    bind_text(statement, ":domain", remote_question_domain(job->question));
+    code = rows_read(job, statement);
     const int ended = sqlite3_reset(statement);
 
     return code == SQLITE_ROW || code == SQLITE_DONE ? code : ended ? ended : code;
@@ -229,10 +260,12 @@ static void job_ask(struct job *job, struct connection *connection)
     connection->stop_us = clock_now_us() + QUERY_MAX_US;
     for (size_t i = 0; i < QUERIES_MAX && job->source->queries[i] && code == SQLITE_DONE; i++)
         code = query_run(job, connection, i);
+    if (job->answer->reason != LOOKUP_REASON_UNKNOWN)
+        return; /* what was read said so */
     if (code == SQLITE_ROW)
-        job->status = LOOKUP_FOUND;
+        job->answer->status = LOOKUP_FOUND;
     else if (code == SQLITE_DONE)
-        job->status = LOOKUP_ABSENT;
+        job->answer->status = LOOKUP_ABSENT;
     else
         job_fail(job, connection->database, code);
 }
@@ -245,30 +278,13 @@ static void job_main(void *argument)
     if (!connection)
         return; /* job_fail was called: the status is FAILED */
     job_ask(job, connection);
-    if (job->status == LOOKUP_FAILED)
+    if (job->answer->status == LOOKUP_FAILED)
         connection_close(connection);
     else
         connection_give_back(job->source, connection);
 }
 
 /* ------------------------------------------------------------------ asking (fiber) */
-
-static bool job_fill(struct job *job, struct address address)
-{
-    const size_t whole = address.local.count + 1 + address.domain.count;
-    size_t at = 0;
-
-    if (whole > MAIL_ADDRESS_MAX)
-        return false;
-    for (size_t i = 0; i < address.local.count; i++)
-        job->whole[at++] = (char)ascii_lower(address.local.at[i]);
-    job->whole[at++] = '@';
-    for (size_t i = 0; i < address.domain.count; i++)
-        job->whole[at++] = (char)ascii_lower(address.domain.at[i]);
-    job->whole_count = whole;
-    job->local_count = address.local.count;
-    return true;
-}
 
 static bool source_enter(struct sqlite_source *source)
 {
@@ -287,62 +303,30 @@ static void source_leave(struct sqlite_source *source)
     pthread_mutex_unlock(&source->lock);
 }
 
-/* The table's own spelling is the canonical one, when it names an address of the domain. */
-static struct lookup job_answer(const struct job *job, struct arena *arena,
-                                struct directory_user *user)
+void sqlite_ask(struct sqlite_source *source, const struct remote_question *question,
+                struct remote_answer *answer)
 {
-    struct address found;
+    struct job job = {.source = source, .question = question, .answer = answer};
 
-    if (job->status == LOOKUP_FAILED)
-        return lookup_failed(job->reason, arena_copy(arena, bytes_of_text(job->words)));
-    if (job->status == LOOKUP_ABSENT)
-        return lookup_absent();
-    *user = (struct directory_user){.address = job->address, .flags = job->flags};
-    user->password = arena_copy(arena, bytes_of_text(job->password));
-    if (address_parse(arena, bytes_of_text(job->found), &found) &&
-        bytes_equal_nocase(found.domain, job->address.domain))
-        user->address = found;
-    return lookup_found();
-}
-
-struct lookup sqlite_find_user(struct sqlite_source *source, struct arena *arena,
-                               struct address address, struct directory_user *user)
-{
-    struct job *job = ARENA_NEW(arena, struct job);
-
-    if (!job)
-        return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("out of memory"));
-    *job = (struct job){.source = source, .address = address};
-    if (!job_fill(job, address))
-        return lookup_absent();
-    if (!source_enter(source))
-        return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("too many questions"));
-    const enum io_status status = work_run(job_main, job);
+    if (!source_enter(source)) {
+        remote_answer_fail(answer, LOOKUP_REASON_OVERLOADED, "too many questions");
+        return;
+    }
+    const enum io_status status = work_run(job_main, &job);
 
     source_leave(source);
     if (status != IO_OK)
-        return lookup_failed(LOOKUP_REASON_CANCELLED, BYTES_EMPTY);
-    return job_answer(job, arena, user);
+        remote_answer_fail(answer, LOOKUP_REASON_CANCELLED, "cancelled");
 }
 
 /* ------------------------------------------------------------------ open and close */
-
-static bool table_name_is_fine(struct bytes name)
-{
-    if (name.count == 0 || name.count > 64)
-        return false;
-    for (size_t i = 0; i < name.count; i++)
-        if (!ascii_is_alnum(name.at[i]) && name.at[i] != '_')
-            return false;
-    return true;
-}
 
 /* The index answers the first; the second finds an address that was stored with capitals. */
 static bool source_use_table(struct sqlite_source *source, struct bytes table)
 {
     static const char *const forms[QUERIES_MAX] = {
-        "SELECT * FROM \"%.*s\" WHERE address = :address LIMIT 1",
-        "SELECT * FROM \"%.*s\" WHERE address = :address COLLATE NOCASE LIMIT 1"};
+        "SELECT * FROM \"%.*s\" WHERE address = :address",
+        "SELECT * FROM \"%.*s\" WHERE address = :address COLLATE NOCASE"};
 
     for (size_t i = 0; i < QUERIES_MAX; i++) {
         source->queries[i] = sqlite3_mprintf(forms[i], BYTES_PRINT(table));
@@ -353,7 +337,8 @@ static bool source_use_table(struct sqlite_source *source, struct bytes table)
 }
 
 /* NULL or what is wrong. */
-static const char *source_configure(struct sqlite_source *source, struct bytes location)
+static const char *source_configure(struct sqlite_source *source, struct bytes location,
+                                    bool of_aliases)
 {
     struct bytes path;
     const struct bytes option = bytes_cut(location, '?', &path);
@@ -365,10 +350,13 @@ static const char *source_configure(struct sqlite_source *source, struct bytes l
         const struct bytes query = bytes_skip(option, sizeof "query=" - 1);
 
         source->queries[0] = sqlite3_mprintf("%.*s", BYTES_PRINT(query));
-        return query.count > 0 && query.count < SQL_MAX && source->queries[0] ? NULL : "bad query";
+        return query.count > 0 && query.count < REMOTE_QUERY_MAX && source->queries[0]
+                   ? NULL
+                   : "bad query";
     }
-    const struct bytes table =
-        option.count == 0 ? BYTES_LITERAL("users") : bytes_skip(option, sizeof "table=" - 1);
+    const struct bytes table = option.count > 0 ? bytes_skip(option, sizeof "table=" - 1)
+                               : of_aliases     ? BYTES_LITERAL("aliases")
+                                                : BYTES_LITERAL("users");
 
     if (option.count > 0 && !bytes_starts_with(option, BYTES_LITERAL("table=")))
         return "only ?table=NAME and ?query=SELECT ... are known";
@@ -377,7 +365,8 @@ static const char *source_configure(struct sqlite_source *source, struct bytes l
     return source_use_table(source, table) ? NULL : "out of memory";
 }
 
-struct sqlite_source *sqlite_source_open(const char *location, char *why, size_t why_room)
+struct sqlite_source *sqlite_source_open(const char *location, bool of_aliases, char *why,
+                                         size_t why_room)
 {
     struct sqlite_source *source = calloc(1, sizeof *source);
 
@@ -386,7 +375,7 @@ struct sqlite_source *sqlite_source_open(const char *location, char *why, size_t
         return NULL;
     }
     pthread_mutex_init(&source->lock, NULL);
-    const char *wrong = source_configure(source, bytes_of_text(location));
+    const char *wrong = source_configure(source, bytes_of_text(location), of_aliases);
 
     if (!wrong)
         return source;

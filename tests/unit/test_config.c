@@ -234,7 +234,8 @@ static const struct {
      " tag_separator = \"ab\" }\n",
      "t:3: domain \"a.b\": users: \"passwd\" is not file:PATH, sqlite:FILE?..., ldap://... or "
      "postgresql://...\n"
-     "t:3: domain \"a.b\": aliases: \"x\" is not file:PATH\n"
+     "t:3: domain \"a.b\": aliases: \"x\" is not file:PATH, sqlite:FILE?..., ldap://... or "
+     "postgresql://...\n"
      "t:3: domain \"a.b\": deliver: \"imap:x\" is not maildir:PATH, lmtp:unix:PATH, "
      "lmtp:HOST:PORT, "
      "smtp:HOST:PORT or pipe:COMMAND\n"
