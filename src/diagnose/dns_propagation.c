@@ -197,6 +197,18 @@ struct place {
     enum probe_way way;
 };
 
+/* What each question may take, so that all rounds of the volley end in time. */
+static uint64_t question_patience(const struct propagation *run)
+{
+    const uint64_t now_us = clock_now_us();
+    const uint64_t rounds =
+        (uint64_t)run->server_count * run->type_count * WAYS / DIRECT_PARALLEL_MAX + 1;
+    const uint64_t left_us =
+        run->request->deadline_us > now_us ? run->request->deadline_us - now_us : 0;
+
+    return MIN_OF(ONE_QUESTION_US, left_us / rounds);
+}
+
 static struct direct_question make_question(const struct propagation *run,
                                             const struct place *place)
 {
@@ -208,7 +220,7 @@ static struct direct_question make_question(const struct propagation *run,
                                     .tcp = WAY_IS_TCP(place->way),
                                     .edns = WAY_IS_EDNS(place->way),
                                     .recursive = server->resolver,
-                                    .timeout_us = ONE_QUESTION_US};
+                                    .timeout_us = question_patience(run)};
 }
 
 static bool ask_all(struct propagation *run)
