@@ -82,19 +82,20 @@ static bool any_is_zero(uint64_t octets)
 static bool has_gap(struct bytes text)
 {
     size_t i = 0;
-    bool gap = false;
 
     for (; i + 9 <= text.count; i += 8) {
         uint64_t here, next;
         memcpy(&here, text.at + i, sizeof here);
         memcpy(&next, text.at + i + 1, sizeof next);
-        gap |= any_is_zero(here ^ EACH_OCTET('\t')) |
-               any_is_zero((here ^ EACH_OCTET(' ')) | (next ^ EACH_OCTET(' ')));
+        if (any_is_zero(here ^ EACH_OCTET('\t')) ||
+            any_is_zero((here ^ EACH_OCTET(' ')) | (next ^ EACH_OCTET(' '))))
+            return true;
     }
     for (; i < text.count; i++)
-        gap |= text.at[i] == '\t' ||
-               (text.at[i] == ' ' && i + 1 < text.count && text.at[i + 1] == ' ');
-    return gap;
+        if (text.at[i] == '\t' ||
+            (text.at[i] == ' ' && i + 1 < text.count && text.at[i + 1] == ' '))
+            return true;
+    return false;
 }
 
 static size_t plain_run(const struct dkim_body *body, struct bytes rest)

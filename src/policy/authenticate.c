@@ -343,7 +343,7 @@ struct verdict authenticate_message(struct policy *policy, struct transaction *t
 {
     struct authentication *it = transaction->authentication;
 
-    if (!it || it->exempt || (!it->dkim && !it->has_from))
+    if (!it || it->exempt || (!it->dkim && !it->has_from) || !transaction->headers)
         return verdict_accept();
     (void)policy;
     facts_of_message(it, message);
