@@ -453,6 +453,16 @@ MUST_USE static struct verdict seat_step(struct work *work)
     return verdict_accept();
 }
 
+static bool has_milters(const struct policy *policy)
+{
+    const struct config *config = policy->settings.config;
+
+    for (unsigned i = 0; i < config->filter_count; i++)
+        if (config->filters[i].speaks == FILTER_MILTER)
+            return true;
+    return false;
+}
+
 MUST_USE static struct verdict each_seat(struct policy *policy, struct transaction *transaction,
                                          const struct recipient *recipient)
 {
@@ -473,7 +483,7 @@ MUST_USE static struct verdict each_seat(struct policy *policy, struct transacti
 
 struct verdict milters_sender(struct policy *policy, struct transaction *transaction)
 {
-    return each_seat(policy, transaction, NULL);
+    return has_milters(policy) ? each_seat(policy, transaction, NULL) : verdict_accept();
 }
 
 /* Remembers a recipient that all have accepted, for an instance that has to hear it again. */
@@ -500,6 +510,8 @@ static bool asked_add(struct transaction *transaction, const struct recipient *r
 struct verdict milters_recipient(struct policy *policy, struct transaction *transaction,
                                  const struct recipient *recipient)
 {
+    if (!has_milters(policy))
+        return verdict_accept();
     REQUIRE(each_seat(policy, transaction, recipient));
     return asked_add(transaction, recipient) ? verdict_accept() : verdict_of(CAUSE_SERVER_BUSY);
 }

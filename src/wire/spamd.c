@@ -312,8 +312,9 @@ struct spamd_verdict spamd_talk_ping(struct arena *arena, struct stream *stream,
     if (!say(&talk, BYTES_LITERAL("PING SPAMC/1.5\r\n\r\n")) || !read_answer(&talk, &answer))
         return talk.why;
     struct bytes line;
-    (void)next_line(buffer_view(&answer), &line);
-    if (!status_parse(line, &split) || split.code != 0 || !bytes_equal_text(split.words, "PONG"))
+    const struct bytes rest = next_line(buffer_view(&answer), &line);
+    if (rest.count > 0 || !status_parse(line, &split) || split.code != 0 ||
+        !bytes_equal_text(split.words, "PONG"))
         return garbled(arena, "answered", buffer_view(&answer));
     return (struct spamd_verdict){.result = SPAMD_JUDGED};
 }
