@@ -70,7 +70,8 @@ bool house_open_doors(struct house *house)
                                              .policy = house->policy,
                                              .spool = house->spool,
                                              .directory = house->directory,
-                                             .tls = house->tls_in};
+                                             .tls = house->tls_in,
+                                             .connections_max = house->connections_max};
 
     house->receive = receive_open(&receive, house->why, HOUSE_WHY_ROOM);
     return house->receive != NULL;

@@ -6,6 +6,7 @@
 
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "app/house.h"
@@ -13,7 +14,7 @@
 #include "observe/observe.h"
 #include "runtime/runtime.h"
 
-enum { STOP_PATIENCE_S = 20 };
+enum { STOP_PATIENCE_S = 20, DESCRIPTORS_OF_HOUSE = 128, DESCRIPTORS_OF_SESSION = 3 };
 
 struct server {
     struct house house;
@@ -46,6 +47,19 @@ static bool open_tls(struct server *server)
     server->tls_in = house->tls_in =
         tls_context_server(config->tls_certificate, config->tls_key, house->why, HOUSE_WHY_ROOM);
     return server->tls_in != NULL;
+}
+
+/* A session has its connection, and may need a body's file and a filter's connection at the same
+ * time; the rest of the house (databases, resolver, deliveries, the page) needs some, too. */
+static uint32_t connections_by_descriptors(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return 0;
+    const rlim_t left = limit.rlim_cur - MIN_OF(limit.rlim_cur, (rlim_t)DESCRIPTORS_OF_HOUSE);
+
+    return (uint32_t)MAX_OF(left / DESCRIPTORS_OF_SESSION, (rlim_t)1);
 }
 
 static bool open_console(struct server *server)
@@ -135,6 +149,7 @@ int command_serve(const struct command_line *line)
         return EXIT_FINDINGS;
     }
     server.house.config = config;
+    server.house.connections_max = connections_by_descriptors();
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
     const int code = world_run(serve_main, &server, config->loops);
     config_free(config);

@@ -58,6 +58,17 @@ static void bucket_remove(struct guest *guest)
         guest->next->previous = guest->previous;
 }
 
+/* Sessions at once, as seen from that door: the last tenth is kept for our own users, so that a
+ * flood from outside does not keep them from sending. */
+static uint32_t connections_most(const struct receive *receive, const struct config_listen *listen)
+{
+    const uint32_t configured = receive->settings.config->limits.connections;
+    const uint32_t borne = receive->settings.connections_max;
+    const uint32_t most = MIN_OF(configured ? configured : UINT32_MAX, borne ? borne : UINT32_MAX);
+
+    return listen->kind == LISTEN_SUBMISSION ? most : most - most / 10;
+}
+
 /* Under the lock: counts and enters in one step, so that two doors cannot both take the last place.
  */
 MUST_USE static struct verdict register_guest(struct guest *guest)
@@ -68,7 +79,7 @@ MUST_USE static struct verdict register_guest(struct guest *guest)
 
     if (atomic_load(&receive->stopping))
         return verdict_of(CAUSE_SERVER_STOPPING);
-    if (limits->connections > 0 && atomic_load(&receive->guests) >= limits->connections)
+    if (atomic_load(&receive->guests) >= connections_most(receive, guest->listen))
         return verdict_of(CAUSE_SERVER_BUSY);
     if (limits->connections_per_client > 0 && key.count > 0 &&
         bucket_count(receive, guest->bucket, key) >= limits->connections_per_client)

@@ -25,6 +25,7 @@ struct receive_settings {
     struct spool *spool;
     struct directory *directory;
     struct tls_context *tls; /* NULL: no STARTTLS */
+    uint32_t connections_max; /* what the machine can bear, below the configuration; 0: any */
 };
 /* Opens the listeners on every session loop. Sleeps. */
 MUST_USE struct receive *receive_open(const struct receive_settings *settings, char *why,

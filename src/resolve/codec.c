@@ -25,6 +25,18 @@ static bool label_is_plain(struct bytes label)
     return true;
 }
 
+/* A name that somebody asks for may hold blanks: SPF macros make such ones (RFC 7208 7.1). In an
+ * answer they would be a way into header fields. */
+static bool label_can_be_asked(struct bytes label)
+{
+    if (label.count == 0 || label.count > LABEL_MAX)
+        return false;
+    for (size_t i = 0; i < label.count; i++)
+        if (label.at[i] != ' ' && !label_byte_is_plain(label.at[i]))
+            return false;
+    return true;
+}
+
 static bool ascii_name_text(struct bytes name, char *into, size_t room)
 {
     size_t length = 0;
@@ -38,7 +50,7 @@ static bool ascii_name_text(struct bytes name, char *into, size_t room)
         const struct bytes label = bytes_slice(rest, 0, bytes_find_byte(rest, '.'));
         const bool dot_follows = label.count < rest.count;
 
-        if (!label_is_plain(label) || (dot_follows && label.count + 1 == rest.count))
+        if (!label_can_be_asked(label) || (dot_follows && label.count + 1 == rest.count))
             return false;
         for (size_t i = 0; i < label.count; i++)
             into[length + i] = (char)ascii_lower(label.at[i]);

@@ -419,6 +419,20 @@ static struct lookup question_failed(enum io_status status)
     return lookup_failed(LOOKUP_REASON_CANCELLED, BYTES_EMPTY);
 }
 
+/* As libunbound reads names: a blank is written as an escape. */
+static void name_escape(const char *name, char *into, size_t room)
+{
+    size_t length = 0;
+
+    for (; *name && length + 5 < room; name++) {
+        if (*name == ' ')
+            length += (size_t)snprintf(into + length, room - length, "\\032");
+        else
+            into[length++] = *name;
+    }
+    into[length] = 0;
+}
+
 /* The asker of dns_cache_ask. Sleeps. */
 static struct lookup ask_here(void *argument, struct arena *arena, const struct dns_question *asked,
                               struct dns_answer *answer)
@@ -427,7 +441,9 @@ static struct lookup ask_here(void *argument, struct arena *arena, const struct 
     struct question question = {.fiber = fiber_self()};
     const uint64_t start_us = clock_now_us();
     int id = 0;
-    const int error = ub_resolve_async(here->context, asked->name, (int)asked->type, DNS_CLASS_IN,
+    char name[4 * DNS_NAME_MAX + 8];
+    name_escape(asked->name, name, sizeof name);
+    const int error = ub_resolve_async(here->context, name, (int)asked->type, DNS_CLASS_IN,
                                        &question, on_answer, &id);
 
     if (error != 0)
