@@ -2,6 +2,7 @@
 """`holdfast explain` as it is typed: a reply, a cause, a bounce from a file and from a pipe; and its accuracy (see
 explain_accuracy.py), which must not fall under what docs/explaining.md promises."""
 import json
+import os
 import subprocess
 import sys
 
@@ -27,6 +28,14 @@ def run(*words, given=b''):
     return done.returncode, done.stdout.decode()
 
 
+def guarded(checks):
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'explain_replies.tsv'), encoding='utf-8') as file:
+        rows = [line.rstrip('\n').split('\t') for line in file if not line.startswith('#')]
+    wrong = [(reply, wanted, got) for reply, wanted in rows
+             for got in [explain_accuracy.ask(reply)['reason']] if got != wanted]
+    checks.ok(f'{len(rows)} replies of many servers', len(rows) > 190 and not wrong, str(wrong[:5]))
+
+
 def main():
     checks = Checks()
     status, text = run('451 4.7.1 Greylisted', '--json')
@@ -50,6 +59,7 @@ def main():
     checks.ok('nothing moves the cursor', status == 0 and '\x1b' not in text, text)
     status, text = run('--mail', '/nonexistent/bounce')
     checks.ok('no such file', status == 2)
+    guarded(checks)
     folder = shared('vectors', 'bounce-sisimai')
     if folder:
         mails, replies, mail_kinds, kinds = explain_accuracy.measure(folder)
@@ -57,7 +67,7 @@ def main():
             print(score)
             checks.ok(f'{score.name} over {least} %', score.percent() > least, str(score))
     else:
-        checks.skipped += 1
+        checks.skipped += 1  # its SKIP line is printed
     return checks.done()
 
 
