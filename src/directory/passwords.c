@@ -166,14 +166,33 @@ static void compare_in_pool(void *argument)
 
 /* ------------------------------------------------------------------ the check */
 
-/* The user's keys or hash; none for one who cannot log in. */
+/* LDAP entries are read without their passwords, and nobody binds as the user: a login there is
+ * Dovecot's business, and refusing it here would be a guess. */
+static bool passwords_are_unknown(struct directory *directory, struct address address)
+{
+    const struct directory_domain *domain = directory_domain_of(directory, address);
+
+    return domain && domain->config->users && strncmp(domain->config->users, "ldap", 4) == 0;
+}
+
+static struct lookup passwords_unknown(void)
+{
+    return lookup_failed(LOOKUP_REASON_MISCONFIGURED,
+                         BYTES_LITERAL("users of LDAP log in by `passwords` of their domain only"));
+}
+
+/* The user's keys or hash; none for one who cannot log in. Tables often name crypt's scheme. */
 static struct bytes user_secret(const struct directory_user *user)
 {
+    static const struct bytes scheme = BYTES_LITERAL("{CRYPT}");
+    struct bytes hash = user->password;
+
     if (user->flags & DIRECTORY_DISABLED)
         return BYTES_EMPTY;
-    if (user->password.count > 0)
-        return user->password.at[0] == '!' || user->password.at[0] == '*' ? BYTES_EMPTY
-                                                                          : user->password;
+    if (bytes_starts_with_nocase(hash, scheme))
+        hash = bytes_skip(hash, scheme.count);
+    if (hash.count > 0)
+        return hash.at[0] == '!' || hash.at[0] == '*' ? BYTES_EMPTY : hash;
     return user->scram;
 }
 
@@ -237,6 +256,8 @@ struct lookup directory_check_password(struct directory *directory, struct arena
                                        const struct directory_credentials *credentials,
                                        struct directory_user *user)
 {
+    if (passwords_are_unknown(directory, credentials->user))
+        return passwords_unknown();
     const struct lookup found = find_user_now(directory, arena, credentials->user, user);
     struct bytes secret = BYTES_EMPTY;
 
@@ -251,9 +272,11 @@ struct lookup directory_find_scram(struct directory *directory, struct arena *ar
                                    struct address address, struct directory_scram *scram)
 {
     struct directory_user user;
-    const struct lookup found = find_user_now(directory, arena, address, &user);
 
     *scram = (struct directory_scram){0};
+    if (passwords_are_unknown(directory, address))
+        return passwords_unknown();
+    const struct lookup found = find_user_now(directory, arena, address, &user);
     if (found.status != LOOKUP_FOUND)
         return found;
     struct bytes keys = user.scram;

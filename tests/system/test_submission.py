@@ -39,6 +39,7 @@ SETTINGS = """
 domain "auth.test" {{ users = "file:{0}/accounts"  aliases = "file:{0}/aliases"  deliver = "maildir:{0}/mail/{{domain}}/{{user}}" }}
 domain "sql.test" {{ users = "sqlite:{0}/users.db?table=users"  deliver = "maildir:{0}/mail/{{domain}}/{{user}}" }}
 domain "dovecot.test" {{ passwords = "dovecot:unix:{0}/dovecot/auth"  deliver = "maildir:{0}/mail/{{domain}}/{{user}}" }}
+domain "ldap.test" {{ users = "ldap://127.0.0.1:9/dc=test?mail?sub?(mail={{address}})"  deliver = "maildir:{0}/mail/{{domain}}/{{user}}" }}
 auth {{ domain = "auth.test"  scram = yes  delay = 50ms }}
 route "elsewhere.example" {{ via = "smtp:127.0.0.1:9" }}
 """
@@ -368,6 +369,13 @@ def sqlite_users(house):
         os.rename(path + '.away', path)
 
 
+@case
+def ldap_users_need_somebody_who_knows(house):
+    with house.client() as client:
+        expect(client.command('AUTH PLAIN ' + plain('erin@ldap.test', 'secretpassword')), 454, 'auth.unavailable')
+        expect(client.command('AUTH SCRAM-SHA-256 ' + b64('n,,n=erin@ldap.test,r=x')), 454, 'auth.unavailable')
+
+
 # ---------------------------------------------------------------- Dovecot
 
 DOVECOT = """
@@ -517,7 +525,7 @@ def prepare(folder):
         file.write(ALIASES)
     database = sqlite3.connect(os.path.join(folder, 'users.db'))
     database.execute('CREATE TABLE users (address TEXT PRIMARY KEY, password TEXT)')
-    database.execute('INSERT INTO users VALUES (?, ?)', ('erin@sql.test', HASH))
+    database.execute('INSERT INTO users VALUES (?, ?)', ('erin@sql.test', '{CRYPT}' + HASH))
     database.commit()
     database.close()
 
