@@ -1,7 +1,8 @@
 /*
- * DMARC, SPF, ARC, Authentication-Results and MTA-STS against conformance material of others (vectors/dmarc-mailauth, rspamd,
- * authres-go-msgauth, mta-sts-chasquid). Prints a line for each corpus, and each case where we differ with the reason; SKIP
- * where the material is absent. tests/system/conformance.py reads these lines.
+ * DMARC, SPF, ARC, Authentication-Results and MTA-STS against conformance material of others
+ * (vectors/dmarc-mailauth, rspamd, authres-go-msgauth, mta-sts-chasquid). Prints a line for each
+ * corpus, and each case where we differ with the reason; SKIP where the material is absent.
+ * tests/system/conformance.py reads these lines.
  */
 #include <jansson.h>
 #include <unistd.h>
@@ -22,7 +23,8 @@ static void corpus_begin(const char *name)
 
 static void corpus_end(void)
 {
-    printf("corpus %s: %u passed, %u differ, %u failed\n", corpus.name, corpus.passed, corpus.differs, corpus.failed);
+    printf("corpus %s: %u passed, %u differ, %u failed\n", corpus.name, corpus.passed,
+           corpus.differs, corpus.failed);
     all_passed += corpus.passed + corpus.differs;
     all_failed += corpus.failed;
 }
@@ -89,7 +91,8 @@ static void add_reply(const char *name, enum dns_type type, const char *text)
     if (type != DNS_TXT && count > 0 && text[count - 1] == '.')
         count--;
     struct ip_address ip;
-    if (count > 4000 || ((type == DNS_A || type == DNS_AAAA) && !ip_parse(bytes_of(text, count), &ip)))
+    if (count > 4000 ||
+        ((type == DNS_A || type == DNS_AAAA) && !ip_parse(bytes_of(text, count), &ip)))
         return;
     fake_zone_add(name, type, bytes_of(text, count))->preference = preference;
 }
@@ -98,7 +101,8 @@ static void load_rspamd_zone(const json_t *zone)
 {
     fake_zone_clear();
     for (size_t i = 0; i < json_array_size(zone); i++) {
-        const json_t *record = json_array_get(zone, i), *replies = json_object_get(record, "replies");
+        const json_t *record = json_array_get(zone, i),
+                     *replies = json_object_get(record, "replies");
         const enum dns_type type = type_named(text_of(record, "type"));
         const char *rcode = text_of(record, "rcode");
         if (type == 0)
@@ -118,15 +122,18 @@ static void load_mailauth_zone(const json_t *zone)
     json_t *types, *records;
 
     fake_zone_clear();
-    json_object_foreach((json_t *)zone, name, types) {
-        json_object_foreach(types, type, records) {
+    json_object_foreach((json_t *)zone, name, types)
+    {
+        json_object_foreach(types, type, records)
+        {
             if (json_is_object(records) && type_named(type) != 0)
                 fake_zone_fault(name, type_named(type), FAKE_TIMEOUT);
             for (size_t i = 0; i < json_array_size(records); i++) {
                 char whole[4096] = "";
                 const json_t *strings = json_array_get(records, i);
                 for (size_t k = 0; k < json_array_size(strings); k++)
-                    strncat(whole, json_string_value(json_array_get(strings, k)), sizeof whole - strlen(whole) - 1);
+                    strncat(whole, json_string_value(json_array_get(strings, k)),
+                            sizeof whole - strlen(whole) - 1);
                 if (strcmp(type, "TXT") == 0)
                     add_reply(name, DNS_TXT, whole);
             }
@@ -146,12 +153,18 @@ static const struct {
     {"rr", "a member of mailauth's own interface (the raw record)"},
     {"info", "a member of mailauth's own interface (a text)"},
     {"status.comment", "a member of mailauth's own interface (a text)"},
-    {"alignment.dkim.underSized", "a member of mailauth's own interface; a signature over a part of the body never passes here (RFC 6376 8.2)"},
-    {"tagonly", "a member of mailauth's own interface; a tag without a value is passed over (RFC 9989 4.7)"},
-    {"false", "a member of mailauth's own interface; a value without a tag is passed over (RFC 9989 4.7)"},
-    {"*value", "the type of a member that is not ours, or the questions mailauth asks: a tree walk asks others (RFC 9989 4.10)"},
+    {"alignment.dkim.underSized", "a member of mailauth's own interface; a signature over a part "
+                                  "of the body never passes here (RFC 6376 8.2)"},
+    {"tagonly",
+     "a member of mailauth's own interface; a tag without a value is passed over (RFC 9989 4.7)"},
+    {"false",
+     "a member of mailauth's own interface; a value without a tag is passed over (RFC 9989 4.7)"},
+    {"*value", "the type of a member that is not ours, or the questions mailauth asks: a tree walk "
+               "asks others (RFC 9989 4.10)"},
 };
-static const char SEVERAL[] = "several addresses of one domain are one author domain, and several are all evaluated, the strictest counts (RFC 9989, extraction of the author domain)";
+static const char SEVERAL[] =
+    "several addresses of one domain are one author domain, and several are all evaluated, the "
+    "strictest counts (RFC 9989, extraction of the author domain)";
 
 static const char *reason_not_ours(const char *path)
 {
@@ -163,7 +176,8 @@ static const char *reason_not_ours(const char *path)
 
 static struct bytes domain_of(const json_t *entry)
 {
-    return bytes_of_text(json_is_string(entry) ? json_string_value(entry) : text_of(entry, "domain"));
+    return bytes_of_text(json_is_string(entry) ? json_string_value(entry)
+                                               : text_of(entry, "domain"));
 }
 
 static void make_head(const json_t *input, struct buffer *head)
@@ -175,7 +189,8 @@ static void make_head(const json_t *input, struct buffer *head)
     if (json_is_string(domain))
         buffer_print(head, "user@%s", json_string_value(domain));
     if (json_is_string(from))
-        buffer_print(head, "%s%s", strchr(json_string_value(from), '@') ? "" : "user@", json_string_value(from));
+        buffer_print(head, "%s%s", strchr(json_string_value(from), '@') ? "" : "user@",
+                     json_string_value(from));
     for (size_t i = 0; i < json_array_size(from); i++)
         buffer_print(head, "%s%s", i ? ", " : "", json_string_value(json_array_get(from, i)));
     buffer_add_text(head, "\r\n\r\n");
@@ -193,7 +208,8 @@ static json_t *alignment_json(bool strict, bool aligned, struct bytes domain)
 /* Our facts in the words of mailauth; null: it throws. */
 static json_t *mailauth_call(struct arena *arena, const json_t *call)
 {
-    const json_t *input = json_object_get(call, "input"), *spf_list = json_object_get(input, "spfDomains");
+    const json_t *input = json_object_get(call, "input"),
+                 *spf_list = json_object_get(input, "spfDomains");
     const json_t *dkim_list = json_object_get(input, "dkimDomains");
     CLEANUP(buffer_free) struct buffer head = BUFFER_WITH_LIMIT(64 * KIB);
     const struct auth_dns dns = {.arena = arena, .deadline_us = DEADLINE_NEVER};
@@ -204,9 +220,11 @@ static json_t *mailauth_call(struct arena *arena, const json_t *call)
     load_mailauth_zone(json_object_get(call, "zone"));
     make_head(input, &head);
     if (json_array_size(spf_list) > 0)
-        spf = (struct spf_facts){.result = AUTH_PASS, .domain = domain_of(json_array_get(spf_list, 0))};
+        spf = (struct spf_facts){.result = AUTH_PASS,
+                                 .domain = domain_of(json_array_get(spf_list, 0))};
     for (size_t i = 0; i < json_array_size(dkim_list); i++)
-        dkim.facts[dkim.count++] = (struct dkim_facts){.result = AUTH_PASS, .domain = domain_of(json_array_get(dkim_list, i))};
+        dkim.facts[dkim.count++] = (struct dkim_facts){
+            .result = AUTH_PASS, .domain = domain_of(json_array_get(dkim_list, i))};
     dmarc_check(&dns, buffer_view(&head), &spf, &dkim, &facts);
     const struct dmarc_record *record = &facts.record;
     const bool lookup = strcmp(text_of(call, "fn"), "getDmarcRecord") == 0;
@@ -214,13 +232,17 @@ static json_t *mailauth_call(struct arena *arena, const json_t *call)
         return json_null();
     if (lookup && (facts.result == AUTH_NONE || facts.result == AUTH_PERMERROR))
         return json_false();
-    return json_pack("{s:{s:s, s:{s:o, s:o}}, s:s, s:s, s:o, s:o, s:{s:o, s:o}, s:s, s:s, s:s, s:o, s:o, s:o, s:b}", "status", "result",
-                     auth_result_name(facts.result), "header", "from", view_json(facts.author_domain), "d", view_json(facts.policy_domain),
-                     "policy", dmarc_policy_name(facts.policy), "p", dmarc_policy_name(record->p), "sp",
-                     record->has_sp ? json_string(dmarc_policy_name(record->sp)) : json_null(), "domain", view_json(facts.policy_domain),
-                     "alignment", "spf", alignment_json(record->strict_spf, facts.spf_aligned, spf.domain), "dkim",
-                     alignment_json(record->strict_dkim, facts.dkim_aligned, dkim.facts[0].domain), "v", "DMARC1", "adkim",
-                     record->strict_dkim ? "s" : "r", "aspf", record->strict_spf ? "s" : "r", "rua", view_json(record->rua), "ruf",
+    return json_pack("{s:{s:s, s:{s:o, s:o}}, s:s, s:s, s:o, s:o, s:{s:o, s:o}, s:s, s:s, s:s, "
+                     "s:o, s:o, s:o, s:b}",
+                     "status", "result", auth_result_name(facts.result), "header", "from",
+                     view_json(facts.author_domain), "d", view_json(facts.policy_domain), "policy",
+                     dmarc_policy_name(facts.policy), "p", dmarc_policy_name(record->p), "sp",
+                     record->has_sp ? json_string(dmarc_policy_name(record->sp)) : json_null(),
+                     "domain", view_json(facts.policy_domain), "alignment", "spf",
+                     alignment_json(record->strict_spf, facts.spf_aligned, spf.domain), "dkim",
+                     alignment_json(record->strict_dkim, facts.dkim_aligned, dkim.facts[0].domain),
+                     "v", "DMARC1", "adkim", record->strict_dkim ? "s" : "r", "aspf",
+                     record->strict_spf ? "s" : "r", "rua", view_json(record->rua), "ruf",
                      view_json(record->ruf), "fo", view_json(record->fo), "isOrgRecord",
                      !bytes_equal_nocase(facts.policy_domain, facts.author_domain));
 }
@@ -249,7 +271,8 @@ static const json_t *value_at(const json_t *value, const json_t *path, char *nam
     return value;
 }
 
-/* The first assertion that does not hold decides; one about what is not ours only when nothing else fails. */
+/* The first assertion that does not hold decides; one about what is not ours only when nothing else
+ * fails. */
 static void run_mailauth_case(const json_t *one)
 {
     struct arena arena = ARENA_WITH_LIMIT(16 * MIB);
@@ -262,11 +285,12 @@ static void run_mailauth_case(const json_t *one)
     for (size_t i = 0; i < json_array_size(calls) && i < COUNT_OF(results); i++)
         results[i] = mailauth_call(&arena, json_array_get(calls, i));
     for (size_t i = 0; i < json_array_size(asserts); i++) {
-        const json_t *assertion = json_array_get(asserts, i), *on = json_object_get(assertion, "on");
+        const json_t *assertion = json_array_get(asserts, i),
+                     *on = json_object_get(assertion, "on");
         const json_t *wanted = json_array_get(json_object_get(assertion, "args"), 0);
         char path[128];
-        const json_t *value =
-            value_at(results[json_integer_value(json_object_get(on, "call"))], json_object_get(on, "pth"), path, sizeof path);
+        const json_t *value = value_at(results[json_integer_value(json_object_get(on, "call"))],
+                                       json_object_get(on, "pth"), path, sizeof path);
         const bool threw = strcmp(path, "*value") == 0 && json_is_null(results[0]);
         if (threw || holds(text_of(assertion, "op"), value, wanted))
             continue;
@@ -310,13 +334,19 @@ static const struct {
     {"DMARC PCT ZERO REJECT", "pct is gone: p applies as it stands (RFC 9989, Appendix C)"},
     {"DMARC PCT ZERO SP QUARANTINE", "pct is gone: sp applies as it stands (RFC 9989, Appendix C)"},
     {"DMARC SUBDOMAIN PASS DKIM RELAXED ALIGNMENT",
-     "by the tree walk my.mom.za.org, the only one with a record, is its own organizational domain; mom.za.org is another (RFC 9989 4.10.2)"},
+     "by the tree walk my.mom.za.org, the only one with a record, is its own organizational "
+     "domain; mom.za.org is another (RFC 9989 4.10.2)"},
     {"DMARC SUBDOMAIN PASS SPF RELAXED ALIGNMENT",
-     "by the tree walk my.mom.za.org, the only one with a record, is its own organizational domain; mom.za.org is another (RFC 9989 4.10.2)"},
-    {"SPF FAIL UNRESOLVEABLE INCLUDE", "an include of a name without a record is a permanent error (RFC 7208 5.2)"},
-    {"SPF ALLOW DNS REQUESTS AT LIMIT", "rspamd allows 30 look-ups; 10 is the limit (RFC 7208 4.6.4)"},
-    {"ARC ALLOW CHECK", "the sealers' keys are not in the material's zone, so the look-up says that they do not exist (RFC 8617 5.2, RFC 6376 6.1.2)"},
-    {"SPF EXTERNAL RELAY", "rspamd takes the client from a Received field of a configured relay; check_host() is asked of the client itself (RFC 7208 2.5)"},
+     "by the tree walk my.mom.za.org, the only one with a record, is its own organizational "
+     "domain; mom.za.org is another (RFC 9989 4.10.2)"},
+    {"SPF FAIL UNRESOLVEABLE INCLUDE",
+     "an include of a name without a record is a permanent error (RFC 7208 5.2)"},
+    {"SPF ALLOW DNS REQUESTS AT LIMIT",
+     "rspamd allows 30 look-ups; 10 is the limit (RFC 7208 4.6.4)"},
+    {"ARC ALLOW CHECK", "the sealers' keys are not in the material's zone, so the look-up says "
+                        "that they do not exist (RFC 8617 5.2, RFC 6376 6.1.2)"},
+    {"SPF EXTERNAL RELAY", "rspamd takes the client from a Received field of a configured relay; "
+                           "check_host() is asked of the client itself (RFC 7208 2.5)"},
 };
 
 static const char *rspamd_reason(const char *name)
@@ -353,8 +383,9 @@ static bool symbol_is(const char *symbol, const struct rspamd_facts *facts)
     static const struct {
         const char *symbol;
         enum auth_result result;
-    } spf[] = {{"R_SPF_ALLOW", AUTH_PASS},       {"R_SPF_PLUSALL", AUTH_PASS},     {"R_SPF_FAIL", AUTH_FAIL},
-               {"R_SPF_SOFTFAIL", AUTH_SOFTFAIL}, {"R_SPF_NEUTRAL", AUTH_NEUTRAL}, {"R_SPF_NA", AUTH_NONE},
+    } spf[] = {{"R_SPF_ALLOW", AUTH_PASS},        {"R_SPF_PLUSALL", AUTH_PASS},
+               {"R_SPF_FAIL", AUTH_FAIL},         {"R_SPF_SOFTFAIL", AUTH_SOFTFAIL},
+               {"R_SPF_NEUTRAL", AUTH_NEUTRAL},   {"R_SPF_NA", AUTH_NONE},
                {"R_SPF_DNSFAIL", AUTH_TEMPERROR}, {"R_SPF_PERMFAIL", AUTH_PERMERROR}};
 
     if (strncmp(symbol, "DMARC_", 6) == 0)
@@ -369,12 +400,14 @@ static bool symbol_is(const char *symbol, const struct rspamd_facts *facts)
     return false;
 }
 
-static void rspamd_evaluate(struct arena *arena, const json_t *step, struct bytes message, struct rspamd_facts *facts)
+static void rspamd_evaluate(struct arena *arena, const json_t *step, struct bytes message,
+                            struct rspamd_facts *facts)
 {
     const struct auth_dns dns = {.arena = arena, .deadline_us = DEADLINE_NEVER};
     const struct bytes from = bytes_of_text(text_of(step, "From"));
     const size_t at = bytes_find_last_byte(from, '@');
-    struct spf_request request = {.helo = bytes_of_text(text_of(step, "Helo")), .receiver = "mx.example"};
+    struct spf_request request = {.helo = bytes_of_text(text_of(step, "Helo")),
+                                  .receiver = "mx.example"};
 
     if (!ip_parse(bytes_of_text(text_of(step, "IP")), &request.client))
         request.client = (struct ip_address){.family = ENDPOINT_IPV4, .octets = {127, 0, 0, 1}};
@@ -382,7 +415,8 @@ static void rspamd_evaluate(struct arena *arena, const json_t *step, struct byte
         request.from = (struct address){bytes_slice(from, 0, at), bytes_skip(from, at + 1)};
     spf_check(&dns, &request, &facts->spf);
     verify_in_pieces(arena, message, 4096, &facts->dkim, &facts->arc);
-    dmarc_check(&dns, bytes_slice(message, 0, header_end(message)), &facts->spf, &facts->dkim, &facts->dmarc);
+    dmarc_check(&dns, bytes_slice(message, 0, header_end(message)), &facts->spf, &facts->dkim,
+                &facts->dmarc);
 }
 
 static void run_rspamd_step(const char *name, const json_t *step)
@@ -390,7 +424,8 @@ static void run_rspamd_step(const char *name, const json_t *step)
     char path[CHECK_PATH_MAX], file[512], got[256];
     struct arena arena = ARENA_WITH_LIMIT(64 * MIB);
     CLEANUP(buffer_free) struct buffer message = BUFFER_WITH_LIMIT(8 * MIB);
-    const json_t *expect = json_object_get(step, "expect"), *not = json_object_get(step, "expect_not");
+    const json_t *expect = json_object_get(step, "expect"),
+                 *not = json_object_get(step, "expect_not");
     struct rspamd_facts facts = {0};
     bool right = true;
 
@@ -398,11 +433,15 @@ static void run_rspamd_step(const char *name, const json_t *step)
     INVARIANT(read_message(shared_path(file, path), &message));
     rspamd_evaluate(&arena, step, buffer_view(&message), &facts);
     for (size_t i = 0; i < json_array_size(expect); i++)
-        right = right && symbol_is(json_string_value(json_array_get(json_array_get(expect, i), 0)), &facts);
-    for (size_t i = 0; i < json_array_size(not); i++)
-        right = right && !symbol_is(json_string_value(json_array_get(json_array_get(not, i), 0)), &facts);
-    snprintf(got, sizeof got, "spf=%s (%.*s) arc=%s dmarc=%s p=%s", auth_result_name(facts.spf.result), BYTES_PRINT(facts.spf.problem),
-             auth_result_name(facts.arc.result), auth_result_name(facts.dmarc.result), dmarc_policy_name(facts.dmarc.policy));
+        right = right &&
+                symbol_is(json_string_value(json_array_get(json_array_get(expect, i), 0)), &facts);
+    for (size_t i = 0; i < json_array_size(not ); i++)
+        right = right &&
+                !symbol_is(json_string_value(json_array_get(json_array_get(not, i), 0)), &facts);
+    snprintf(got, sizeof got, "spf=%s (%.*s) arc=%s dmarc=%s p=%s",
+             auth_result_name(facts.spf.result), BYTES_PRINT(facts.spf.problem),
+             auth_result_name(facts.arc.result), auth_result_name(facts.dmarc.result),
+             dmarc_policy_name(facts.dmarc.policy));
     judge(right, name, rspamd_reason(name), got);
     arena_clear(&arena);
 }
@@ -422,11 +461,13 @@ static void run_rspamd(const char *file)
     json_decref(suite);
 }
 
-/* ------------------------------------------------------------------ Authentication-Results, MTA-STS */
+/* ------------------------------------------------------------------ Authentication-Results,
+ * MTA-STS */
 
 static bool item_is(const struct authres_item *item, const json_t *wanted)
 {
-    const char *method = text_of(wanted, "method"), *value = text_of(json_object_get(wanted, "fields"), "Value");
+    const char *method = text_of(wanted, "method"),
+               *value = text_of(json_object_get(wanted, "fields"), "Value");
 
     if (strcmp(method, "SenderID") == 0)
         method = "sender-id";
@@ -444,8 +485,9 @@ static void run_authres(void)
         struct authres_item items[16];
         unsigned count = COUNT_OF(items);
         struct bytes id = BYTES_EMPTY;
-        bool right = authres_parse(&arena, bytes_of_text(text_of(one, "value")), &id, items, &count) &&
-                     bytes_equal_text(id, text_of(one, "authserv_id")) && count == json_array_size(wanted);
+        bool right =
+            authres_parse(&arena, bytes_of_text(text_of(one, "value")), &id, items, &count) &&
+            bytes_equal_text(id, text_of(one, "authserv_id")) && count == json_array_size(wanted);
         for (unsigned k = 0; right && k < count; k++)
             right = item_is(&items[k], json_array_get(wanted, k));
         judge(right, text_of(one, "value"), NULL, "something else");
@@ -464,7 +506,8 @@ static void run_sts(void)
         const bool match = sts_matches(bytes_of_text(mx), bytes_of_text(pattern));
         char name[256];
         snprintf(name, sizeof name, "%s against %s", mx, pattern);
-        judge(match == json_is_true(json_object_get(one, "match")), name, NULL, match ? "a match" : "no match");
+        judge(match == json_is_true(json_object_get(one, "match")), name, NULL,
+              match ? "a match" : "no match");
     }
     json_decref(suite);
 }
