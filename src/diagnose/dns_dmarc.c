@@ -153,10 +153,11 @@ static struct bytes report_domain(struct bytes uri)
     return domain_is_valid(domain) ? domain : BYTES_EMPTY;
 }
 
-static bool is_authorised(struct dns_check *check, struct bytes target)
+/* `domain`: whose record names the target. */
+static bool is_authorised(struct dns_check *check, struct bytes domain, struct bytes target)
 {
     const struct bytes name = arena_print(check->arena, "%.*s._report._dmarc.%.*s",
-                                          BYTES_PRINT(check->request->domain), BYTES_PRINT(target));
+                                          BYTES_PRINT(domain), BYTES_PRINT(target));
     struct dns_answer answer;
 
     if (dns_check_ask(check, name, DNS_TXT, &answer) == LOOKUP_FAILED)
@@ -181,6 +182,7 @@ static bool is_external(struct dns_check *check, struct bytes target)
     return here.count == 0 || there.count == 0 || !bytes_equal_nocase(here, there);
 }
 
+/* `name`: _dmarc. and the domain whose record it is. */
 static void judge_reports(struct dns_check *check, struct bytes name, struct bytes uris)
 {
     for (unsigned i = 0; uris.count > 0 && i < URIS_MAX; i++) {
@@ -190,7 +192,7 @@ static void judge_reports(struct dns_check *check, struct bytes name, struct byt
         const struct bytes domain = report_domain(uri);
         if (domain.count == 0)
             dns_find(&check->findings, FINDING_DMARC_BAD_URI, name, uri);
-        else if (is_external(check, domain) && !is_authorised(check, domain))
+        else if (is_external(check, domain) && !is_authorised(check, bytes_skip(name, 7), domain))
             dns_find(&check->findings, FINDING_DMARC_REPORT_REFUSED, name, domain);
     }
 }
