@@ -38,14 +38,17 @@ static enum lookup_reason reason_of(struct bytes state)
 /* A failed connection has no SQLSTATE but in its verbose words: "FATAL:  28P01: ...". */
 static struct bytes state_within(struct bytes words)
 {
-    for (size_t at = 0; at + 8 <= words.count; at++) {
-        const struct bytes here = bytes_slice(words, at, 8);
-        bool is_state = here.at[0] == ':' && here.at[1] == ' ' && here.at[7] == ':';
+    for (size_t at = 0; at + 7 <= words.count; at++) {
+        const struct bytes here = bytes_slice(words, at, 7);
+        bool is_state = here.at[0] == ' ' && here.at[6] == ':';
+        unsigned digits = 0; /* every code has some, "FATAL" has none */
 
-        for (size_t i = 2; i < 7 && is_state; i++)
+        for (size_t i = 1; i < 6 && is_state; i++) {
+            digits += ascii_is_digit(here.at[i]);
             is_state = ascii_is_digit(here.at[i]) || (here.at[i] >= 'A' && here.at[i] <= 'Z');
-        if (is_state)
-            return bytes_slice(here, 2, 5);
+        }
+        if (is_state && digits > 0)
+            return bytes_slice(here, 1, 5);
     }
     return BYTES_EMPTY;
 }
