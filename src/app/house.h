@@ -29,7 +29,7 @@ struct house {
     const struct config *config;
     struct spool_settings spool_sizes; /* zero members: the defaults; its directory is not read */
     struct tls_context *tls_in, *tls_out; /* NULL: no TLS that way */
-    uint32_t connections_max; /* what the machine can bear; 0: as configured */
+    uint32_t connections_max;             /* what the machine can bear; 0: as configured */
 
     struct spool *spool;
     struct history *history;

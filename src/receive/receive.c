@@ -58,6 +58,14 @@ static void bucket_remove(struct guest *guest)
         guest->next->previous = guest->previous;
 }
 
+static bool config_has_submission(const struct config *config)
+{
+    for (unsigned i = 0; i < config->listen_count; i++)
+        if (config->listens[i].kind == LISTEN_SUBMISSION)
+            return true;
+    return false;
+}
+
 /* Sessions at once, as seen from that door: the last tenth is kept for our own users, so that a
  * flood from outside does not keep them from sending. */
 static uint32_t connections_most(const struct receive *receive, const struct config_listen *listen)
@@ -66,7 +74,9 @@ static uint32_t connections_most(const struct receive *receive, const struct con
     const uint32_t borne = receive->settings.connections_max;
     const uint32_t most = MIN_OF(configured ? configured : UINT32_MAX, borne ? borne : UINT32_MAX);
 
-    return listen->kind == LISTEN_SUBMISSION ? most : most - most / 10;
+    if (listen->kind == LISTEN_SUBMISSION || !config_has_submission(receive->settings.config))
+        return most;
+    return most - most / 10;
 }
 
 /* Under the lock: counts and enters in one step, so that two doors cannot both take the last place.
