@@ -484,6 +484,7 @@ static const char *judge_with(struct house *house, void *fault, uint64_t deadlin
                                            .deadline_us = deadline_us};
     const struct verdict verdict = policy_judge(house->policy, &house->transaction, &message);
 
+    policy_transaction_end(&house->transaction);
     return cause_name(verdict.cause);
 }
 
