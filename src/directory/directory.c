@@ -209,6 +209,16 @@ void directory_close(struct directory *directory)
     free(directory);
 }
 
+unsigned directory_breakers(struct directory *directory, struct directory_breaker *rows,
+                            unsigned room)
+{
+    const unsigned count = MIN_OF(directory->remote_count, room);
+
+    for (unsigned i = 0; i < count; i++)
+        remote_fill_row(directory->remotes[i], &rows[i]);
+    return count;
+}
+
 struct directory_domain *directory_domain_of(struct directory *directory, struct address address)
 {
     if (address.domain.count == 0)

@@ -56,6 +56,17 @@ MUST_USE struct lookup directory_find_user(struct directory *directory, struct a
 MUST_USE struct lookup directory_expand(struct directory *directory, struct arena *arena,
                                         struct address address, struct directory_targets *targets);
 
+/* The breakers of servers, for `status`. Views live as long as the directory. */
+struct directory_breaker {
+    const char *dependency;
+    bool open;
+    unsigned failures;
+    int64_t last_failure_wall_us, last_probe_wall_us;
+    char words[160];
+};
+unsigned directory_breakers(struct directory *directory, struct directory_breaker *rows,
+                            unsigned room);
+
 /* ------------------------------------------------------------------ passwords */
 
 struct directory_credentials {

@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "directory/remote.h"
+#include "directory/source.h"
 #include "observe/observe.h"
 
 enum {
@@ -408,4 +408,16 @@ void remote_close(struct remote *remote)
     remote->driver->close(remote->source);
     pthread_mutex_destroy(&remote->lock);
     free(remote);
+}
+
+void remote_fill_row(struct remote *remote, struct directory_breaker *row)
+{
+    pthread_mutex_lock(&remote->lock);
+    *row = (struct directory_breaker){.dependency = remote->name,
+                                      .open = remote->broken,
+                                      .failures = remote->failures,
+                                      .last_failure_wall_us = remote->last_failure_wall_us,
+                                      .last_probe_wall_us = remote->last_probe_wall_us};
+    snprintf(row->words, sizeof row->words, "%.150s", remote->words);
+    pthread_mutex_unlock(&remote->lock);
 }

@@ -188,6 +188,8 @@ MUST_USE struct lookup search_alias(struct search *search, struct directory_doma
                                     struct address address, struct snapshot **held,
                                     const struct alias_list **list);
 
+void remote_fill_row(struct remote *remote, struct directory_breaker *row);
+
 /* The look-ups of the room, without what is known from before. Sleep. */
 MUST_USE struct lookup expand_now(struct directory *directory, struct arena *arena,
                                   struct address address, struct directory_targets *targets);

@@ -129,6 +129,26 @@ static void breaker_fill_row(struct breaker *breaker, struct breaker_row *row)
     pthread_mutex_unlock(&breaker->lock);
 }
 
+/* The directory's own breakers, behind ours. */
+static unsigned directory_rows(struct policy *policy, struct breaker_row *rows, unsigned room)
+{
+    struct directory_breaker theirs[16];
+    const unsigned count = policy->settings.directory
+                               ? directory_breakers(policy->settings.directory, theirs,
+                                                    MIN_OF(room, (unsigned)COUNT_OF(theirs)))
+                               : 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        rows[i] = (struct breaker_row){.dependency = theirs[i].dependency,
+                                       .open = theirs[i].open,
+                                       .failures = theirs[i].failures,
+                                       .last_failure_wall_us = theirs[i].last_failure_wall_us,
+                                       .last_probe_wall_us = theirs[i].last_probe_wall_us};
+        snprintf(rows[i].words, sizeof rows[i].words, "%.150s", theirs[i].words);
+    }
+    return count;
+}
+
 unsigned policy_breakers(struct policy *policy, struct breaker_row *rows, unsigned room)
 {
     unsigned count = 0;
@@ -137,7 +157,7 @@ unsigned policy_breakers(struct policy *policy, struct breaker_row *rows, unsign
         breaker_fill_row(&policy->instances[i].breaker, &rows[count++]);
     if (count < room)
         breaker_fill_row(&policy->resolver, &rows[count++]);
-    return count;
+    return count + directory_rows(policy, &rows[count], room - count);
 }
 
 /* ------------------------------------------------------------------ DNS and its breaker */

@@ -76,6 +76,8 @@ def breaker_opened(server):
     opened = server.wait_events('breaker.open', 1)
     assert any('ldap://127.0.0.1' in event.get('filter', '') for event in opened), opened
     assert server.metric('holdfast_breaker_open') >= 1
+    code, out, err = server.run('status')
+    assert 'ldap://127.0.0.1' in out, (code, out, err)
 
 
 # ------------------------------------------------------------------ what it answers
