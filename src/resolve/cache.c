@@ -248,7 +248,9 @@ static void cache_keep(struct dns_cache *cache, const struct dns_question *quest
         return;
     if (known)
         row_drop(cache, known);
-    if (kept_ttl_us(kept) == 0 || kept->size > ROW_BYTES_MOST)
+    const bool lasts = cache->stale_us > 0 && kept->lookup.status == LOOKUP_FOUND;
+
+    if ((kept_ttl_us(kept) == 0 && !lasts) || kept->size > ROW_BYTES_MOST)
         return;
     struct row *row = calloc(1, sizeof *row + length);
     if (!row)
