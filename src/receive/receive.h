@@ -24,7 +24,7 @@ struct receive_settings {
     struct policy *policy;
     struct spool *spool;
     struct directory *directory;
-    struct tls_context *tls; /* NULL: no STARTTLS */
+    struct tls_context *tls;  /* NULL: no STARTTLS */
     uint32_t connections_max; /* what the machine can bear, below the configuration; 0: any */
 };
 /* Opens the listeners on every session loop. Sleeps. */
