@@ -286,7 +286,6 @@ static struct lookup search_user_file(struct search *search, struct directory_do
                                     .password = arena_copy(search->arena, found->password),
                                     .scram = arena_copy(search->arena, found->scram),
                                     .senders = arena_copy(search->arena, found->senders),
-                                    .deliver = arena_copy(search->arena, found->deliver),
                                     .flags = found->flags};
     }
     snapshot_release(held);
@@ -338,7 +337,6 @@ static struct lookup search_user_table(struct search *search, const struct sourc
         .password = arena_copy(search->arena, bytes_of_text(answer->password)),
         .scram = arena_copy(search->arena, bytes_of_text(answer->scram)),
         .senders = arena_copy(search->arena, bytes_of_text(answer->senders)),
-        .deliver = arena_copy(search->arena, bytes_of_text(answer->deliver)),
         .flags = answer->flags};
     if (address_parse(search->arena, bytes_of_text(answer->found), &found) &&
         bytes_equal_nocase(found.domain, address.domain))

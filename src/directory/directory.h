@@ -30,7 +30,6 @@ struct directory_user {
     struct bytes password; /* crypt hash, SCRAM keys or empty */
     struct bytes scram;    /* SCRAM keys or empty */
     struct bytes senders;  /* addresses it may send from beside its own, separated by commas */
-    struct bytes deliver;  /* "maildir:PATH" of this user alone, or empty */
     unsigned flags;
 };
 

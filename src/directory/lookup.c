@@ -58,7 +58,6 @@ static void user_copy(struct arena *arena, const struct known *known, struct dir
                                     .password = arena_copy(arena, known->user.password),
                                     .scram = arena_copy(arena, known->user.scram),
                                     .senders = arena_copy(arena, known->user.senders),
-                                    .deliver = arena_copy(arena, known->user.deliver),
                                     .flags = known->user.flags};
 }
 

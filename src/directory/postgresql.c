@@ -245,7 +245,6 @@ static void read_rows(const PGresult *result, bool of_alias, struct remote_answe
         answer->status = LOOKUP_FOUND;
         copy_column(result, "address", answer->found);
         copy_column(result, "password", answer->password);
-        copy_column(result, "deliver", answer->deliver);
         copy_column(result, "scram", answer->scram);
         copy_column(result, "senders", answer->senders);
         answer->flags = flag_of(result, "disabled", DIRECTORY_DISABLED) |

@@ -39,7 +39,7 @@ struct remote_answer {
     enum lookup_reason reason;
     char words[REMOTE_WORDS_MAX];
     bool broken; /* the connection is of no more use */
-    char found[REMOTE_FIELD_MAX], password[REMOTE_FIELD_MAX], deliver[REMOTE_FIELD_MAX];
+    char found[REMOTE_FIELD_MAX], password[REMOTE_FIELD_MAX];
     char scram[REMOTE_FIELD_MAX], senders[REMOTE_FIELD_MAX];
     unsigned flags;
     struct buffer targets; /* of an alias: a value a line; freed by who asked */

@@ -83,7 +83,6 @@ void snapshot_malformed(struct snapshot *snapshot, unsigned line, const char *wh
 struct file_user {
     struct bytes name; /* as written: "bob" or "bob@example.com" */
     struct bytes password, scram, senders;
-    struct bytes deliver; /* "maildir:PATH" or empty */
     unsigned flags;
 };
 void users_parse(struct snapshot *snapshot, struct bytes text); /* names -> struct file_user */

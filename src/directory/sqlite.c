@@ -180,8 +180,6 @@ static void read_user(struct remote_answer *answer, sqlite3_stmt *statement)
             column_copy(statement, at, answer->scram);
         else if (column_is(statement, at, "senders"))
             column_copy(statement, at, answer->senders);
-        else if (column_is(statement, at, "deliver"))
-            column_copy(statement, at, answer->deliver);
         else if (column_is(statement, at, "disabled") && sqlite3_column_int(statement, at) != 0)
             answer->flags |= DIRECTORY_DISABLED;
         else if (column_is(statement, at, "full") && sqlite3_column_int(statement, at) != 0)

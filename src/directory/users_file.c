@@ -1,6 +1,6 @@
 /*
  * users_file: a line per user, `name` or `name@domain`, then optionally `:HASH` and `:key=value`
- * fields, of which `deliver=` is the last; `#` comments. A malformed line fails the whole file with
+ * fields; `#` comments. A malformed line fails the whole file with
  * its number: skipping it could turn a user into "no such user".
  */
 #include "directory/source.h"
@@ -67,7 +67,7 @@ static const char *option_read(struct bytes field, struct file_user *user)
         user->senders = value;
         return NULL;
     }
-    return "unknown field (disabled, full, scram, senders and deliver are known)";
+    return "unknown field (disabled, full, scram and senders are known)";
 }
 
 /* A field up to its colon; the two colons within SCRAM keys end nothing. */
@@ -88,15 +88,6 @@ static struct bytes cut_field(struct bytes fields, struct bytes *field)
     return fields;
 }
 
-/* The last field, since its value has colons of its own. */
-static const char *deliver_read(struct bytes value, struct file_user *user)
-{
-    user->deliver = bytes_trim(value);
-    return bytes_starts_with(user->deliver, BYTES_LITERAL("maildir:/"))
-               ? NULL
-               : "deliver must be maildir:/PATH";
-}
-
 static const char *fields_read(struct bytes fields, struct file_user *user)
 {
     bool first = true;
@@ -105,8 +96,6 @@ static const char *fields_read(struct bytes fields, struct file_user *user)
         struct bytes field;
         const char *wrong = NULL;
 
-        if (bytes_starts_with(fields, BYTES_LITERAL("deliver=")))
-            return deliver_read(bytes_skip(fields, sizeof "deliver=" - 1), user);
         fields = cut_field(fields, &field);
         if (field_is_option(field))
             wrong = option_read(field, user);
