@@ -1,6 +1,6 @@
 /*
- * DANE against OpenSSL's own table (vectors/dane-openssl), all 54 blocks: by RFC 7672 only usages 2 and 3 count, so blocks
- * with nothing else must be unusable. SKIP where the material is absent.
+ * DANE against OpenSSL's own table (vectors/dane-openssl), all 54 blocks: by RFC 7672 only usages 2
+ * and 3 count, so blocks with nothing else must be unusable. SKIP where the material is absent.
  */
 #include <errno.h>
 #include <string.h>
@@ -75,19 +75,25 @@ static bool counts_for_smtp(const struct block *block)
 
 static void judge(struct tls_context *context, const struct block *block, unsigned line)
 {
-    const struct tls_peer_demand demand = {.server_name = "example.com", .tlsa = block->records, .tlsa_count = block->record_count};
+    const struct tls_peer_demand demand = {
+        .server_name = "example.com", .tlsa = block->records, .tlsa_count = block->record_count};
     const struct dane_chain chain = {block->chain, block->chain_count};
     struct dane_words words;
     const enum dane_result got = dane_match(context, &demand, &chain, &words);
-    const enum dane_result wanted = !counts_for_smtp(block) ? DANE_UNUSABLE : block->result == 0 ? DANE_MATCHES : DANE_NO_MATCH;
+    const enum dane_result wanted = !counts_for_smtp(block) ? DANE_UNUSABLE
+                                    : block->result == 0    ? DANE_MATCHES
+                                                            : DANE_NO_MATCH;
 
     if (got == wanted) {
         passed++;
     } else if (block->result == 62 && got == DANE_MATCHES && !block->no_name_checks) {
-        printf("differs dane-openssl: line %u: with usage 3 names are not compared (RFC 7672 3.1.1)\n", line);
+        printf(
+            "differs dane-openssl: line %u: with usage 3 names are not compared (RFC 7672 3.1.1)\n",
+            line);
         differs++;
     } else {
-        printf("not ok dane-openssl: line %u: got %d (%s), wanted %d\n", line, (int)got, words.why, (int)wanted);
+        printf("not ok dane-openssl: line %u: got %d (%s), wanted %d\n", line, (int)got, words.why,
+               (int)wanted);
         failed++;
     }
 }
@@ -112,7 +118,8 @@ static struct bytes read_whole(const char *path)
 }
 
 /* One line of the file: `in_certificate` collects base 64 until the end mark. */
-static void take_line(struct tls_context *context, struct block *block, struct bytes line, unsigned number_of_line)
+static void take_line(struct tls_context *context, struct block *block, struct bytes line,
+                      unsigned number_of_line)
 {
     static struct buffer base64 = BUFFER_WITH_LIMIT(64 * KIB);
     static bool in_certificate;
@@ -122,7 +129,8 @@ static void take_line(struct tls_context *context, struct block *block, struct b
         buffer_clear(&base64);
     } else if (bytes_starts_with(line, BYTES_LITERAL("-----END"))) {
         in_certificate = false;
-        INVARIANT(base64_decode(&arena, arena_copy(&arena, buffer_view(&base64)), &block->chain[block->chain_count]));
+        INVARIANT(base64_decode(&arena, arena_copy(&arena, buffer_view(&base64)),
+                                &block->chain[block->chain_count]));
         block->chain_count++;
         if (block->chain_count == block->chain_due)
             judge(context, block, number_of_line);
@@ -159,6 +167,7 @@ int main(void)
     }
     tls_context_free(context);
     arena_clear(&arena);
-    printf("corpus dane-openssl: %u passed, %u differ, %u failed\n%u passed, %u failed\n", passed, differs, failed, passed + differs, failed);
+    printf("corpus dane-openssl: %u passed, %u differ, %u failed\n%u passed, %u failed\n", passed,
+           differs, failed, passed + differs, failed);
     return failed > 0 || passed == 0;
 }
