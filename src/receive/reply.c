@@ -54,16 +54,29 @@ static struct address recipient_as_asked(const struct recipient *recipient)
     return address_is_null(recipient->asked) ? recipient->address : recipient->asked;
 }
 
-/* One objection to all recipients: the first is in the journal's line, the others are told to the
+/* What the others are told to the ledger as, when all recipients share one answer. */
+static bool kind_for_others(enum event_kind kind, enum event_kind *others)
+{
+    if (kind == EVENT_MESSAGE_ACCEPTED)
+        *others = EVENT_RECIPIENT_ACCEPTED;
+    else if (kind == EVENT_MESSAGE_DEFERRED)
+        *others = EVENT_RECIPIENT_DEFERRED;
+    else if (kind == EVENT_MESSAGE_REFUSED)
+        *others = EVENT_RECIPIENT_REFUSED;
+    else
+        return false;
+    return true;
+}
+
+/* One answer to all recipients: the first is in the journal's line, the others are told to the
  * ledger alone, which keeps an account of each. */
 static void session_tell_others(const struct session *session, struct event event)
 {
     const struct envelope *envelope = &session->transaction.envelope;
     struct buffer to = BUFFER_WITH_LIMIT(2 * MAIL_ADDRESS_MAX);
 
-    event.kind =
-        event.kind == EVENT_MESSAGE_DEFERRED ? EVENT_RECIPIENT_DEFERRED : EVENT_RECIPIENT_REFUSED;
-    for (uint32_t i = 1; i < envelope->recipient_count; i++) {
+    const bool shared = kind_for_others(event.kind, &event.kind);
+    for (uint32_t i = 1; shared && i < envelope->recipient_count; i++) {
         const struct address asked = recipient_as_asked(&envelope->recipients[i]);
 
         if (address_equal(asked, recipient_as_asked(&envelope->recipients[i - 1])))
@@ -101,7 +114,7 @@ void session_event(const struct session *session, struct event *event)
     }
     event->to = buffer_view(&to);
     observe_event(event);
-    if (!of_one && (event->kind == EVENT_MESSAGE_DEFERRED || event->kind == EVENT_MESSAGE_REFUSED))
+    if (!of_one)
         session_tell_others(session, *event);
     buffer_free(&from);
     buffer_free(&to);
