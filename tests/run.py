@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLOSING = re.compile(r'^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$', re.M)
@@ -22,8 +24,13 @@ class Totals:
         self.passed = self.failed = self.skipped = 0
         self.full = full
         self.bad = []
+        self.lock = threading.Lock()
 
     def add(self, name, passed, failed, skipped, output):
+        with self.lock:
+            self.count(name, passed, failed, skipped, output)
+
+    def count(self, name, passed, failed, skipped, output):
         excused = output.count(SHARED_ABSENT)
         if self.full and skipped > excused:
             failed += skipped - excused
@@ -52,19 +59,24 @@ def run(totals, name, command, timeout_s, env=None, cwd=ROOT):
         passed, failed, skipped = (1, 0, 0) if status == 0 else (0, 1, 0)
     totals.add(name, passed, failed, skipped, output)
     word = 'ok' if not failed else 'not ok'
-    print(f'{word:6} {name}: {passed} passed, {failed} failed, {skipped} skipped ({time.monotonic() - began:.1f} s)', flush=True)
-    for line in output.split('\n'):
-        if line.startswith('SKIP') or ' # SKIP' in line:
-            print('       ' + line.strip())
+    lines = [f'{word:6} {name}: {passed} passed, {failed} failed, {skipped} skipped ({time.monotonic() - began:.1f} s)']
+    lines += ['       ' + line.strip() for line in output.split('\n') if line.startswith('SKIP') or ' # SKIP' in line]
     if failed:
-        print('\n'.join('       ' + line for line in output.rstrip().split('\n')[-60:]), flush=True)
+        lines += ['       ' + line for line in output.rstrip().split('\n')[-60:]]
+    print('\n'.join(lines), flush=True)
 
 
 def unit_tests(totals, build, kind='unit'):
-    """meson counts programs; each program's own cmocka count is what we add up."""
+    """meson counts programs; each program's own cmocka count is what we add up. As many at once as there are cores."""
     listed = subprocess.run(['meson', 'introspect', '--tests', build], capture_output=True, text=True, cwd=ROOT)
-    for test in json.loads(listed.stdout):
+
+    def one(test):
         run(totals, f'{kind} {test["name"]}', cmocka_counted(test['cmd']), test.get('timeout', 60) * 2, env=test.get('env'), cwd=test.get('workdir') or build)
+
+    longest_first = sorted(json.loads(listed.stdout), key=lambda test: -test.get('timeout', 60))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for done in [pool.submit(one, test) for test in longest_first]:
+            done.result()
 
 
 def cmocka_counted(command):
