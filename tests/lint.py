@@ -20,18 +20,19 @@ ROOMS = {
     'crypto': 'base runtime observe',
     'wire': 'base runtime observe mail crypto',
     'resolve': 'base runtime observe',
+    'fetch': 'base runtime',
     'auth': 'base runtime observe mail crypto resolve',
     'directory': 'base runtime observe config mail crypto',
     'spool': 'base runtime observe config verdict mail',
     'history': 'base runtime observe config verdict mail',
     'policy': 'base runtime observe config verdict mail wire resolve auth directory history',
-    'deliver': 'base runtime observe config verdict mail crypto wire resolve auth directory spool history',
+    'deliver': 'base runtime observe config verdict mail crypto wire resolve fetch auth directory spool history',
     'receive': 'base runtime observe config verdict mail crypto wire resolve auth directory spool history policy',
     'schedule': 'base runtime observe config verdict mail spool history deliver',
-    'diagnose': 'base runtime observe config verdict mail crypto wire resolve auth directory spool history policy deliver',
+    'diagnose': 'base runtime observe config verdict mail crypto wire resolve fetch auth directory spool history policy deliver',
     'console': 'base runtime observe config verdict wire spool history schedule diagnose policy',
     'kernel': 'base runtime',
-    'sim': 'base runtime config verdict mail wire resolve spool history directory observe',
+    'sim': 'base runtime config verdict mail wire resolve fetch spool history directory observe',
     'app': None,  # main(), wiring and the command line may see every room but the worlds
 }
 PRIVATE_TO_WORLDS = 'runtime/world.h'

@@ -68,6 +68,7 @@ void network_forget(void); /* faults, weather, peers: sim_close */
 void peers_close(void);
 void signals_close(void);
 void zone_forget(void);
+void documents_forget(void);
 void handles_close(void); /* files left open by the world that ended */
 void faults_forget(void);
 void vfs_open(void);  /* registers SQLite's VFS as the default one, seeds its chance */

@@ -191,4 +191,16 @@ void sim_zone_fault(const char *name, enum sim_zone_fault fault, unsigned chance
 void sim_zone_secure(bool secure); /* answers count as validated */
 uint64_t sim_zone_questions(void);
 
+/* ------------------------------------------------------------------ documents (HTTPS) */
+
+/* What a host gives to who fetches from it, whatever the path. */
+struct sim_document {
+    unsigned status;  /* of HTTP; 0: the connection is refused */
+    const char *body; /* outlives the world */
+    bool untrusted;   /* its certificate does not prove the name */
+    bool hangs;       /* nothing comes until the deadline */
+};
+void sim_document_put(const char *host, const struct sim_document *document); /* or in its place */
+uint64_t sim_documents_fetched(void);
+
 #endif

@@ -363,6 +363,7 @@ void sim_close(void)
     events_close();
     network_forget();
     zone_forget();
+    documents_forget();
     faults_forget();
     sync_forget();
     names_forget();
