@@ -48,10 +48,10 @@ def make_query(name, kind):
 
 
 class ScriptedDns:
-    def __init__(self, script, dead=False, ttl=1):
+    def __init__(self, script, dead=False, ttl=1, address=('127.0.0.1', 0)):
         self.script, self.dead, self.ttl = dict(script), dead, ttl
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(('127.0.0.1', 0))
+        self.socket.bind(address)
         self.port = self.socket.getsockname()[1]
         self.asked = []
         threading.Thread(target=self.serve, daemon=True).start()
