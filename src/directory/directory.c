@@ -6,6 +6,8 @@
 
 #include "directory/source.h"
 
+enum { REMOTES_A_DOMAIN = 3 }; /* users, logins, aliases */
+
 /* ------------------------------------------------------------------ open and close */
 
 static bool setting_is(const char *setting, const char *prefix, const char **rest)
@@ -23,7 +25,7 @@ struct opening {
     struct directory *directory;
     const struct config_domain *domain;
     const char *setting;
-    bool of_aliases;
+    bool of_aliases, of_logins;
     char *why;
     size_t why_room;
 };
@@ -48,7 +50,14 @@ static void remote_name(const struct opening *opening, char *into, size_t room)
         host = bytes_skip(host, bytes_find_last_byte(host, '@') + 1);
     snprintf(into, room, "%.*s://%.*s %s", BYTES_PRINT(bytes_slice(setting, 0, scheme)),
              (int)MIN_OF(host.count, (size_t)60), (const char *)host.at,
-             opening->of_aliases ? "aliases" : "users");
+             opening->of_aliases  ? "aliases"
+             : opening->of_logins ? "logins"
+                                  : "users");
+}
+
+static char remote_kind(const struct opening *opening)
+{
+    return opening->of_aliases ? 'a' : opening->of_logins ? 'l' : 'u';
 }
 
 static struct remote *remote_find(const struct opening *opening)
@@ -57,7 +66,7 @@ static struct remote *remote_find(const struct opening *opening)
 
     for (unsigned i = 0; i < directory->remote_count; i++)
         if (strcmp(directory->remote_settings[i] + 1, opening->setting) == 0 &&
-            directory->remote_settings[i][0] == (opening->of_aliases ? 'a' : 'u'))
+            directory->remote_settings[i][0] == remote_kind(opening))
             return directory->remotes[i];
     return NULL;
 }
@@ -67,7 +76,7 @@ static bool remote_keep(const struct opening *opening, struct remote *remote)
     struct directory *directory = opening->directory;
     char *setting = NULL;
 
-    if (asprintf(&setting, "%c%s", opening->of_aliases ? 'a' : 'u', opening->setting) < 0)
+    if (asprintf(&setting, "%c%s", remote_kind(opening), opening->setting) < 0)
         return false;
     directory->remotes[directory->remote_count] = remote;
     directory->remote_settings[directory->remote_count++] = setting;
@@ -98,18 +107,28 @@ static struct remote *remote_make(const struct opening *opening, const struct re
     return NULL;
 }
 
+static struct remote *remote_get(const struct opening *opening, const struct remote_driver *driver)
+{
+    struct remote *remote = remote_find(opening);
+
+    return remote ? remote : remote_make(opening, driver);
+}
+
 static bool remote_source_open(const struct opening *opening, const struct remote_driver *driver,
                                struct source *source)
 {
+    struct opening logins = *opening;
+
     if (!driver) {
         opening_complain(opening, "this program was built without that library");
         return false;
     }
-    source->remote = remote_find(opening);
-    if (!source->remote)
-        source->remote = remote_make(opening, driver);
+    source->remote = remote_get(opening, driver);
     source->kind = source->remote ? SOURCE_REMOTE : SOURCE_NONE;
-    return source->remote != NULL;
+    logins.of_logins = true;
+    if (source->remote && driver->checks_passwords && !opening->of_aliases)
+        source->logins = remote_get(&logins, driver);
+    return source->remote && (source->logins || !driver->checks_passwords || opening->of_aliases);
 }
 
 static bool source_open(const struct opening *opening, struct source *source)
@@ -168,8 +187,9 @@ struct directory *directory_open(const struct config *config, char *why, size_t 
     password_desk_open(&directory->passwords);
     known_table_open(&directory->known);
     directory->domains = calloc(room, sizeof *directory->domains);
-    directory->remotes = calloc(2 * room, sizeof *directory->remotes);
-    directory->remote_settings = calloc(2 * room, sizeof *directory->remote_settings);
+    directory->remotes = calloc(REMOTES_A_DOMAIN * room, sizeof *directory->remotes);
+    directory->remote_settings =
+        calloc(REMOTES_A_DOMAIN * room, sizeof *directory->remote_settings);
     bool fine = directory->domains && directory->remotes && directory->remote_settings;
 
     if (!fine)
@@ -337,6 +357,7 @@ static struct lookup search_user_table(struct search *search, const struct sourc
         .password = arena_copy(search->arena, bytes_of_text(answer->password)),
         .scram = arena_copy(search->arena, bytes_of_text(answer->scram)),
         .senders = arena_copy(search->arena, bytes_of_text(answer->senders)),
+        .handle = arena_copy(search->arena, bytes_of_text(answer->handle)),
         .flags = answer->flags};
     if (address_parse(search->arena, bytes_of_text(answer->found), &found) &&
         bytes_equal_nocase(found.domain, address.domain))

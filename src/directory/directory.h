@@ -30,6 +30,7 @@ struct directory_user {
     struct bytes password; /* crypt hash, SCRAM keys or empty */
     struct bytes scram;    /* SCRAM keys or empty */
     struct bytes senders;  /* addresses it may send from beside its own, separated by commas */
+    struct bytes handle;   /* LDAP: the name of its entry, which checks its password */
     unsigned flags;
 };
 
@@ -75,7 +76,7 @@ struct directory_credentials {
 /*
  * FOUND: it is the user's password, and *user is filled in. ABSENT: there is no such user, or it is
  * disabled or has no password, or another one; all take as long. A hash that cannot be read is
- * MISCONFIGURED. Sleeps (worker pool).
+ * MISCONFIGURED. Users of LDAP are checked by a bind. Sleeps (worker pool, server).
  */
 MUST_USE struct lookup directory_check_password(struct directory *directory, struct arena *arena,
                                                 const struct directory_credentials *credentials,
@@ -88,6 +89,8 @@ struct directory_scram {
 };
 MUST_USE bool directory_parse_scram(struct arena *arena, struct bytes text,
                                     struct directory_scram *scram);
+/* False: only the directory's server can check passwords there (LDAP), so SCRAM is not possible. */
+bool directory_has_keys(struct directory *directory, struct address address);
 /* ABSENT: no such user, or none with such keys, or disabled. Sleeps. */
 MUST_USE struct lookup directory_find_scram(struct directory *directory, struct arena *arena,
                                             struct address address, struct directory_scram *scram);

@@ -265,6 +265,24 @@ static bool wait_for(const struct search_task *task)
     return false;
 }
 
+/* The whole answer, or NULL and why. Sleeps. */
+static LDAPMessage *result_await(const struct search_task *task, int message, const char *doing)
+{
+    LDAP *session = task->connection->session;
+    struct timeval none = {0};
+    LDAPMessage *result = NULL;
+    int code;
+
+    while ((code = ldap_result(session, message, LDAP_MSG_ALL, &none, &result)) == 0)
+        if (!wait_for(task))
+            return NULL;
+    if (code > 0)
+        return result;
+    ldap_get_option(session, LDAP_OPT_RESULT_CODE, &code);
+    fail_broken(task->connection, code, doing, task->answer);
+    return NULL;
+}
+
 static int library_scope(enum ldap_scope scope)
 {
     switch (scope) {
@@ -284,10 +302,9 @@ static LDAPMessage *search_run(const struct search_task *task)
     LDAP *session = task->connection->session;
     const struct ldap_location *location = &task->source->location;
     char *attributes[2] = {(char *)task->attribute, NULL};
-    struct timeval left = time_left(task->deadline_us), none = {0};
-    LDAPMessage *result = NULL;
+    struct timeval left = time_left(task->deadline_us);
     int message = 0;
-    int code =
+    const int code =
         ldap_search_ext(session, location->base, library_scope(location->scope), task->filter,
                         attributes, 0, NULL, NULL, &left, task->entries_max, &message);
 
@@ -296,14 +313,7 @@ static LDAPMessage *search_run(const struct search_task *task)
         task->answer->broken = code != LDAP_FILTER_ERROR;
         return NULL;
     }
-    while ((code = ldap_result(session, message, LDAP_MSG_ALL, &none, &result)) == 0)
-        if (!wait_for(task))
-            return NULL;
-    if (code > 0)
-        return result;
-    ldap_get_option(session, LDAP_OPT_RESULT_CODE, &code);
-    fail_broken(task->connection, code, "search", task->answer);
-    return NULL;
+    return result_await(task, message, "search");
 }
 
 /* The result code; LDAP_REFERRAL also for continuation references and referrals with success. */
@@ -321,10 +331,11 @@ static int result_code(LDAP *session, LDAPMessage *result, char **words)
     return code;
 }
 
-static void fail_result(const struct search_task *task, int code, const char *words)
+static void fail_result(const struct search_task *task, int code, const char *doing,
+                        const char *words)
 {
-    remote_answer_fail(task->answer, reason_of(code), "search: %s%s%.100s", ldap_err2string(code),
-                       words && words[0] ? ": " : "", words ? words : "");
+    remote_answer_fail(task->answer, reason_of(code), "%s: %s%s%.100s", doing,
+                       ldap_err2string(code), words && words[0] ? ": " : "", words ? words : "");
     task->answer->broken = code == LDAP_UNAVAILABLE || code == LDAP_BUSY ||
                            code == LDAP_SERVER_DOWN || code == LDAP_DECODING_ERROR;
 }
@@ -351,7 +362,7 @@ static bool attribute_is_seen(struct search_task *task, const char *attribute)
                            "no entry below %.60s that we may read has the attribute %s",
                            task->source->location.base, attribute);
     else if (!seen)
-        fail_result(task, code, words);
+        fail_result(task, code, "search", words);
     ldap_memfree(words);
     ldap_msgfree(result);
     return seen;
@@ -376,6 +387,18 @@ static void absent_if_proven(const struct search_task *asked)
 
 /* ------------------------------------------------------------------ entries */
 
+static void read_handle(const struct search_task *task, LDAPMessage *entry)
+{
+    char *name = ldap_get_dn(task->connection->session, entry);
+
+    if (!name || strlen(name) >= sizeof task->answer->handle)
+        remote_answer_fail(task->answer, LOOKUP_REASON_MISCONFIGURED,
+                           "the name of the user's entry is too long");
+    else
+        snprintf(task->answer->handle, sizeof task->answer->handle, "%s", name);
+    ldap_memfree(name);
+}
+
 static void read_user(const struct search_task *task, LDAPMessage *entry)
 {
     struct berval **values = ldap_get_values_len(task->connection->session, entry, task->attribute);
@@ -384,6 +407,7 @@ static void read_user(const struct search_task *task, LDAPMessage *entry)
         snprintf(task->answer->found, sizeof task->answer->found, "%.*s", (int)values[0]->bv_len,
                  values[0]->bv_val);
     ldap_value_free_len(values);
+    read_handle(task, entry);
 }
 
 static void read_targets(const struct search_task *task, LDAPMessage *entry)
@@ -426,7 +450,42 @@ static void ask_with(const struct search_task *task, bool of_alias)
     if (code == LDAP_SUCCESS)
         read_entries(task, result, of_alias);
     else
-        fail_result(task, code, words);
+        fail_result(task, code, "search", words);
+    ldap_memfree(words);
+    ldap_msgfree(result);
+}
+
+/* ------------------------------------------------------------------ a password */
+
+/*
+ * Binds as the user (RFC 4513 section 5.1.3). Only "invalid credentials" is a no. The connection
+ * serves nothing but binds, each of which replaces whoever the one before made of it. An unknown
+ * user costs a bind as the base, whose outcome nobody looks at.
+ */
+static void check_password(const struct search_task *task, const struct remote_question *question)
+{
+    struct berval secret = {.bv_val = (char *)question->password,
+                            .bv_len = strlen(question->password)};
+    const char *name = question->handle ? question->handle : task->source->location.base;
+    LDAP *session = task->connection->session;
+    LDAPMessage *result = NULL;
+    char *words = NULL;
+    int message = 0;
+    int code = ldap_sasl_bind(session, name, LDAP_SASL_SIMPLE, &secret, NULL, NULL, &message);
+
+    if (code != LDAP_SUCCESS)
+        fail_broken(task->connection, code, "bind", task->answer);
+    else
+        result = result_await(task, message, "bind");
+    if (!result)
+        return;
+    code = result_code(session, result, &words);
+    if (code == LDAP_SUCCESS && question->handle)
+        task->answer->status = LOOKUP_FOUND;
+    else if (code == LDAP_INVALID_CREDENTIALS || !question->handle)
+        task->answer->status = LOOKUP_ABSENT;
+    else
+        fail_result(task, code, "bind", words);
     ldap_memfree(words);
     ldap_msgfree(result);
 }
@@ -443,6 +502,10 @@ static void ask(void *argument, void *connection, const struct remote_question *
                                .deadline_us = question->deadline_us,
                                .answer = answer};
 
+    if (question->is_login) {
+        check_password(&task, question);
+        return;
+    }
     ldap_filter_fill(&filter, source->location.filter, question);
     buffer_add_byte(&filter, 0);
     task.filter = (const char *)filter.at;
@@ -482,7 +545,8 @@ static void *source_open(const struct remote_settings *settings, char *why, size
     return NULL;
 }
 
-const struct remote_driver ldap_driver = {.open = source_open,
+const struct remote_driver ldap_driver = {.checks_passwords = true,
+                                          .open = source_open,
                                           .close = source_close,
                                           .connect = connect_to,
                                           .ask = ask,

@@ -1,6 +1,6 @@
 /*
  * passwords: is this the user's password? Hashes of crypt(5) and SCRAM keys, computed in the worker
- * pool, few at once.
+ * pool, few at once; or, of users in LDAP, what a bind as the user says.
  *
  * Sleeps: on the directory and the pool. Fails: FAILED when the directory did or when too many
  * others wait; ABSENT is said only by a source that answered. Secrets are wiped where they were.
@@ -166,19 +166,12 @@ static void compare_in_pool(void *argument)
 
 /* ------------------------------------------------------------------ the check */
 
-/* LDAP entries are read without their passwords, and nobody binds as the user: a login there is
- * Dovecot's business, and refusing it here would be a guess. */
-static bool passwords_are_unknown(struct directory *directory, struct address address)
+/* The server that checks the passwords of this domain's users; NULL: we have their hashes. */
+static struct remote *logins_of(struct directory *directory, struct address address)
 {
     const struct directory_domain *domain = directory_domain_of(directory, address);
 
-    return domain && domain->config->users && strncmp(domain->config->users, "ldap", 4) == 0;
-}
-
-static struct lookup passwords_unknown(void)
-{
-    return lookup_failed(LOOKUP_REASON_MISCONFIGURED,
-                         BYTES_LITERAL("users of LDAP log in by `passwords` of their domain only"));
+    return domain ? domain->users.logins : NULL;
 }
 
 /* The user's keys or hash; none for one who cannot log in. Tables often name crypt's scheme. */
@@ -252,20 +245,57 @@ static struct lookup password_check(struct directory *directory, struct arena *a
     return known && password_is_usable(password) ? lookup : lookup_absent();
 }
 
+/* Asks the server that knows: it sees the password, we see no hash. An empty one never goes there,
+ * since it would be an anonymous bind that "succeeds" (RFC 4513 section 5.1.2). Sleeps. */
+static struct lookup password_check_there(struct remote *logins, struct arena *arena,
+                                          const struct directory_user *user, struct bytes password)
+{
+    struct remote_question *question = ARENA_NEW(arena, struct remote_question);
+    struct remote_answer *answer = ARENA_NEW(arena, struct remote_answer);
+    char *plain = arena_text(arena, password);
+    const bool may = user && !(user->flags & DIRECTORY_DISABLED) && user->handle.count > 0;
+
+    if (!question || !answer || !plain)
+        return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("out of memory"));
+    question->is_login = true;
+    question->handle = may ? arena_text(arena, user->handle) : NULL;
+    question->password = plain;
+    remote_ask(logins, question, answer);
+    explicit_bzero(plain, strlen(plain));
+    switch (answer->status) {
+    case LOOKUP_FOUND:
+        return lookup_found();
+    case LOOKUP_ABSENT:
+        return lookup_absent();
+    case LOOKUP_FAILED:
+        break;
+    }
+    return lookup_failed(answer->reason, arena_copy(arena, bytes_of_text(answer->words)));
+}
+
 struct lookup directory_check_password(struct directory *directory, struct arena *arena,
                                        const struct directory_credentials *credentials,
                                        struct directory_user *user)
 {
-    if (passwords_are_unknown(directory, credentials->user))
-        return passwords_unknown();
     const struct lookup found = find_user_now(directory, arena, credentials->user, user);
+    struct remote *const logins = logins_of(directory, credentials->user);
     struct bytes secret = BYTES_EMPTY;
 
     if (found.status == LOOKUP_FAILED)
         return found;
+    if (logins && !password_is_usable(credentials->password))
+        return lookup_absent();
+    if (logins)
+        return password_check_there(logins, arena, found.status == LOOKUP_FOUND ? user : NULL,
+                                    credentials->password);
     if (found.status == LOOKUP_FOUND)
         secret = user_secret(user);
     return password_check(directory, arena, secret, credentials->password);
+}
+
+bool directory_has_keys(struct directory *directory, struct address address)
+{
+    return logins_of(directory, address) == NULL;
 }
 
 struct lookup directory_find_scram(struct directory *directory, struct arena *arena,
@@ -274,8 +304,6 @@ struct lookup directory_find_scram(struct directory *directory, struct arena *ar
     struct directory_user user;
 
     *scram = (struct directory_scram){0};
-    if (passwords_are_unknown(directory, address))
-        return passwords_unknown();
     const struct lookup found = find_user_now(directory, arena, address, &user);
     if (found.status != LOOKUP_FOUND)
         return found;

@@ -15,6 +15,7 @@
 
 enum {
     REMOTE_FIELD_MAX = 512,
+    REMOTE_HANDLE_MAX = 1024,
     REMOTE_WORDS_MAX = 200,
     REMOTE_TARGETS_MAX = 256 * 1024, /* bytes of one alias's values */
     REMOTE_QUERY_MAX = 4096,
@@ -25,6 +26,10 @@ struct remote_question {
     char whole[MAIL_ADDRESS_MAX + 2]; /* local@domain in small letters, NUL-ended */
     size_t whole_count, local_count;
     bool of_alias;
+    /* Not who it is, but whether this is the password of the entry with this handle (NULL: of
+     * nobody, which takes about as long). FOUND or ABSENT. */
+    bool is_login;
+    const char *handle, *password;
     uint64_t deadline_us;
 };
 /* False: no directory can hold such an address (too long, a NUL byte, not UTF-8). */
@@ -41,6 +46,7 @@ struct remote_answer {
     bool broken; /* the connection is of no more use */
     char found[REMOTE_FIELD_MAX], password[REMOTE_FIELD_MAX];
     char scram[REMOTE_FIELD_MAX], senders[REMOTE_FIELD_MAX];
+    char handle[REMOTE_HANDLE_MAX]; /* LDAP: the entry's name, to bind as */
     unsigned flags;
     struct buffer targets; /* of an alias: a value a line; freed by who asked */
 };
@@ -58,6 +64,7 @@ struct remote_settings {
 };
 
 struct remote_driver {
+    bool checks_passwords; /* its servers do, so we need not know any */
     /* Reads the setting; asks nobody. NULL with `why` filled in. */
     void *(*open)(const struct remote_settings *settings, char *why, size_t why_room);
     void (*close)(void *source);

@@ -151,6 +151,9 @@ struct source {
     struct cached_file file;
     struct sqlite_source *sqlite;
     struct remote *remote; /* domains with the same setting share it */
+    /* Of users in LDAP: connections that bind as users, and therefore are never searched with.
+     * NULL: passwords are hashes. */
+    struct remote *logins;
 };
 struct directory_domain {
     const struct config_domain *config;

@@ -175,6 +175,9 @@ struct verdict login_by_scram(struct session *session, bool plus, struct bytes i
     scram.login = login_of(session, name);
     if (scram.login.domain && scram.login.domain->passwords.family != ENDPOINT_NONE && !plus)
         return login_through_dovecot(session, &scram.login, mechanism, first);
+    /* Where only a bind can check passwords, the client has to choose PLAIN or LOGIN. */
+    if (!directory_has_keys(session->receive->settings.directory, scram.login.address))
+        return verdict_of(CAUSE_AUTH_MECHANISM);
     REQUIRE(keys_find(&scram));
     return scram_start(&scram, mechanism, first);
 }

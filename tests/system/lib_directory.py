@@ -54,13 +54,27 @@ def process_tree(pid):
     return pids
 
 
+def thread_states(pid):
+    """The state letters of a process's threads; SIGSTOP takes a moment to reach those on another core."""
+    states = set()
+    for stat in glob.glob(f'/proc/{pid}/task/[0-9]*/stat'):
+        try:
+            with open(stat) as file:
+                states.add(file.read().rsplit(')', 1)[1].split()[0])
+        except OSError:
+            continue
+    return states - {'Z', 'X'}
+
+
 class Daemon:
     """A process of ours that is started, stopped and frozen."""
     process = None
 
     def freeze(self):
-        for pid in process_tree(self.process.pid):
+        pids = process_tree(self.process.pid)
+        for pid in pids:
             os.kill(pid, signal.SIGSTOP)
+        wait_until('it to stand still', lambda: all(thread_states(pid) <= {'T'} for pid in pids))
 
     def thaw(self):
         for pid in process_tree(self.process.pid):
