@@ -231,7 +231,8 @@ struct verdict policy_judge(struct policy *policy, struct transaction *transacti
 
 /* ------------------------------------------------------------------ early answers */
 
-/* A fault when the filter has instances and the breaker of each is open: the last one's words. */
+/* A fault when the filter has instances and the breaker of each is open: the last one's words.
+ * Asking starts their probes. */
 static struct scan filter_down(struct policy *policy, const struct config_filter *filter,
                                struct arena *arena)
 {
@@ -251,7 +252,9 @@ static struct scan filter_down(struct policy *policy, const struct config_filter
     return scan;
 }
 
-struct verdict policy_check_filters(struct policy *policy, struct transaction *transaction)
+/* The first required filter that is down; NULL: none is. */
+static const struct config_filter *filters_down(struct policy *policy, struct arena *arena,
+                                                struct scan *down)
 {
     const struct config *config = policy->settings.config;
 
@@ -260,14 +263,36 @@ struct verdict policy_check_filters(struct policy *policy, struct transaction *t
 
         if (filter->on_fault != ON_FAULT_DEFER && filter->on_fault != ON_FAULT_REFUSE)
             continue;
-        const struct scan down = filter_down(policy, filter, transaction->arena);
-
-        if (down.fault) {
-            transaction->filter = bytes_of_text(filter->name);
-            return down.verdict;
-        }
+        *down = filter_down(policy, filter, arena);
+        if (down->fault)
+            return filter;
     }
-    return verdict_accept();
+    return NULL;
+}
+
+struct verdict policy_check_filters(struct policy *policy, struct transaction *transaction)
+{
+    struct scan down;
+    const struct config_filter *filter = filters_down(policy, transaction->arena, &down);
+
+    if (!filter)
+        return verdict_accept();
+    transaction->filter = bytes_of_text(filter->name);
+    return down.verdict;
+}
+
+/* Whoever comes now would be deferred after all his work: better told at once. */
+struct verdict policy_welcome(struct policy *policy, struct arena *arena, struct bytes *filter)
+{
+    struct scan down;
+    const struct config_filter *found = filters_down(policy, arena, &down);
+
+    if (!found)
+        return verdict_accept();
+    *filter = bytes_of_text(found->name);
+    return verdict_with(CAUSE_FILTER_DOWN,
+                        arena_print(arena, "%s (%.*s)", cause_name(down.verdict.cause),
+                                    BYTES_PRINT(down.verdict.detail)));
 }
 
 /* ------------------------------------------------------------------ filter test NAME */

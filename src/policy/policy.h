@@ -69,6 +69,7 @@ struct transaction {
     struct bytes filter;                   /* name of the filter that objected, for the journal */
     uint64_t message;                      /* id of the draft, once it has one */
     uint64_t declared_bytes;               /* SIZE of MAIL, or 0 */
+    struct bytes mail_parameters;          /* ESMTP parameters of MAIL as given, for filters */
     struct message_rewrite rewrite;        /* set by policy_judge */
     struct authentication *authentication; /* begun by policy_sender; NULL: none */
     struct filtering *filtering;           /* begun by policy_judge; NULL: none */
@@ -90,7 +91,14 @@ struct policy_message {
     const struct body_store *bodies; /* NULL: no filter may change the body */
 };
 
+/* filter.down (421) while every instance of a required filter is: *filter is its name. Asked at
+ * connect only: a session that is open goes on, and hears 451 at MAIL. */
+MUST_USE struct verdict policy_welcome(struct policy *policy, struct arena *arena,
+                                       struct bytes *filter);
 MUST_USE struct verdict policy_connect(struct policy *policy, struct client_facts *client);
+/* A command that nobody knows, told to the milters; it objects only to end the session. Sleeps. */
+MUST_USE struct verdict policy_unknown(struct policy *policy, struct client_facts *client,
+                                       struct arena *arena, struct bytes line);
 MUST_USE struct verdict policy_sender(struct policy *policy, struct transaction *transaction,
                                       struct address from);
 /* Adds the targets to transaction->envelope when it accepts. */

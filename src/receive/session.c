@@ -191,6 +191,8 @@ struct verdict session_welcome(struct session *session)
         return spool;
     if (session->listen->tls == TLS_MODE_IMPLICIT && session->client.tls.count == 0)
         REQUIRE(session_handshake(session));
+    REQUIRE(policy_welcome(session->receive->settings.policy, &session->connection_arena,
+                           &session->transaction.filter));
     const struct verdict policy =
         policy_connect(session->receive->settings.policy, &session->client);
     if (!verdict_accepts(&policy) && verdict_closes(&policy))

@@ -9,7 +9,7 @@ import subprocess
 import threading
 
 from lib import Checks, wait_until
-from lib_faults import EICAR, FaultServer, Mail, expect, expect_accepted, expect_healed
+from lib_faults import EICAR, FaultServer, FromAddress, Mail, expect, expect_accepted, expect_healed
 
 CLEAN = 'stream: OK\0'
 SIGNATURE = 'Holdfast.Test'
@@ -65,11 +65,11 @@ class Clamd:
 
 
 class FakeClamd:
-    """Takes a whole INSTREAM, then sends `answer` and closes; None: sends nothing and keeps the connection. PING is always
-    answered."""
+    """Takes a whole INSTREAM, then sends `answer` and closes; None: sends nothing and keeps the connection. PING is
+    answered while `probes` is set."""
 
     def __init__(self):
-        self.answer, self.kept = CLEAN, []
+        self.answer, self.kept, self.probes = CLEAN, [], True
         self.listener = socket.create_server(('127.0.0.1', 0), backlog=64)
         self.address = '127.0.0.1:%d' % self.listener.getsockname()[1]
         threading.Thread(target=self.serve, daemon=True).start()
@@ -88,7 +88,8 @@ class FakeClamd:
             return
         with connection, connection.makefile('rb') as file:
             if file.read(6) == b'zPING\0':
-                connection.sendall(b'PONG\0')
+                if self.probes:
+                    connection.sendall(b'PONG\0')
                 return
             file.read(4)
             size = int.from_bytes(file.read(4), 'big')
@@ -152,17 +153,25 @@ def too_large(server):
 
 
 def breaker(server, clamd):
-    """Five failures open it: then MAIL is answered at once, and a probe closes it again."""
+    """Five failures open it: then new clients hear 421 instead of a banner, and a probe closes it again."""
     assert server.metric('holdfast_breaker_open', dependency='scan') == 0, 'it is open already'
+    inside = FromAddress(server.address(), '127.0.0.1')
+    inside.command('EHLO client.example')
     clamd.kill()
     for _ in range(5):
         expect(server, Mail(), '451 4.3.0', 'filter.unreachable', 'dot')
     opened = server.wait_events('breaker.open', 1, filter='scan')[-1]
     assert opened['cause'] == 'filter.unreachable', opened
     assert server.metric('holdfast_breaker_open', dependency='scan') == 1, 'the gauge does not say so'
-    expect(server, Mail(), '451 4.3.0', 'filter.unreachable', 'mail')
+    told = expect(server, Mail(), '421 4.3.2', 'filter.down', 'connect')
+    assert told.get('filter') == 'scan' and 'filter.unreachable' in told.get('text', ''), told
+    for line in ('MAIL FROM:<a@[127.0.0.1]>', 'MAIL FROM:<b@[127.0.0.1]>'):    # who was in goes on, and hears 451
+        reply = inside.command(line)
+        assert reply.code == 451 and reply.lines[-1].endswith('(filter.unreachable)'), reply.lines
     clamd.start()
     server.wait_events('breaker.closed', 1, filter='scan')
+    assert inside.command('MAIL FROM:<a@[127.0.0.1]>').code == 250, 'the open session is not served again'
+    inside.close()
     assert server.metric('holdfast_breaker_open', dependency='scan') == 0, 'the gauge does not say so'
     expect_accepted(server, Mail())
 
@@ -244,6 +253,20 @@ def refuses_only_what_is_unscannable(server, fake):
     expect(server, Mail(), '550 5.7.1', 'filter.unscannable.final', 'dot')
 
 
+def two_instances(server, first, second):
+    """One instance down is not the filter down; both are."""
+    first.answer = second.answer = ''
+    for _ in range(5):
+        expect(server, Mail(), '451 4.3.0', 'filter.crashed', 'dot')
+    first.probes = second.probes = False
+    server.wait_events('breaker.open', 2)
+    expect(server, Mail(), '421 4.3.2', 'filter.down', 'connect')
+    second.probes, second.answer = True, CLEAN
+    server.wait_events('breaker.closed', 1)
+    expect_accepted(server, Mail())
+    first.probes = True
+
+
 def settings(checks):
     fake = FakeClamd()
     with FaultServer(filter_text(fake.address, 'on_fault = accept')) as server:
@@ -257,6 +280,8 @@ def settings(checks):
         checks.run('the second instance takes over', lambda: expect_accepted(server, Mail()))
         second.answer = 'stream: Bad.Thing FOUND\0'
         checks.run('and its word counts', lambda: expect(server, Mail(), '550 5.7.1', 'filter.refused', 'dot'))
+    with FaultServer(both) as server:
+        checks.run('filter.down only when both are down', lambda: two_instances(server, fake, second))
     fake.answer = second.answer = None
     two = (f'filter one {{ speaks = clamd  address = "{fake.address}"  timeout = 2m }}\n'
            f'filter two {{ speaks = clamd  address = "{second.address}"  timeout = 2m }}\nlimits {{ after_dot = 2s }}\n')

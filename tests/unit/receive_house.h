@@ -15,7 +15,8 @@
 enum { STORED_MAX = 256, EVENTS_MAX = 256 };
 
 static struct house {
-    enum cause connect, sender, recipient, judge, admits, write, commit; /* UNDECIDED: accept */
+    enum cause welcome, connect, sender, recipient, judge, admits, write,
+        commit;         /* UNDECIDED: accept */
     unsigned admits_at; /* only the so-many-th question meets `admits`; 0: each */
     unsigned admits_asked;
     uint64_t write_fails_after; /* bytes of the draft before `write` strikes */
@@ -47,6 +48,24 @@ struct verdict policy_connect(struct policy *policy, struct client_facts *client
     (void)policy;
     (void)client;
     return house_says(house.connect);
+}
+
+struct verdict policy_welcome(struct policy *policy, struct arena *arena, struct bytes *filter)
+{
+    (void)policy;
+    (void)arena;
+    (void)filter;
+    return house_says(house.welcome);
+}
+
+struct verdict policy_unknown(struct policy *policy, struct client_facts *client,
+                              struct arena *arena, struct bytes line)
+{
+    (void)policy;
+    (void)client;
+    (void)arena;
+    (void)line;
+    return verdict_accept();
 }
 
 struct verdict policy_sender(struct policy *policy, struct transaction *transaction,

@@ -253,7 +253,8 @@ static int faults_main(void *unused)
 {
     (void)unused;
     CHECK(observe_add_sink(house_event, NULL));
-    CHECK(fault_is(&house.connect, CAUSE_FILTER_DOWN, "421 ")); /* in place of the banner */
+    CHECK(fault_is(&house.welcome, CAUSE_FILTER_DOWN, "421 "));
+    CHECK(fault_is(&house.connect, CAUSE_DNS_RESOLVER_DOWN, "421 ")); /* in place of the banner */
     CHECK(fault_is(&house.judge, CAUSE_FILTER_TIMEOUT, "220 250 250 250 354 451 250 "));
     CHECK(fault_is(&house.judge, CAUSE_FILTER_REFUSED, "220 250 250 250 354 550 250 "));
     CHECK(fault_is(&house.judge, CAUSE_FILTER_MILTER_SHUTDOWN, "220 250 250 250 354 421 "));
