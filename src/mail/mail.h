@@ -60,10 +60,11 @@ enum envelope_return { RETURN_DEFAULT = 0, RETURN_FULL, RETURN_HEADERS };
 enum body_kind { BODY_7BIT = 0, BODY_8BITMIME, BODY_BINARYMIME };
 
 struct recipient {
-    struct address address; /* where it goes (after aliases) */
-    struct bytes original;  /* ORCPT as given ("rfc822;a@b", decoded from xtext) or empty */
-    struct address asked;   /* what RCPT named, when an alias changed it; else empty */
-    unsigned notify;        /* enum notify_flags */
+    struct address address;  /* where it goes (after aliases) */
+    struct bytes original;   /* ORCPT as given ("rfc822;a@b", decoded from xtext) or empty */
+    struct address asked;    /* what RCPT named, when an alias changed it; else empty */
+    unsigned notify;         /* enum notify_flags */
+    struct bytes parameters; /* ESMTP parameters of RCPT as given, for filters; never stored */
 };
 
 struct envelope {

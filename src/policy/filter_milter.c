@@ -37,6 +37,7 @@ struct work {
     struct transaction *transaction;
     struct milter_seat *seat;
     const struct recipient *recipient;
+    struct bytes unknown;           /* an unknown command: nothing else is said */
     struct milter_changes *changes; /* NULL before the dot */
     struct message_source body;     /* the new one */
     uint64_t deadline_us;
@@ -183,55 +184,87 @@ static struct bytes path_text(struct arena *arena, struct address address)
     return arena_print(arena, "<%.*s>", BYTES_PRINT(text));
 }
 
+/* ESMTP parameters, one piece each, as the client gave them. */
+enum { PARAMETERS_MOST = 16 };
+static struct milter_path path_of(struct arena *arena, struct address address, struct bytes given,
+                                  struct bytes *parameters)
+{
+    struct milter_path path = {.path = path_text(arena, address), .parameters = parameters};
+
+    while (given.count > 0 && path.parameter_count < PARAMETERS_MOST) {
+        struct bytes parameter;
+
+        given = bytes_cut(given, ' ', &parameter);
+        if (parameter.count > 0)
+            parameters[path.parameter_count++] = parameter;
+    }
+    return path;
+}
+
 static struct milter_verdict say_mail(const struct work *work, const struct milter_call *call)
 {
+    struct bytes parameters[PARAMETERS_MOST];
     const struct transaction *transaction = work->transaction;
-    const struct envelope *envelope = &transaction->envelope;
-    struct bytes parameters[4];
-    struct milter_path path = {.path = path_text(call->arena, envelope->from),
-                               .parameters = parameters};
+    const struct milter_path path =
+        path_of(call->arena, transaction->envelope.from, transaction->mail_parameters, parameters);
 
-    if (transaction->declared_bytes > 0)
-        parameters[path.parameter_count++] =
-            arena_print(call->arena, "SIZE=%llu", (unsigned long long)transaction->declared_bytes);
-    if (envelope->body == BODY_8BITMIME)
-        parameters[path.parameter_count++] = BYTES_LITERAL("BODY=8BITMIME");
-    if (envelope->smtputf8)
-        parameters[path.parameter_count++] = BYTES_LITERAL("SMTPUTF8");
     return milter_mail(work->seat->milter, call, &path);
 }
 
 static struct milter_verdict say_rcpt(const struct work *work, const struct recipient *recipient)
 {
     struct milter_macro rows[MILTER_MACROS_MAX];
+    struct bytes parameters[PARAMETERS_MOST];
     const struct milter_call call = call_of(work, rows, recipient);
-    const struct milter_path path = {.path = path_text(call.arena, recipient->address)};
+    const struct milter_path path =
+        path_of(call.arena, recipient->address, recipient->parameters, parameters);
 
     return milter_rcpt(work->seat->milter, &call, &path);
 }
 
-/* All that this connection has not heard yet, up to MAIL. */
-static struct milter_verdict catch_up(const struct work *work)
+/* All that this connection has not heard yet of the client. */
+static struct milter_verdict say_client(const struct work *work, const struct milter_call *call)
 {
-    struct milter_macro rows[MILTER_MACROS_MAX];
-    const struct milter_call call = call_of(work, rows, NULL);
     const struct client_facts *client = work->transaction->client;
     struct milter_seat *seat = work->seat;
     struct milter_verdict verdict = {.answer = MILTER_CONTINUE};
 
     if (!seat->connected)
-        verdict = milter_connect(seat->milter, &call,
+        verdict = milter_connect(seat->milter, call,
                                  &(struct milter_client){&client->remote, client->reverse_name});
     seat->connected = true;
-    if (verdict.answer == MILTER_CONTINUE && !seat->greeted) {
-        verdict = milter_helo(seat->milter, &call, client->helo);
+    if (verdict.answer == MILTER_CONTINUE && !seat->greeted && client->helo.count > 0) {
+        verdict = milter_helo(seat->milter, call, client->helo);
         seat->greeted = true;
     }
+    return verdict;
+}
+
+/* And of the transaction, up to MAIL. */
+static struct milter_verdict catch_up(const struct work *work)
+{
+    struct milter_macro rows[MILTER_MACROS_MAX];
+    const struct milter_call call = call_of(work, rows, NULL);
+    struct milter_seat *seat = work->seat;
+    struct milter_verdict verdict = say_client(work, &call);
+
     if (verdict.answer == MILTER_CONTINUE && !seat->mail_said) {
         verdict = say_mail(work, &call);
         seat->mail_said = true;
     }
     return verdict;
+}
+
+/* A command that the server does not know: between messages or within one, as it came. */
+static struct milter_verdict say_unknown(const struct work *work)
+{
+    struct milter_macro rows[MILTER_MACROS_MAX];
+    const struct milter_call call = call_of(work, rows, NULL);
+    const struct milter_verdict verdict = say_client(work, &call);
+
+    if (verdict.answer != MILTER_CONTINUE)
+        return verdict;
+    return milter_unknown(work->seat->milter, &call, work->unknown);
 }
 
 static struct milter_verdict say_message(struct work *work)
@@ -257,6 +290,9 @@ static struct milter_verdict say(struct work *work)
 {
     const struct client_filters *filters = work->transaction->client->filters;
     struct milter_seat *seat = work->seat;
+
+    if (work->unknown.count > 0)
+        return say_unknown(work);
     struct milter_verdict verdict = catch_up(work);
 
     while (verdict.answer == MILTER_CONTINUE && seat->rcpts_said < filters->asked_count)
@@ -514,6 +550,32 @@ struct verdict milters_recipient(struct policy *policy, struct transaction *tran
         return verdict_accept();
     REQUIRE(each_seat(policy, transaction, recipient));
     return asked_add(transaction, recipient) ? verdict_accept() : verdict_of(CAUSE_SERVER_BUSY);
+}
+
+/* Only a milter that ends the session changes what the client is told. */
+struct verdict policy_unknown(struct policy *policy, struct client_facts *client,
+                              struct arena *arena, struct bytes line)
+{
+    struct transaction nothing = {.client = client, .arena = arena};
+    struct client_filters *filters = has_milters(policy) ? filters_of(policy, client) : NULL;
+    enum milter_answer answer;
+
+    if (!filters || line.count == 0)
+        return verdict_accept();
+    filters_greet(filters, client);
+    for (unsigned i = 0; i < filters->seat_count; i++) {
+        struct milter_seat *seat = &filters->seats[i];
+        struct work work = {.policy = policy,
+                            .transaction = &nothing,
+                            .seat = seat,
+                            .unknown = line,
+                            .deadline_us = deadline_in(seat->filter->timeout_us)};
+        const struct scan scan = talk_run(&work, &answer);
+
+        if (!scan.fault && verdict_closes(&scan.verdict))
+            return scan.verdict;
+    }
+    return verdict_accept();
 }
 
 /* ------------------------------------------------------------------ the dot */

@@ -5,9 +5,10 @@
 
 #include <string.h>
 
-struct verdict verb_unknown(struct session *session UNUSED,
-                            const struct smtp_command *command UNUSED)
+struct verdict verb_unknown(struct session *session, const struct smtp_command *command)
 {
+    REQUIRE(policy_unknown(session->receive->settings.policy, &session->client,
+                           &session->transaction_arena, command->line));
     return verdict_of(CAUSE_PROTOCOL_UNKNOWN);
 }
 

@@ -149,6 +149,7 @@ static void parse_mail_or_rcpt(struct arena *arena, struct smtp_command *command
         command->fault = SMTP_FAULT_SYNTAX;
         return;
     }
+    command->parameters = trim_blanks(rest);
     parameters_parse(arena, rest, command);
     if (command->fault == SMTP_FINE)
         command->fault = path_fault(command);
@@ -201,7 +202,8 @@ void smtp_parse_command(struct arena *arena, struct bytes line, struct smtp_comm
     const size_t length = word_length(line);
     const struct bytes word = bytes_slice(line, 0, length);
 
-    *command = (struct smtp_command){.argument = trim_blanks(bytes_skip(line, length))};
+    *command =
+        (struct smtp_command){.line = line, .argument = trim_blanks(bytes_skip(line, length))};
     if (is_foreign(line, word))
         command->verb = SMTP_FOREIGN;
     else

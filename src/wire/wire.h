@@ -111,6 +111,7 @@ enum smtp_fault {
 
 struct smtp_command {
     enum smtp_verb verb;
+    struct bytes line;     /* all of it */
     struct bytes argument; /* trimmed rest of the line: a view of it */
     enum smtp_fault fault; /* the first one; what lies behind it may be unset */
     struct address path;   /* MAIL, RCPT; in the arena, as all parameters */
@@ -128,6 +129,7 @@ struct smtp_command {
     uint64_t chunk_bytes;
     bool chunk_last;
     unsigned parameter_count; /* ESMTP parameters present: refused after HELO */
+    struct bytes parameters;  /* all of them as given, a view of the line */
 };
 /*
  * MAIL with letters beyond ASCII but without SMTPUTF8 has the fault UTF8; RCPT does not know the

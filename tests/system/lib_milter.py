@@ -92,6 +92,9 @@ class Milter:
     def body(self, chunk):
         return CONTINUE
 
+    def unknown(self, line):
+        return CONTINUE
+
     def end(self):
         return [CONTINUE]
 
@@ -140,6 +143,8 @@ class Milter:
         if command == 'B':
             self.content += data
             return [self.body(data)]
+        if command == 'U':
+            return [self.unknown(words[0])]
         if command == 'E':
             answer = self.end()
             self.forget()

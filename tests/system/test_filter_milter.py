@@ -183,6 +183,63 @@ def check_order(checks):
                    lambda: expect(server, Mail(), '451 4.3.5', 'filter.misconfigured', 'dot'))
 
 
+class Listener(Milter):
+    heard, answer = [], CONTINUE
+
+    def mail(self, sender, words):
+        self.heard.append(('mail', sender, words))
+        return CONTINUE
+
+    def rcpt(self, recipient, words):
+        self.heard.append(('rcpt', recipient, words))
+        return CONTINUE
+
+    def unknown(self, line):
+        self.heard.append(('unknown', line))
+        return type(self).answer
+
+
+def check_words(checks):
+    """ESMTP parameters and unknown commands, as the client gave them."""
+    with MilterServer(Listener) as milters, FaultServer(filter_text('listens', milters)) as server:
+        def parameters():
+            with FromAddress(server.address(), '127.0.0.1') as client:
+                client.command('EHLO client.example')
+                assert client.command('MAIL FROM:<a@b.example> SIZE=77 BODY=8BITMIME RET=HDRS ENVID=a+2Bb SMTPUTF8').code == 250
+                assert client.command('RCPT TO:<alice@home.example> NOTIFY=FAILURE,DELAY ORCPT=rfc822;A+2B@x.example').code == 250
+            assert Listener.heard == [
+                ('mail', 'a@b.example', ['SIZE=77', 'BODY=8BITMIME', 'RET=HDRS', 'ENVID=a+2Bb', 'SMTPUTF8']),
+                ('rcpt', 'alice@home.example', ['NOTIFY=FAILURE,DELAY', 'ORCPT=rfc822;A+2B@x.example'])], Listener.heard
+
+        def unknown():
+            Listener.heard.clear()
+            with FromAddress(server.address(), '127.0.0.1') as client:
+                assert client.command('FROB one two').code == 500              # before HELO, too
+                client.command('EHLO client.example')
+                assert client.command('MAIL FROM:<a@b.example>').code == 250
+                assert client.command('RCPT TO:<alice@home.example>').code == 250
+                assert client.command('Frob  three').code == 500
+                assert client.command('DATA').code == 354                      # the transaction stands
+                client.send('Subject: x\r\n\r\nbody\r\n.\r\n')
+                assert client.reply().code == 250
+            assert [one for one in Listener.heard if one[0] == 'unknown'] == [('unknown', 'FROB one two'), ('unknown', 'Frob  three')]
+            assert milters.sessions[-1].said.replace('D', '').startswith('OCUHMRUTLLLNBE') or \
+                milters.sessions[-1].said.replace('D', '').startswith('OCUHMRUTLNBE'), milters.said()
+
+        def closes():
+            Listener.answer = SHUTDOWN
+            with FromAddress(server.address(), '127.0.0.1') as client:
+                client.command('EHLO client.example')
+                answer = client.command('FROB')
+                assert answer.lines[0].startswith('421 4.7.0 '), answer.lines
+                assert client.rest() == b''
+            Listener.answer = CONTINUE
+        checks.run('ESMTP parameters reach the milter', parameters)
+        checks.run('unknown commands reach the milter', unknown)
+        checks.run('a milter may end the session at an unknown command', closes)
+        checks.ok('the milter understood everything', not milters.faults, milters.faults)
+
+
 class Sparse(Milter):
     steps = sum(STEPS[name] for name in ('NO_HELO', 'NO_BODY', 'MUTE_HEADERS', 'MUTE_MAIL', 'MUTE_EOH', 'NO_DATA'))
 
@@ -244,7 +301,7 @@ def check_stale(checks):
 
 def main():
     checks = Checks()
-    for check in (check_faults, check_hang, check_instances, check_settings, check_order, check_connections, check_stale):
+    for check in (check_faults, check_hang, check_instances, check_settings, check_order, check_words, check_connections, check_stale):
         check(checks)
     return checks.done()
 
