@@ -7,7 +7,7 @@
  */
 #include "receive/session.h"
 
-enum { SETS = 8192, WAYS = 4 };
+enum { SETS = 8192, WAYS = 4, REFUSALS_MOST = 100 };
 static const uint64_t HOUR_US = 3600 * US_PER_S;
 
 struct bucket {
@@ -111,6 +111,31 @@ static void rate_key(const struct session *session, enum rate_kind kind, struct 
     }
 }
 
+/*
+ * Who was told and goes on all the same: another transaction, another login, or recipients without
+ * end. Never within a transaction that has an accepted recipient, which would be lost with it.
+ */
+static bool rates_insists(const struct session *session, enum rate_kind kind)
+{
+    if (session->rate_refusals == 0)
+        return false;
+    return kind == RATE_FAILURES || session->transactions != session->rate_told_in ||
+           (session->rate_refusals >= REFUSALS_MOST && session->transaction.accepted_commands == 0);
+}
+
+static struct verdict rates_over(struct session *session, enum rate_kind kind, uint32_t limit)
+{
+    const struct bytes words =
+        arena_print(&session->transaction_arena, "%s: %u %s an hour",
+                    session->client.user.count ? "user" : "client", limit, KIND_NAMES[kind]);
+
+    if (rates_insists(session, kind))
+        return verdict_with(CAUSE_RATE_EXCEEDED, words);
+    if (session->rate_refusals++ == 0)
+        session->rate_told_in = session->transactions;
+    return verdict_with(CAUSE_RATE_LIMITED, words);
+}
+
 MUST_USE static struct verdict rates_ask(struct session *session, enum rate_kind kind, bool take)
 {
     CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(1 * KIB);
@@ -127,10 +152,7 @@ MUST_USE static struct verdict rates_ask(struct session *session, enum rate_kind
     struct reader reader = READER_OF(bytes_of(mac, sizeof mac));
     if (bucket_ask(rates, reader_u64(&reader), limit, take))
         return verdict_accept();
-    return verdict_with(CAUSE_RATE_LIMITED,
-                        arena_print(&session->transaction_arena, "%s: %u %s an hour",
-                                    session->client.user.count ? "user" : "client", limit,
-                                    KIND_NAMES[kind]));
+    return rates_over(session, kind, limit);
 }
 
 struct verdict rates_take(struct session *session, enum rate_kind kind)

@@ -108,6 +108,9 @@ struct session {
     unsigned errors;      /* protocol errors since the last accepted message */
     struct address asked; /* the path of the command at hand, for the journal */
     unsigned auth_failures; /* failed logins of this connection */
+    uint32_t transactions;  /* MAIL commands so far */
+    uint32_t rate_told_in;  /* the transaction that first met a rate; with rate_refusals > 0 */
+    uint32_t rate_refusals; /* answers 450 for a rate */
     bool answered;          /* the command at hand has a reply */
     bool lost;              /* the client is gone: nothing more can be said */
     bool closing;           /* close after what was said */

@@ -20,6 +20,7 @@ void transaction_reset(struct session *session)
 
 static void transaction_open(struct session *session, const struct smtp_command *command)
 {
+    session->transactions++;
     session->headers.limit_bytes = POLICY_HEADERS_BYTES;
     buffer_clear(&session->headers);
     session->transaction = (struct transaction){
@@ -27,6 +28,7 @@ static void transaction_open(struct session *session, const struct smtp_command 
         .arena = &session->transaction_arena,
         .headers = &session->headers,
         .declared_bytes = command->size_bytes,
+        .mail_parameters = arena_copy(&session->transaction_arena, command->parameters),
         .envelope = {.from = command->path,
                      .envelope_id = command->envelope_id,
                      .dsn_return = command->dsn_return,
@@ -124,9 +126,11 @@ MUST_USE static struct verdict rcpt_admit(struct session *session,
 MUST_USE static struct verdict rcpt_judge(struct session *session,
                                           const struct smtp_command *command)
 {
-    const struct recipient recipient = {.address = command->path,
-                                        .original = command->original_recipient,
-                                        .notify = command->notify};
+    const struct recipient recipient = {
+        .address = command->path,
+        .original = command->original_recipient,
+        .notify = command->notify,
+        .parameters = arena_copy(&session->transaction_arena, command->parameters)};
 
     if (command->parameter_count > 0 && !session->client.esmtp)
         return verdict_of(CAUSE_PROTOCOL_PARAMETER);

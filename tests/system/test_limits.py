@@ -90,6 +90,9 @@ def rates(checks):
                     expect(client.command('MAIL FROM:<x@y.example>'), 250)
                     expect(client.command('RSET'), 250)
                 expect(client.command('MAIL FROM:<x@y.example>'), 450, 'rate.limited')
+                answer = expect(client.command('MAIL FROM:<x@y.example>'), 421, 'rate.exceeded')   # it went on
+                assert answer.lines[-1].startswith('421 4.7.0 '), answer.lines
+                assert client.rest() == b'', 'the session goes on'
             with begin(server) as client:       # not a matter of the connection
                 expect(client.command('MAIL FROM:<x@y.example>'), 450, 'rate.limited')
             with begin(server, '127.0.0.9') as client:      # nor of others
@@ -100,10 +103,13 @@ def rates(checks):
                 expect(client.command('MAIL FROM:<x@y.example>'), 250)
                 for number in range(5):
                     expect(client.command(f'RCPT TO:<r{number}@rcpt.test>'), 250)
-                expect(client.command('RCPT TO:<r9@rcpt.test>'), 450, 'rate.limited')
+                for number in range(9):         # a transaction with accepted recipients is never cut
+                    expect(client.command(f'RCPT TO:<r1{number}@rcpt.test>'), 450, 'rate.limited')
                 expect(client.command('DATA'), 354)
                 client.send(b'Subject: x\r\n\r\nx\r\n.\r\n')
                 expect(client.reply(), 250)
+                expect(client.command('MAIL FROM:<x@y.example>'), 250)
+                expect(client.command('RCPT TO:<r1@rcpt.test>'), 421, 'rate.exceeded')
 
         def of_a_user():
             for attempt in range(3):
@@ -121,6 +127,8 @@ def rates(checks):
                     with Client(other.address('submissions'), tls=True) as client:
                         expect(client.command('EHLO c.test'), 250)
                         expect(client.command('AUTH PLAIN ' + secret), 535 if attempt < 2 else 450)
+                        if attempt == 2:
+                            expect(client.command('AUTH PLAIN ' + right), 421, 'rate.exceeded')
                         if attempt == 0:        # a good one takes nothing
                             expect(client.command('AUTH PLAIN ' + right), 235)
 
