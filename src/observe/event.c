@@ -146,6 +146,7 @@ void line_of_event_json(struct line *line, const struct event *event, int64_t wa
     json_word(line, "event", event_name(event->kind));
     json_id(line, "session", event->session);
     json_id(line, "message", event->message);
+    json_id(line, "incident", event->incident);
     json_text(line, "client", event->client, 128);
     json_text(line, "helo", event->helo, 400);
     json_text(line, "from", event->from, 600);
@@ -154,6 +155,8 @@ void line_of_event_json(struct line *line, const struct event *event, int64_t wa
     json_fate(line, event);
     json_text(line, "filter", event->filter, 128);
     json_text(line, "mx", event->mx, 300);
+    json_text(line, "tls", event->tls, 96);
+    json_text(line, "destination", event->destination, 200);
     json_measures(line, event);
     json_text(line, "text", event->text, 1000);
     line_add_text(line, "}\n");

@@ -48,10 +48,14 @@ struct event {
     uint64_t message, session; /* ids */
     struct verdict verdict;    /* used by kinds that carry a fate */
     bool has_verdict;
+    uint64_t incident; /* id, of what is told about an incident */
     struct bytes client, helo, from, to, mx, filter;
-    struct bytes text;     /* the reply or the dependency's words */
-    unsigned code;         /* reply code as said or received */
-    struct bytes enhanced; /* as received; ours comes from the cause */
+    struct bytes destination; /* where it goes: the unit that queues are counted by */
+    struct bytes tls;         /* of a session with a next hop: version and cipher */
+    struct bytes transcript;  /* for the history alone: the dialogue of an attempt that failed */
+    struct bytes text;        /* the reply or the dependency's words */
+    unsigned code;            /* reply code as said or received */
+    struct bytes enhanced;    /* as received; ours comes from the cause */
     uint32_t attempt;
     int64_t next_wall_us; /* next try */
     uint64_t took_us;
@@ -75,6 +79,47 @@ void observe_configure(enum log_format format, enum log_level level);
 /* A plain line for what is no event of mail: start-up, reload, faults of a room. */
 void observe_note(enum log_level level, const char *room, const char *format, ...)
     PRINTF_LIKE(3, 4);
+
+/* ------------------------------------------------------------------ dialogues */
+
+/*
+ * What two servers say to each other: a bounded transcript of one of them, kept by who speaks and
+ * handed to the history with an event when it went wrong; and the lines of all of them, live, for
+ * who traces. Secrets and bodies are never put in: of AUTH only the mechanism is shown, answers of
+ * its exchange are a note, and a message is a note of its octets.
+ */
+enum dialogue_direction { DIALOGUE_IN = 0, DIALOGUE_OUT };
+enum dialogue_speaker { DIALOGUE_US = 0, DIALOGUE_THEM };
+#define DIALOGUE_BYTES_MAX (12 * 1024)
+struct dialogue {
+    enum dialogue_direction direction;
+    uint64_t id;                             /* of the session (in) or the message (out) */
+    const char *peer, *destination, *domain; /* of outgoing ones the latter two; or NULL */
+    /* The transcript's own. A zeroed one is ready and has no memory. */
+    char *at;
+    uint32_t count, room, cut;
+    uint64_t begun_us;
+};
+/* One line or several, with or without their ends. */
+void dialogue_line(struct dialogue *dialogue, enum dialogue_speaker speaker, struct bytes lines);
+void dialogue_note(struct dialogue *dialogue, const char *format, ...) PRINTF_LIKE(2, 3);
+/* "     0.012 < 220 mx": seconds since the first line, who (> us, < them, * a note), what. */
+struct bytes dialogue_view(const struct dialogue *dialogue);
+void dialogue_clear(struct dialogue *dialogue); /* frees its memory; it stays usable */
+
+/* Live lines, as JSON objects, one a line. */
+struct trace_filter {
+    enum dialogue_direction direction;
+    char client[64];       /* an IP address, or "" */
+    char destination[256]; /* a domain or a destination's key, or "" */
+};
+struct trace;
+MUST_USE struct trace *
+trace_open(const struct trace_filter *filter); /* NULL: memory, or too many */
+void trace_close(struct trace *trace);
+/* Adds what came to `into`; sleeps until something did, or the deadline. False: lines were lost,
+ * because the reader was too slow. */
+MUST_USE bool trace_read(struct trace *trace, uint64_t deadline_us, struct buffer *into);
 
 /* ------------------------------------------------------------------ metrics: names in metrics.def
  */

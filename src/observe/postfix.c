@@ -220,6 +220,8 @@ void line_of_event_postfix(struct line *line, const struct event *event, int64_t
     case EVENT_BREAKER_CLOSED:
     case EVENT_INCIDENT_OPEN:
     case EVENT_INCIDENT_CLOSED:
+    case EVENT_INCIDENT_MARK:
+    case EVENT_OPERATOR_TOLD:
     case EVENT_CONFIG_RELOADED:
     case EVENT_SERVER_STARTED:
     case EVENT_SERVER_STOPPED:
