@@ -168,6 +168,19 @@ static void check_auth(const struct config *config, struct scan *scan)
                    "auth: domain \"%.80s\" is none of the domains here", domain);
 }
 
+static void check_incidents(const struct config *config, struct scan *scan)
+{
+    const struct config_incidents *times = &config->incidents;
+
+    if (times->notice_us >= times->sustained_us || times->sustained_us >= times->escalate_us)
+        errors_add(scan->errors, setting_of(scan, SECTION_INCIDENTS, "sustained"),
+                   "incidents: notice, sustained and escalate have to rise");
+    if (*config->operator_command && config->operator_command[0] != '/')
+        errors_add(scan->errors, setting_of(scan, SECTION_OPERATOR, "command"),
+                   "operator: command \"%.80s\" has to begin with the whole path of a program",
+                   config->operator_command);
+}
+
 void config_check(struct config *config, struct scan *scan)
 {
     check_names(scan, SECTION_LISTEN, config->listens, config->listen_count);
@@ -181,6 +194,7 @@ void config_check(struct config *config, struct scan *scan)
     check_tls(config, scan);
     check_retry(config, scan);
     check_filters(config, scan);
+    check_incidents(config, scan);
     if (config->domain_count > 1)
         qsort(config->domains, config->domain_count, sizeof *config->domains, compare_first);
     check_routes(config, scan); /* while they stand as in the file */

@@ -113,6 +113,11 @@ struct config_directory {
     uint64_t cache_us, stale_positive_us; /* 0: off */
 };
 
+/* Ages of an incident's marks, and what ends it. */
+struct config_incidents {
+    uint64_t notice_us, sustained_us, escalate_us, settle_us, calm_us;
+};
+
 struct config_retry_step {
     uint64_t every_us, until_us; /* until 0: one step of this length (the last such repeats) */
 };
@@ -159,6 +164,10 @@ struct config {
     struct config_checks checks;
     struct config_resolver resolver;
     uint64_t ledger_overdue_us;
+    struct config_incidents incidents;
+    const char *operator_mail, *operator_command; /* or "" */
+    uint64_t operator_timeout_us;
+    uint64_t transcripts_us, transcripts_bytes;
     struct config_directory directory;
     struct config_retry retry;
     struct config_limits limits;
