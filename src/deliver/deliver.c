@@ -62,6 +62,7 @@ void deliver_channel_close(struct deliver_channel *channel)
     if (!channel)
         return;
     channel_quit(channel);
+    dialogue_clear(&channel->dialogue);
     free(channel->piece);
     buffer_free(&channel->out);
     free(channel);
@@ -76,6 +77,29 @@ static void attempt_misconfigured(struct deliver_channel *channel, struct attemp
 
     outcome.reply = outcome.verdict.detail;
     attempt_fill(attempt, outcome);
+}
+
+static void attempt_begin_dialogue(struct deliver_channel *channel, const struct attempt *attempt)
+{
+    channel->dialogue = (struct dialogue){.direction = DIALOGUE_OUT,
+                                          .id = attempt->message->id,
+                                          .peer = channel->host,
+                                          .destination = channel->to.key,
+                                          .domain = channel->to.domain};
+    if (channel->stream)
+        dialogue_note(&channel->dialogue, "on the connection to %s%s%s", channel->host,
+                      channel->tls[0] ? ", " : "", channel->tls);
+}
+
+static void attempt_end_dialogue(struct deliver_channel *channel, struct attempt *attempt)
+{
+    bool all_delivered = true;
+
+    for (uint32_t i = 0; i < attempt->recipient_count; i++)
+        all_delivered = all_delivered && verdict_accepts(&attempt->outcomes[i].verdict);
+    if (!all_delivered)
+        attempt->transcript = arena_copy(attempt->arena, dialogue_view(&channel->dialogue));
+    dialogue_clear(&channel->dialogue);
 }
 
 void deliver_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed)
@@ -95,7 +119,9 @@ void deliver_attempt(struct deliver_channel *channel, struct attempt *attempt, b
         break;
     case DELIVER_LMTP:
     case DELIVER_SMTP:
+        attempt_begin_dialogue(channel, attempt);
         smtp_attempt(channel, attempt, host_failed);
+        attempt_end_dialogue(channel, attempt);
         break;
     }
     channel->arena = NULL; /* it is the caller's; what is kept between attempts is not in it */

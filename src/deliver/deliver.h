@@ -81,6 +81,7 @@ struct attempt {
     const uint32_t *recipients; /* indexes into the message's recipients */
     uint32_t recipient_count;
     struct outcome *outcomes; /* parallel; zeroed memory means undecided, that is DEFER */
+    struct bytes transcript;  /* of the dialogue, when somebody was not delivered; in the arena */
     struct arena *arena;
 };
 

@@ -38,7 +38,8 @@ struct deliver_channel {
     uint64_t size_limit; /* of the SIZE extension, 0: none */
     char host[320];      /* "mx1.example.org[192.0.2.1]:25" */
     char tls[96];
-    uint8_t *piece; /* DELIVER_PIECE_BYTES, made at first need */
+    struct dialogue dialogue; /* of the attempt at work */
+    uint8_t *piece;           /* DELIVER_PIECE_BYTES, made at first need */
     struct buffer out;
 };
 
@@ -63,6 +64,10 @@ struct outcome outcome_of_status(const struct deliver_channel *channel, enum sta
                                  enum wire_status status);
 struct outcome outcome_of_reply(const struct deliver_channel *channel, enum stage stage,
                                 const struct smtp_reply *reply);
+
+/* The next reply, and a line of the dialogue. Sleeps. */
+enum wire_status channel_read_reply(struct deliver_channel *channel, uint64_t deadline_us,
+                                    struct smtp_reply *reply);
 
 /* Opens a session with the first hop that lets us; on failure says why, closed. Sleeps. */
 MUST_USE bool channel_open(struct deliver_channel *channel, struct outcome *trouble);

@@ -54,14 +54,44 @@ void channel_quit(struct deliver_channel *channel)
     stream_close(stream);
 }
 
+static const char *status_words(enum wire_status status)
+{
+    switch (status) {
+    case WIRE_TIMEOUT:
+        return "no reply in time";
+    case WIRE_END:
+        return "the other side closed the connection";
+    case WIRE_TOO_LONG:
+    case WIRE_MALFORMED:
+        return "this is no reply";
+    case WIRE_CANCELLED:
+        return "given up: this server stops";
+    case WIRE_FAILED:
+    case WIRE_OK:
+        break;
+    }
+    return "the connection was lost";
+}
+
+enum wire_status channel_read_reply(struct deliver_channel *channel, uint64_t deadline_us,
+                                    struct smtp_reply *reply)
+{
+    const enum wire_status status =
+        smtp_read_reply(&channel->input, channel->arena, deadline_us, reply);
+
+    dialogue_line(&channel->dialogue, DIALOGUE_THEM, reply->text);
+    if (status != WIRE_OK)
+        dialogue_note(&channel->dialogue, "%s", status_words(status));
+    return status;
+}
+
 /* Reads the reply of one stage. False: `trouble` says why; the session is over unless the peer
  * itself said no. */
 static bool session_hear(struct deliver_channel *channel, enum stage stage,
                          struct smtp_reply *reply, struct outcome *trouble)
 {
     const uint64_t deadline_us = deadline_in(channel->deliver->timeouts.greeting_us);
-    const enum wire_status status =
-        smtp_read_reply(&channel->input, channel->arena, deadline_us, reply);
+    const enum wire_status status = channel_read_reply(channel, deadline_us, reply);
 
     if (status != WIRE_OK) {
         *trouble = outcome_of_status(channel, stage, status);
@@ -81,6 +111,7 @@ static bool session_ask(struct deliver_channel *channel, enum stage stage, const
     const struct io_result sent =
         stream_write(channel->stream, bytes_of_text(command), deadline_us);
 
+    dialogue_line(&channel->dialogue, DIALOGUE_US, bytes_of_text(command));
     if (sent.status != IO_OK) {
         *trouble = outcome_of_status(channel, stage, wire_status_of(sent));
         channel_abort(channel);
@@ -127,6 +158,10 @@ static bool session_dial(struct deliver_channel *channel, const struct next_hop 
 
     session_name(channel, hop);
     const struct io_result dialled = stream_dial(&hop->at, NULL, deadline_us, &channel->stream);
+    dialogue_note(&channel->dialogue, "%s %s%s%s",
+                  dialled.status == IO_OK ? "connected to" : "no connection to", channel->host,
+                  dialled.status == IO_OK ? "" : ": ",
+                  dialled.status == IO_OK ? "" : io_result_text(dialled));
     if (dialled.status != IO_OK) {
         channel->stream = NULL;
         *trouble = outcome_of_verdict(channel, STAGE_CONNECT,
@@ -217,6 +252,7 @@ static enum tls_end session_handshake(struct deliver_channel *channel,
         channel->stream = NULL;
         metric_add(COUNTER_SESSIONS_OUT, -1);
         *trouble = tls_unmet(channel, facts.why[0] ? facts.why : io_result_text(result));
+        dialogue_note(&channel->dialogue, "TLS failed: %.*s", BYTES_PRINT(trouble->reply));
         if (result.status == IO_CANCELLED)
             trouble->verdict = verdict_of(CAUSE_UNDECIDED);
         return result.status != IO_CANCELLED && channel->to.tls == TLS_USE_MAY
@@ -230,6 +266,7 @@ static enum tls_end session_handshake(struct deliver_channel *channel,
         return TLS_END_LOST;
     }
     snprintf(channel->tls, sizeof(channel->tls), "%s %s", facts.protocol, facts.cipher);
+    dialogue_note(&channel->dialogue, "%s", channel->tls);
     return TLS_END_SECURED;
 }
 
@@ -322,6 +359,8 @@ bool channel_open(struct deliver_channel *channel, struct outcome *trouble)
     const struct verdict found = hops_find(channel, &hops);
     if (!verdict_accepts(&found)) {
         *trouble = outcome_of_verdict(channel, STAGE_DNS, found);
+        dialogue_note(&channel->dialogue, "no host for %s: %s %.*s", channel->to.domain,
+                      cause_name(found.cause), BYTES_PRINT(found.detail));
         trouble->reply = found.detail;
         return false;
     }

@@ -271,8 +271,7 @@ static bool transaction_hear(struct transaction *transaction, const struct step 
 {
     struct deliver_channel *channel = transaction->channel;
     struct smtp_reply reply = {0};
-    const enum wire_status status =
-        smtp_read_reply(&channel->input, channel->arena, deadline_in(wait_us), &reply);
+    const enum wire_status status = channel_read_reply(channel, deadline_in(wait_us), &reply);
 
     if (status != WIRE_OK) {
         transaction_lost(transaction, stage_of(step->kind), status);
@@ -317,6 +316,7 @@ static bool transaction_exchange(struct transaction *transaction, uint32_t from,
     }
     const struct io_result sent = stream_write(channel->stream, buffer_view(&channel->out),
                                                deadline_in(channel->deliver->timeouts.greeting_us));
+    dialogue_line(&channel->dialogue, DIALOGUE_US, buffer_view(&channel->out));
     for (uint32_t i = from; i < to; i++) {
         const uint64_t wait_us =
             sent.status == IO_OK ? wait_of(transaction, &transaction->steps[i]) : 2 * US_PER_S;
@@ -367,10 +367,10 @@ static void transaction_cut(struct transaction *transaction, struct io_result se
     struct outcome outcome = outcome_of_status(channel, STAGE_DATA, wire_status_of(sent));
 
     if (sent.status == IO_FAILED &&
-        smtp_read_reply(&channel->input, channel->arena, deadline_in(2 * US_PER_S), &reply) ==
-            WIRE_OK &&
+        channel_read_reply(channel, deadline_in(2 * US_PER_S), &reply) == WIRE_OK &&
         reply.code / 100 >= 4)
         outcome = outcome_of_reply(channel, STAGE_DATA, &reply);
+    dialogue_note(&channel->dialogue, "the body could not be sent: %s", io_result_text(sent));
     taken_fail(transaction, outcome);
     channel_abort(channel);
 }
@@ -420,8 +420,8 @@ static bool transaction_interrupted(struct transaction *transaction)
 
     if (!peer_speaks(channel))
         return false;
-    const enum wire_status status = smtp_read_reply(
-        &channel->input, channel->arena, deadline_in(channel->deliver->timeouts.data_us), &reply);
+    const enum wire_status status =
+        channel_read_reply(channel, deadline_in(channel->deliver->timeouts.data_us), &reply);
     if (status != WIRE_OK)
         taken_fail(transaction, outcome_of_status(channel, STAGE_DATA, status));
     else if (reply.code / 100 == 4 || reply.code / 100 == 5)
@@ -466,6 +466,8 @@ static bool transaction_send_body(struct transaction *transaction)
             return false;
         }
     } while (offset < size);
+    dialogue_note(&channel->dialogue, "a message of %llu octets, and the dot",
+                  (unsigned long long)size);
     return true;
 }
 
@@ -499,8 +501,7 @@ static enum wire_status transaction_hear_dot(struct transaction *transaction,
         if (clock_now_us() >= end_us)
             return WIRE_TIMEOUT;
     }
-    return smtp_read_reply(&channel->input, channel->arena,
-                           MIN_OF(deadline_us, deliver->give_up_us), reply);
+    return channel_read_reply(channel, MIN_OF(deadline_us, deliver->give_up_us), reply);
 }
 
 /* One reply for all, or with LMTP one for each recipient taken, in their order (RFC 2033 4.2). */

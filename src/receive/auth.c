@@ -75,6 +75,8 @@ struct verdict auth_ask(struct session *session, struct bytes challenge, struct 
     session_say(session, "334 %.*s", BYTES_PRINT(buffer_view(&encoded)));
     const enum wire_status status = session_next_line(session, &line);
     session->answered = false;
+    if (status == WIRE_OK)
+        dialogue_note(&session->dialogue, "an answer of the login, left out");
     if (status != WIRE_OK)
         return auth_broken(session, status);
     if (bytes_equal_text(line, "*"))

@@ -105,6 +105,8 @@ void intake_end(struct session *session)
 {
     struct bytes rest = BYTES_EMPTY;
 
+    dialogue_note(&session->dialogue, "a message of %llu octets",
+                  (unsigned long long)session->intake.count);
     if (session->intake.objected)
         return;
     if (!policy_body_end(&session->transaction, &rest))

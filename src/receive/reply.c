@@ -30,6 +30,7 @@ void session_say(struct session *session, const char *format, ...)
         session->lost = true;
     buffer_add_text(&session->output, text);
     buffer_add_text(&session->output, "\r\n");
+    dialogue_line(&session->dialogue, DIALOGUE_US, bytes_of_text(text));
     session->answered = true;
 }
 
@@ -84,6 +85,7 @@ static void session_tell_others(const struct session *session, struct event even
         buffer_clear(&to);
         address_print(&to, asked);
         event.to = buffer_view(&to);
+        event.transcript = BYTES_EMPTY;
         observe_event(&event);
     }
     buffer_free(&to);
@@ -135,6 +137,15 @@ static struct verdict session_tolerate(struct session *session, const struct ver
     return verdict_with(CAUSE_PROTOCOL_ERRORS, objection->detail);
 }
 
+/* Of a deferral: once before the dot, however many recipients are deferred, and once there. */
+static struct bytes session_transcript(struct session *session, enum verdict_kind kind)
+{
+    if (kind != VERDICT_DEFER || (session->dialogue_told && session->stage != STAGE_DOT))
+        return BYTES_EMPTY;
+    session->dialogue_told = true;
+    return dialogue_view(&session->dialogue);
+}
+
 void session_object(struct session *session, const struct verdict *objection)
 {
     const struct verdict verdict = session_tolerate(session, objection);
@@ -158,6 +169,8 @@ void session_object(struct session *session, const struct verdict *objection)
                           .code = verdict_code(&verdict),
                           .text = verdict.detail.count ? verdict.detail : bytes_of_text(reply),
                           .filter = session->transaction.filter,
+                          .tls = session->client.tls,
+                          .transcript = session_transcript(session, row->kind),
                           .message = session->transaction.message};
     session_event(session, &event);
 }

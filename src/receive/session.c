@@ -67,8 +67,11 @@ static void session_tidy(struct session *session)
     if (session->message_over)
         transaction_reset(session);
     session->message_over = false;
-    if (session->state <= STATE_GREETED)
+    if (session->state <= STATE_GREETED) {
         arena_clear(&session->transaction_arena);
+        dialogue_clear(&session->dialogue);
+        session->dialogue_told = false;
+    }
 }
 
 MUST_USE static struct verdict session_perform(struct session *session,
@@ -87,12 +90,23 @@ static void command_be_lenient(struct smtp_command *command)
         command->fault = SMTP_FINE;
 }
 
+/* What is no command may be anything: a password that came too early, or a body. */
+static void session_note_command(struct session *session, const struct smtp_command *command,
+                                 struct bytes line)
+{
+    if (command->verb == SMTP_UNKNOWN)
+        dialogue_note(&session->dialogue, "no command: a line of %zu octets", line.count);
+    else
+        dialogue_line(&session->dialogue, DIALOGUE_THEM, line);
+}
+
 static void session_command(struct session *session, struct bytes line)
 {
     struct smtp_command command = {0};
 
     smtp_parse_command(&session->transaction_arena, line, &command);
     command_be_lenient(&command);
+    session_note_command(session, &command, line);
     session->stage = verb_row(command.verb)->stage;
     session->asked = command.path;
     const struct verdict verdict = session_perform(session, &command);
@@ -125,6 +139,7 @@ static void session_turn(struct session *session)
         session_object(session, &not_a_command);
         return;
     case WIRE_TIMEOUT:
+        dialogue_note(&session->dialogue, "nothing came in time");
         session_close_with(session, CAUSE_CLIENT_IDLE);
         return;
     case WIRE_CANCELLED:
@@ -137,6 +152,7 @@ static void session_turn(struct session *session)
         session->closing = true;
         return;
     case WIRE_FAILED:
+        dialogue_note(&session->dialogue, "the connection was lost");
         session->lost = true;
         return;
     }
@@ -172,6 +188,9 @@ static void session_open(struct session *session, struct guest *guest)
     session->client.arena = &session->connection_arena;
     session->peer = stream->remote.ip;
     endpoint_print(&stream->remote, session->client_text, sizeof session->client_text);
+    session->dialogue = (struct dialogue){
+        .direction = DIALOGUE_IN, .id = session->client.session, .peer = session->client_text};
+    dialogue_note(&session->dialogue, "connected to %s", session->listen->name);
     wire_input_open(&session->input, stream);
     metric_add(COUNTER_SESSIONS_IN, 1);
     struct event event = {.kind = EVENT_SESSION_OPEN};
@@ -252,6 +271,8 @@ static void session_close(struct session *session)
     transaction_reset(session);
     policy_client_end(&session->client);
     buffer_free(&session->headers);
+    dialogue_note(&session->dialogue, "closed");
+    dialogue_clear(&session->dialogue);
     arena_clear(&session->transaction_arena);
     arena_clear(&session->connection_arena);
     wire_input_close(&session->input);

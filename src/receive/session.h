@@ -127,7 +127,9 @@ struct session {
     char client_text[ENDPOINT_TEXT_MAX];
     char helo[MAIL_DOMAIN_MAX + 1];
     char tls[96];
-    struct ip_address peer; /* who is really connected, whatever PROXY or XCLIENT say */
+    struct dialogue dialogue; /* of this transaction; no memory while idle */
+    bool dialogue_told;       /* the history has it up to an objection before the dot */
+    struct ip_address peer;   /* who is really connected, whatever PROXY or XCLIENT say */
 };
 
 /* The next line, after what was said so far went out. Sleeps. */

@@ -153,7 +153,7 @@ static bool ends_without_note(const struct decision *decision)
            (decision->settlement.state == RECIPIENT_FAILED && !decision->tells);
 }
 
-static void report_event(const struct report *report, const struct decision *decision)
+static void report_event(struct report *report, const struct decision *decision)
 {
     static const struct outcome NONE = {0};
     const struct outcome *outcome = decision->outcome ? decision->outcome : &NONE;
@@ -169,6 +169,8 @@ static void report_event(const struct report *report, const struct decision *dec
         .from = address_text(report->arena, envelope->from),
         .to = address_text(report->arena, envelope->recipients[settlement->recipient].address),
         .mx = outcome->host,
+        .tls = outcome->tls,
+        .destination = report->destination,
         .text = outcome->reply,
         .code = outcome->code,
         .enhanced = outcome->enhanced,
@@ -176,7 +178,12 @@ static void report_event(const struct report *report, const struct decision *dec
         .next_wall_us = waits ? settlement->next_wall_us : 0,
         .took_us = report->took_us};
 
+    if (decision->event != EVENT_DELIVERY_DONE) { /* once for all recipients of the attempt */
+        event.transcript = report->transcript;
+        report->transcript = BYTES_EMPTY;
+    }
     observe_event(&event);
+    event.transcript = BYTES_EMPTY;
     if (settlement->cause == CAUSE_BODY_DAMAGED) {
         event.kind = EVENT_MESSAGE_DAMAGED;
         observe_event(&event);
@@ -237,7 +244,9 @@ bool settle_attempt(const struct place *place, const struct attempt *attempt, ui
         .message = message,
         .arena = attempt->arena,
         .decisions = ARENA_NEW_ARRAY(attempt->arena, attempt->recipient_count, struct decision),
-        .took_us = took_us};
+        .took_us = took_us,
+        .destination = bytes_of_text(place->to.key),
+        .transcript = attempt->transcript};
 
     for (uint32_t i = 0; report.decisions && i < attempt->recipient_count; i++) {
         const struct outcome *outcome = &attempt->outcomes[i];
