@@ -7,8 +7,16 @@
 static bool open_storage(struct house *house)
 {
     const struct config *config = house->config;
+    const struct config_incidents *times = &config->incidents;
     const struct history_settings history = {.directory = config->spool,
-                                             .overdue_us = config->ledger_overdue_us};
+                                             .overdue_us = config->ledger_overdue_us,
+                                             .incidents = {.notice_us = times->notice_us,
+                                                           .sustained_us = times->sustained_us,
+                                                           .escalate_us = times->escalate_us,
+                                                           .settle_us = times->settle_us,
+                                                           .calm_us = times->calm_us},
+                                             .transcripts_us = config->transcripts_us,
+                                             .transcripts_bytes = config->transcripts_bytes};
     struct spool_settings spool = house->spool_sizes;
 
     spool.directory = config->spool;

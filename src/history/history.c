@@ -15,6 +15,8 @@
 #define TEND_OPEN_US (5 * US_PER_S)
 #define FLUSH_PATIENCE_US (30 * US_PER_S)
 #define CLOSE_PATIENCE_US (60 * US_PER_S)
+#define KEEP_TRANSCRIPTS_US (UINT64_C(7) * 86400 * US_PER_S)
+#define KEEP_TRANSCRIPTS_BYTES (64 * MIB)
 #define TRY_AGAIN_US US_PER_S
 enum { TRIES_MAX = 600 }; /* ten minutes, then history is lost and counted */
 enum { KEEP_ROWS = 1000000, KEEP_DAYS = 14, BATCHES_A_TEND = 5 };
@@ -55,9 +57,15 @@ static void history_sink(void *argument, const struct event *event)
         return;
     if (event->kind == EVENT_MESSAGE_DEFERRED || event->kind == EVENT_RECIPIENT_DEFERRED)
         atomic_store(&history->anything_out, true);
-    const size_t size = kept_size(event);
+    struct event lean;
     pthread_mutex_lock(&history->lock);
     const size_t before = history->filling.count;
+    if (before > QUEUE_HURRY && event->transcript.count > 0) { /* the account comes first */
+        lean = *event;
+        lean.transcript = BYTES_EMPTY;
+        event = &lean;
+    }
+    const size_t size = kept_size(event);
     uint8_t *at = buffer_reserve(&history->filling, size);
     if (at) {
         kept_write(event, at);
@@ -101,7 +109,8 @@ static void writer_pause(struct history *history, uint64_t until_us)
 static void writer_wait(struct history *history)
 {
     const bool out = atomic_load(&history->anything_out); /* and may become overdue */
-    const uint64_t tend_us = deadline_in(out ? TEND_OPEN_US : TEND_US);
+    const uint64_t tend_us =
+        MIN_OF(deadline_in(out ? TEND_OPEN_US : TEND_US), incidents_due_us(&history->store));
     uint64_t deadline_us = tend_us;
     bool pending = false;
 
@@ -196,6 +205,9 @@ static void writer_main(void *argument)
         ending = writer_turn(history);
         if (++turns % BATCHES_A_TEND == 0)
             store_tend(&history->store);
+        if (history->store.database && history->batch.count == 0 &&
+            incidents_due_us(&history->store) <= clock_now_us())
+            incidents_tend(&history->store);
         if (clock_now_us() - tended_us < US_PER_S)
             continue;
         store_tend(&history->store);
@@ -259,6 +271,11 @@ static struct history *history_make(const struct history_settings *settings)
         .directory = history->directory,
         .keep_rows = settings->keep_rows ? settings->keep_rows : KEEP_ROWS,
         .overdue_us = settings->overdue_us ? (int64_t)settings->overdue_us : LEDGER_OVERDUE_US,
+        .incidents = {.times = settings->incidents},
+        .transcripts = {.keep_us = settings->transcripts_us ? settings->transcripts_us
+                                                            : KEEP_TRANSCRIPTS_US,
+                        .keep_bytes = settings->transcripts_bytes ? settings->transcripts_bytes
+                                                                  : KEEP_TRANSCRIPTS_BYTES},
         .keep_us = settings->keep_us ? settings->keep_us : (uint64_t)KEEP_DAYS * 86400 * US_PER_S};
     return history;
 }

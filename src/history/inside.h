@@ -7,6 +7,7 @@
 #include "history/history.h"
 
 #define HISTORY_FILE "history.db"
+#define HISTORY_TRANSCRIPT_MAX (16 * 1024)
 
 /* ------------------------------------------------------------------ one event, kept */
 
@@ -30,6 +31,9 @@ enum kept_text {
     KEPT_FILTER,
     KEPT_TEXT,
     KEPT_ENHANCED,
+    KEPT_TLS,
+    KEPT_DESTINATION,
+    KEPT_TRANSCRIPT, /* in memory only: on disk it has a table of its own, with its own bounds */
     KEPT_TEXTS
 };
 
@@ -59,6 +63,51 @@ struct ledger {
     int64_t still_out, came_back, overdue;
 };
 
+enum { INCIDENT_TELL_OPEN = 1, INCIDENT_TELL_MARK = 2, INCIDENT_TELL_CLOSED = 4 };
+
+/* One that is open, or may become one. */
+struct incident {
+    uint64_t id;
+    enum incident_direction direction;
+    enum cause cause;
+    char subject[256];
+    int64_t first_wall_us, last_wall_us, good_wall_us, over_wall_us;
+    uint64_t
+        age_from_us; /* on the monotonic clock, so that a jump of the other one marks nothing */
+    uint64_t last_us, good_us, over_us; /* on the monotonic clock */
+    uint64_t count, good, waiting;
+    enum incident_state mark;
+    unsigned tell;     /* events that are due once the table has it */
+    unsigned messages; /* of its rows in incident_messages, at most */
+    bool shown;        /* it counts as an incident; before, it may be one message's bad luck */
+    bool over;         /* kept for a while in case that it comes again */
+    bool breaker;      /* a breaker of its name is open */
+    bool dirty;
+    uint64_t message; /* the latest one; 0 */
+    char text[512], host[256], from[256];
+};
+
+/* Which recipients wait because of which incident: open addressing by the hash of message and
+ * recipient, 0 is a free place. */
+struct waiting_set {
+    struct waiting {
+        uint64_t key, incident;
+    } * at;
+    size_t room, count;
+};
+
+enum { INCIDENTS_MAX = 512 };
+
+struct incidents {
+    struct incident **at;
+    unsigned count, shown_open; /* of them that are shown and not over */
+    struct waiting_set waiting;
+    struct incident_times times;
+    uint64_t looked_us, swept_us; /* when they were tended, and what is old forgotten */
+    sqlite3_stmt *upsert, *message_add, *message_trim, *wait_set, *wait_end, *stale, *prune,
+        *prune_messages, *told[INCIDENT_WAYS];
+};
+
 struct store {
     const char *directory;
     sqlite3 *database;
@@ -68,6 +117,13 @@ struct store {
     uint64_t keep_rows, keep_us;
     int64_t overdue_us;
     struct ledger ledger;
+    struct incidents incidents;
+    uint64_t incident_now; /* that the event at hand belongs to; 0: none */
+    struct transcripts {
+        sqlite3_stmt *insert, *prune;
+        uint64_t keep_us, keep_bytes;
+        int64_t bytes; /* in the table */
+    } transcripts;
 };
 
 MUST_USE bool store_open(struct store *store, char *why, size_t why_room);
@@ -94,6 +150,48 @@ void ledger_tend(struct store *store);
 void ledger_unload(struct store *store);
 /* After a rollback the memory must agree with the table again. */
 void ledger_reload(struct store *store);
+/* /24 or /64: a sender's farm retries from its neighbours. */
+void ledger_network(struct bytes client, char into[ENDPOINT_TEXT_MAX]);
+
+/* incident.c, incident_table.c */
+MUST_USE bool incidents_prepare(struct store *store);
+MUST_USE bool incidents_load(struct store *store);
+void incidents_unload(struct store *store);
+void incidents_finalize(struct store *store);
+/* What this event says of incidents. Sets store->incident_now. False: the table failed. */
+MUST_USE bool incidents_take(struct store *store, const struct kept *kept);
+/* Writes what changed: the last step of a batch; then, after the commit, that it is written. */
+MUST_USE bool incidents_save(struct store *store);
+void incidents_saved(struct incidents *incidents);
+/* Marks and closes by time, and writes that. Called between batches. */
+void incidents_tend(struct store *store);
+/* When it should be called next at the latest (monotonic). */
+uint64_t incidents_due_us(const struct store *store);
+void incidents_show(const struct store *store); /* the gauges */
+/* After the commit: the events about what changed. */
+void incidents_tell(struct store *store);
+struct incident *incident_by_id(const struct incidents *incidents, uint64_t id);
+/* NULL: no memory, or all places are taken. */
+struct incident *incident_make(struct incidents *incidents);
+
+/* incident_table.c: the rows. False: the table failed. */
+MUST_USE bool incident_message(struct store *store, struct incident *incident,
+                               const struct kept *kept);
+MUST_USE bool incident_wait(struct store *store, struct incident *incident,
+                            const struct kept *kept);
+MUST_USE bool incident_wait_end(struct store *store, const struct kept *kept);
+MUST_USE bool incident_told(struct store *store, const struct kept *kept);
+void incident_sweep(struct store *store); /* forgets what is old */
+
+/* transcript.c */
+MUST_USE bool transcripts_prepare(struct store *store);
+void transcripts_finalize(struct store *store);
+MUST_USE bool transcripts_take(struct store *store, const struct kept *kept);
+void transcripts_tend(struct store *store);
+
+/* read.c: the read-only connection. 1: open; 0: there is no history yet; -1: it cannot be read. */
+MUST_USE int history_read_open(const char *directory, sqlite3 **database, char *why,
+                               size_t why_room);
 
 #define LEDGER_OVERDUE_US ((int64_t)24 * 3600 * 1000000)
 

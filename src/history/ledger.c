@@ -79,8 +79,7 @@ struct print {
     uint64_t fingerprint; /* never 0 */
 };
 
-/* /24 or /64: a sender's farm retries from its neighbours. */
-static void print_network(struct bytes client, char into[ENDPOINT_TEXT_MAX])
+void ledger_network(struct bytes client, char into[ENDPOINT_TEXT_MAX])
 {
     struct endpoint endpoint = {0};
     struct ip_address ip;
@@ -118,12 +117,14 @@ bool ledger_prepare(struct store *store)
 
     return store_prepare(database,
                          "UPDATE ledger SET last_us = max(last_us, ?5), attempts = attempts + 1,"
-                         " cause = ?6, session = ?7 WHERE fingerprint = ?1 AND state = 0"
+                         " cause = ?6, session = ?7, incident = ?8, dependency = ?9 WHERE "
+                         "fingerprint = ?1 AND state = 0"
                          " AND network = ?2 AND sender = ?3 AND recipient = ?4",
                          &store->ledger_update) &&
            store_prepare(database,
                          "INSERT INTO ledger(fingerprint, network, sender, recipient, first_us,"
-                         " last_us, cause, session, attempts) VALUES(?1,?2,?3,?4,?5,?5,?6,?7,1)",
+                         " last_us, cause, session, attempts, incident, dependency)"
+                         " VALUES(?1,?2,?3,?4,?5,?5,?6,?7,1,?8,?9)",
                          &store->ledger_insert) &&
            store_prepare(database,
                          "UPDATE ledger SET state = ?5, ended_us = ?6, message = ?7"
@@ -150,6 +151,7 @@ static void bind_print(sqlite3_stmt *statement, const struct print *print)
 static bool ledger_defer(struct store *store, const struct print *print, const struct kept *kept)
 {
     const char *cause = cause_name((enum cause)(kept->numbers[KEPT_CAUSE] - 1));
+    const struct incident *incident = incident_by_id(&store->incidents, store->incident_now);
 
     for (unsigned round = set_holds(&store->ledger, print->fingerprint) ? 0 : 1; round < 2;
          round++) {
@@ -158,6 +160,8 @@ static bool ledger_defer(struct store *store, const struct print *print, const s
         sqlite3_bind_int64(statement, 5, kept->wall_us);
         store_bind(statement, 6, bytes_of_text(cause));
         sqlite3_bind_int64(statement, 7, (int64_t)kept->numbers[KEPT_SESSION]);
+        sqlite3_bind_int64(statement, 8, (int64_t)store->incident_now);
+        store_bind(statement, 9, bytes_of_text(incident ? incident->subject : ""));
         if (!store_step(statement))
             return false;
         if (round == 0 && sqlite3_changes(store->database) > 0)
@@ -204,7 +208,7 @@ static bool ledger_end_all(struct store *store, struct print *print, const struc
 
     if (!ledger_is_open(&store->ledger))
         return true;
-    print_network(kept->texts[KEPT_CLIENT], print->network);
+    ledger_network(kept->texts[KEPT_CLIENT], print->network);
     print_make(print, from, to);
     if (!ledger_end(store, print, kept, state))
         return false;
@@ -233,7 +237,7 @@ bool ledger_take(struct store *store, const struct kept *kept)
     struct print print;
 
     if (is_deferral(kept)) {
-        print_network(kept->texts[KEPT_CLIENT], print.network);
+        ledger_network(kept->texts[KEPT_CLIENT], print.network);
         print_make(&print, kept->texts[KEPT_FROM], kept->texts[KEPT_TO]);
         return ledger_defer(store, &print, kept);
     }

@@ -7,9 +7,17 @@
 #include <string.h>
 
 /* Most octets of each text that are kept. */
-static const uint16_t TEXT_MAX[KEPT_TEXTS] = {
-    [KEPT_CLIENT] = 128, [KEPT_HELO] = 255,  [KEPT_FROM] = 400,  [KEPT_TO] = 400,
-    [KEPT_MX] = 255,     [KEPT_FILTER] = 64, [KEPT_TEXT] = 2000, [KEPT_ENHANCED] = 16};
+static const uint16_t TEXT_MAX[KEPT_TEXTS] = {[KEPT_CLIENT] = 128,
+                                              [KEPT_HELO] = 255,
+                                              [KEPT_FROM] = 400,
+                                              [KEPT_TO] = 400,
+                                              [KEPT_MX] = 255,
+                                              [KEPT_FILTER] = 64,
+                                              [KEPT_TEXT] = 2000,
+                                              [KEPT_ENHANCED] = 16,
+                                              [KEPT_TLS] = 96,
+                                              [KEPT_DESTINATION] = 320,
+                                              [KEPT_TRANSCRIPT] = HISTORY_TRANSCRIPT_MAX};
 
 struct head {
     uint64_t kind, message;
@@ -28,6 +36,9 @@ static void kept_texts(const struct event *event, struct bytes texts[KEPT_TEXTS]
     texts[KEPT_FILTER] = event->filter;
     texts[KEPT_TEXT] = event->text;
     texts[KEPT_ENHANCED] = event->enhanced;
+    texts[KEPT_TLS] = event->tls;
+    texts[KEPT_DESTINATION] = event->destination;
+    texts[KEPT_TRANSCRIPT] = event->transcript;
     for (size_t i = 0; i < KEPT_TEXTS; i++)
         texts[i] = bytes_slice(texts[i], 0, TEXT_MAX[i]);
 }
@@ -49,7 +60,7 @@ void kept_write(const struct event *event, uint8_t *at)
     struct bytes texts[KEPT_TEXTS];
     const bool fate = event->has_verdict && event->verdict.kind != VERDICT_ACCEPT;
     struct head head = {.kind = event->kind,
-                        .message = event->message,
+                        .message = event->message ? event->message : event->incident,
                         .wall_us = event->wall_us,
                         .numbers = {[KEPT_STAGE] = event->stage,
                                     [KEPT_CAUSE] = fate ? (uint64_t)event->verdict.cause + 1 : 0,
@@ -131,7 +142,7 @@ static uint64_t fields_present(const struct kept *kept)
 
     for (unsigned i = 0; i < KEPT_NUMBERS; i++)
         mask |= (uint64_t)(kept->numbers[i] != 0) << i;
-    for (unsigned i = 0; i < KEPT_TEXTS; i++)
+    for (unsigned i = 0; i < KEPT_TRANSCRIPT; i++)
         mask |= (uint64_t)(kept->texts[i].count != 0) << (KEPT_NUMBERS + i);
     return mask;
 }
@@ -150,7 +161,7 @@ void kept_pack(struct buffer *into, const struct kept *kept, int64_t base_us)
         add_varint(into, i == KEPT_NEXT ? fold_sign((int64_t)kept->numbers[i] - kept->wall_us)
                                         : kept->numbers[i]);
     }
-    for (unsigned i = 0; i < KEPT_TEXTS; i++) {
+    for (unsigned i = 0; i < KEPT_TRANSCRIPT; i++) {
         if (kept->texts[i].count == 0)
             continue;
         add_varint(into, kept->texts[i].count);
@@ -172,7 +183,7 @@ bool kept_unpack(struct bytes *rest, struct kept *kept, int64_t base_us)
     if (mask >> KEPT_NEXT & 1)
         kept->numbers[KEPT_NEXT] =
             (uint64_t)kept->wall_us + (uint64_t)unfold_sign(kept->numbers[KEPT_NEXT]);
-    for (unsigned i = 0; i < KEPT_TEXTS; i++)
+    for (unsigned i = 0; i < KEPT_TRANSCRIPT; i++)
         if (mask >> (KEPT_NUMBERS + i) & 1)
             kept->texts[i] = reader_bytes(&reader, read_varint(&reader));
     *rest = reader.rest;

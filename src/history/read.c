@@ -30,24 +30,28 @@ static void view_close(struct view **view)
     *view = NULL;
 }
 
-/* 1: open; 0: there is no history yet; -1: it cannot be read. */
-static int view_open(struct view *view, const char *directory, char *why, size_t why_room)
+int history_read_open(const char *directory, sqlite3 **database, char *why, size_t why_room)
 {
     char path[4096];
     struct file_facts facts;
 
-    view->arena = ARENA_WITH_LIMIT(READ_ROOM);
     snprintf(path, sizeof path, "%s/" HISTORY_FILE, directory);
-    if (sqlite3_open_v2(path, &view->database, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX,
+    if (sqlite3_open_v2(path, database, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX,
                         disk_sqlite_vfs()) == SQLITE_OK) {
-        sqlite3_busy_timeout(view->database, BUSY_MS);
+        sqlite3_busy_timeout(*database, BUSY_MS);
         return 1;
     }
     const struct io_result there = disk_facts(path, &facts);
     if (there.status != IO_OK && there.error == ENOENT)
         return 0;
-    snprintf(why, why_room, "%s: %s", path, sqlite3_errmsg(view->database));
+    snprintf(why, why_room, "%s: %s", path, sqlite3_errmsg(*database));
     return -1;
+}
+
+static int view_open(struct view *view, const char *directory, char *why, size_t why_room)
+{
+    view->arena = ARENA_WITH_LIMIT(READ_ROOM);
+    return history_read_open(directory, &view->database, why, why_room);
 }
 
 static bool view_fail(const struct view *view, char *why, size_t why_room)
@@ -107,6 +111,8 @@ static struct history_row row_of(const struct view *view, const struct kept *kep
                                 .filter = kept->texts[KEPT_FILTER],
                                 .text = kept->texts[KEPT_TEXT],
                                 .enhanced = kept->texts[KEPT_ENHANCED],
+                                .tls = kept->texts[KEPT_TLS],
+                                .destination = kept->texts[KEPT_DESTINATION],
                                 .code = (unsigned)kept->numbers[KEPT_CODE],
                                 .attempt = (uint32_t)kept->numbers[KEPT_ATTEMPT],
                                 .next_wall_us = (int64_t)kept->numbers[KEPT_NEXT],
@@ -222,7 +228,7 @@ bool history_of_session(const char *directory, uint64_t session, history_each *e
 
 #define LEDGER_COLUMNS                                                                             \
     "SELECT network, sender, recipient, cause, first_us, last_us, ended_us, attempts, state,"      \
-    " session, message, (SELECT user_version FROM pragma_user_version) FROM ledger "
+    " session, message, (SELECT user_version FROM pragma_user_version), dependency FROM ledger "
 
 static struct ledger_row ledger_row_of(sqlite3_stmt *statement, int64_t now_wall_us)
 {
@@ -233,6 +239,7 @@ static struct ledger_row ledger_row_of(sqlite3_stmt *statement, int64_t now_wall
                              .first_wall_us = sqlite3_column_int64(statement, 4),
                              .last_wall_us = sqlite3_column_int64(statement, 5),
                              .ended_wall_us = sqlite3_column_int64(statement, 6),
+                             .dependency = column_bytes(statement, 12),
                              .attempts = (uint32_t)sqlite3_column_int64(statement, 7),
                              .state = (enum ledger_state)sqlite3_column_int(statement, 8),
                              .session = (uint64_t)sqlite3_column_int64(statement, 9),

@@ -24,11 +24,20 @@ static const char SCHEMA[] =
     " recipient TEXT NOT NULL COLLATE NOCASE, cause TEXT NOT NULL, first_us INTEGER NOT NULL,"
     " last_us INTEGER NOT NULL, ended_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL,"
     " state INTEGER NOT NULL DEFAULT 0, session INTEGER NOT NULL,"
-    " message INTEGER NOT NULL DEFAULT 0);"
+    " message INTEGER NOT NULL DEFAULT 0, incident INTEGER NOT NULL DEFAULT 0,"
+    " dependency TEXT NOT NULL DEFAULT '');"
     "CREATE INDEX IF NOT EXISTS ledger_open ON ledger(fingerprint) WHERE state = 0;"
     "CREATE INDEX IF NOT EXISTS ledger_first ON ledger(first_us) WHERE state = 0;"
     "CREATE INDEX IF NOT EXISTS ledger_last ON ledger(last_us);"
     "CREATE INDEX IF NOT EXISTS ledger_message ON ledger(message) WHERE message <> 0;";
+
+/* Columns that files of before did not have; in newer ones the statements fail, as they should. */
+static const char *const ADDITIONS[] = {
+    "ALTER TABLE ledger ADD COLUMN incident INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE ledger ADD COLUMN dependency TEXT NOT NULL DEFAULT ''",
+};
+static const char LATER_INDEX[] =
+    "CREATE INDEX IF NOT EXISTS ledger_incident ON ledger(incident) WHERE state = 0";
 
 bool store_prepare(sqlite3 *database, const char *sql, sqlite3_stmt **statement)
 {
@@ -103,7 +112,19 @@ static bool store_prepare_all(struct store *store)
            store_prepare(database,
                          "SELECT (SELECT min(id) FROM events), (SELECT max(id) FROM events)",
                          &store->bounds) &&
-           ledger_prepare(store);
+           ledger_prepare(store) && incidents_prepare(store) && transcripts_prepare(store);
+}
+
+static bool store_shape(sqlite3 *database)
+{
+    if (sqlite3_exec(database, SCHEMA, NULL, NULL, NULL) != SQLITE_OK)
+        return false;
+    for (size_t i = 0; i < COUNT_OF(ADDITIONS); i++) {
+        const int result = sqlite3_exec(database, ADDITIONS[i], NULL, NULL, NULL);
+        if (result != SQLITE_OK && result != SQLITE_ERROR) /* ERROR: the column is there */
+            return false;
+    }
+    return sqlite3_exec(database, LATER_INDEX, NULL, NULL, NULL) == SQLITE_OK;
 }
 
 static bool store_open_once(struct store *store, char *why, size_t why_room)
@@ -118,12 +139,12 @@ static bool store_open_once(struct store *store, char *why, size_t why_room)
     bool opened = sqlite3_open_v2(path, &store->database, flags, disk_sqlite_vfs()) == SQLITE_OK;
     if (opened) {
         sqlite3_busy_timeout(store->database, BUSY_MS);
-        opened = sqlite3_exec(store->database, SCHEMA, NULL, NULL, NULL) == SQLITE_OK &&
+        opened = store_shape(store->database) &&
                  sqlite3_exec(store->database, overdue, NULL, NULL, NULL) == SQLITE_OK &&
                  sqlite3_exec(store->database, "BEGIN", NULL, NULL, NULL) == SQLITE_OK &&
                  store_names(store) &&
                  sqlite3_exec(store->database, "COMMIT", NULL, NULL, NULL) == SQLITE_OK &&
-                 store_prepare_all(store) && ledger_load(store);
+                 store_prepare_all(store) && ledger_load(store) && incidents_load(store);
     }
     if (!opened)
         snprintf(why, why_room, "%s: %s", path, sqlite3_errmsg(store->database));
@@ -177,6 +198,9 @@ void store_close(struct store *store)
         sqlite3_finalize(*all[i]);
         *all[i] = NULL;
     }
+    incidents_finalize(store);
+    incidents_unload(store);
+    transcripts_finalize(store);
     ledger_unload(store);
     sqlite3_close(store->database);
     store->database = NULL;
@@ -297,11 +321,17 @@ static bool write_batch(struct store *store, const struct batch *batch)
     bool written = store_step(store->begin);
 
     for (uint32_t i = 1; written && i <= batch->count; i++) {
-        written = ledger_take(store, &batch->events[i]);
+        written = incidents_take(store, &batch->events[i]) &&
+                  ledger_take(store, &batch->events[i]) &&
+                  transcripts_take(store, &batch->events[i]);
         if (written && !batch->later[i])
             written = insert_row(store, batch, i, &packed);
     }
-    return written && store_step(store->commit);
+    if (!written || !incidents_save(store) || !store_step(store->commit))
+        return false;
+    incidents_saved(&store->incidents);
+    incidents_tell(store);
+    return true;
 }
 
 /* A store that lies in pieces is begun anew; any other trouble may pass. */
@@ -321,6 +351,8 @@ static void store_recover(struct store *store)
         return;
     }
     ledger_reload(store);
+    if (!incidents_load(store))
+        observe_note(LOG_ERROR, "history", "incidents: %s", sqlite3_errmsg(store->database));
 }
 
 bool store_write(struct store *store, struct bytes octets)
@@ -366,6 +398,8 @@ static void prune(struct store *store)
 
 void store_tend(struct store *store)
 {
-    if (store->database)
-        prune(store);
+    if (!store->database)
+        return;
+    prune(store);
+    transcripts_tend(store);
 }
