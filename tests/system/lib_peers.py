@@ -220,6 +220,10 @@ class Peer:
     def flush(self):
         """Try all that waits now."""
 
+    def way_out(self, recipient):
+        """Where to write to here for a message to a recipient elsewhere."""
+        return recipient
+
     def mails(self):
         return read_maildir(self.mailbox)
 
@@ -459,6 +463,8 @@ match from any for any action "out"
             os.makedirs(path, exist_ok=True)
             os.chmod(path, mode)
             shutil.chown(path, owner, 'opensmtpq' if name == 'offline' else 'root')
+        shutil.chown('/usr/sbin/smtpctl', 'root', 'opensmtpq')     # as its installation does
+        os.chmod('/usr/sbin/smtpctl', 0o2755)
         os.makedirs('/var/lib/opensmtpd/empty', exist_ok=True)
         os.makedirs('/run/smtpd', exist_ok=True)
         with open('/etc/passwd') as file:
@@ -472,14 +478,19 @@ match from any for any action "out"
         return ['/usr/sbin/smtpd', '-d', '-f', self.config]
 
     def flush(self):
-        subprocess.run(['/usr/sbin/smtpctl', 'schedule', 'all'], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
-        subprocess.run(['/usr/sbin/smtpctl', 'resume', 'mta'], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        """A new start forgets that a route was bad; it reads its queue a little later."""
+        self.restart()
+        wait_until('opensmtpd to have read its queue', lambda: self.control('schedule', 'all') == 0)
+
+    def control(self, *words):
+        return subprocess.run(['/usr/sbin/smtpctl', *words], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log).returncode
 
 
 # ------------------------------------------------------------------ chasquid
 
 class Chasquid(Peer):
-    """It has no way to be told "try now" but a new start, which tries all that waits."""
+    """It has no way to be told "try now" but a new start, which tries all that waits. It relays only for those who logged in,
+    and what an alias sends elsewhere; hold@ is such an alias."""
     name, package, number = 'chasquid', 'chasquid', 14
     CONFIG = '''
 hostname: "{host}"
@@ -505,6 +516,7 @@ mv {mailbox}/tmp/$name {mailbox}/new/$name
             owned(os.path.join(self.mailbox, path), 'peerbox')
         write(os.path.join(self.config, 'chasquid.conf'), self.CONFIG.format(**self.__dict__) + self.extra)
         write(os.path.join(self.folder, 'keep'), self.KEEP.format(**self.__dict__), 0o755)
+        write(os.path.join(self.config, 'domains', self.domain, 'aliases'), 'hold: box@hold.example\n')
         certificate = os.path.join(self.config, 'certs', self.host)
         subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '30', '-subj', f'/CN={self.host}',
                         '-addext', f'subjectAltName=DNS:{self.host}', '-keyout', f'{certificate}/privkey.pem', '-out', f'{certificate}/fullchain.pem'],
@@ -516,6 +528,10 @@ mv {mailbox}/tmp/$name {mailbox}/new/$name
 
     def flush(self):
         self.restart()
+
+    def way_out(self, recipient):
+        assert recipient == 'box@hold.example', recipient
+        return f'hold@{self.domain}'
 
 
 # ------------------------------------------------------------------ Dovecot's LMTP
