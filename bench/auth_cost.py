@@ -1,35 +1,45 @@
 #!/usr/bin/env python3
 """What SPF, DKIM and DMARC add to the CPU of accepting a signed 10 KiB message, beyond the cryptography itself.
 
-usage: auth_cost.py --build DIR [--messages N] [--rounds N] [--perf]
+usage: auth_cost.py --build DIR [--rounds N] [--perf]
 
-The same messages go to the same server with the checks off and on, in turns; its CPU is read from the kernel. The answers of
-DNS come from the resolver's memory, as they do for whoever sends often. bench/auth_crypto.c measures the cryptography alone.
-The mail is for a next hop that is down, so that delivery costs next to nothing in both.
+Two servers, one with the checks off and one with them on, take the same message in turns, blocks of 50 after each other; the
+kernel says what CPU all their threads used (user and system). The answers of DNS come from the resolver's memory, as they do for
+whoever sends often. The mail is for a next hop that is down, so that delivery costs next to nothing in both.
 
---perf: one run with the checks on under `perf record` instead. Samples inside verification but outside of OpenSSL's hashes,
-keys and signatures, as a share of all samples outside of verification: this stays steady on a machine that is busy, where
-the difference of two runs does not.
+bench/auth_crypto.c does the cryptography of one message, by the same calls. It is measured twice: in a loop, where the
+processor has it all at hand, and at the pace of the mail, one message's work after each message that a server took, as the
+server itself does it. The second is what is taken off; the first is shown beside it.
+
+--perf: one run of each server under `perf record` instead: samples in the libraries, on and off. What libcrypto used in the
+server itself is the third witness.
 """
 import argparse
-import collections
+import glob
 import os
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, 'tests', 'system'))
 
-HZ = os.sysconf('SC_CLK_TCK')
+BLOCK = 50
 
 
-def cpu_s(pid):
-    with open(f'/proc/{pid}/stat') as file:
-        fields = file.read().rsplit(')', 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / HZ
+def cpu_us(pid):
+    """Of all threads of the process."""
+    spent_ns = 0
+    for path in glob.glob(f'/proc/{pid}/task/*/schedstat'):
+        try:
+            with open(path) as file:
+                spent_ns += int(file.read().split()[0])
+        except OSError:  # it ended
+            pass
+    return spent_ns / 1e3
 
 
 def make_keys(folder):
@@ -48,99 +58,161 @@ def make_message(holdfast, pem):
     return done.stdout
 
 
-def measure(server, lib, message, count):
-    """Microseconds of the server's CPU a message, over one session."""
-    talk = b'MAIL FROM:<ann@sender.example>\r\nRCPT TO:<alice@home.example>\r\nDATA\r\n'
-    with lib.Client(server.address()) as client:
-        client.command('EHLO client.example')
-        begin = 0.0
-        for number in range(count + 50):
-            if number == 50:  # answers of DNS and caches are warm
-                begin = cpu_s(server.process.pid)
-            client.send(talk)
-            client.replies(3)
-            client.send(message + b'.\r\n')
-            reply = client.reply()
-            if reply.code != 250:
-                raise SystemExit(f'auth_cost: {reply.lines}')
-        return (cpu_s(server.process.pid) - begin) * 1e6 / count
+class Turn:
+    """One server, and one client that stays connected."""
+
+    TALK = b'MAIL FROM:<ann@sender.example>\r\nRCPT TO:<alice@home.example>\r\nDATA\r\n'
+
+    def __init__(self, lib, text, message):
+        self.server = lib.Server(text=text)
+        self.client = lib.Client(self.server.address())
+        self.message = message + b'.\r\n'
+        self.client.command('EHLO client.example')
+        self.pid = self.server.process.pid
+        for _ in range(2 * BLOCK):  # answers of DNS and caches are warm
+            self.send()
+
+    def send(self):
+        self.client.send(self.TALK)
+        self.client.replies(3)
+        self.client.send(self.message)
+        reply = self.client.reply()
+        if reply.code != 250:
+            raise SystemExit(f'auth_cost: {reply.lines}')
+
+    def close(self):
+        self.client.close()
+        self.server.stop()
 
 
-VERIFICATION = {'policy_body_add', 'policy_body_begin', 'policy_transaction_end', 'authenticate_message', 'authenticate_sender',
-                'authenticate_recipient'}
-CRYPTOGRAPHY = {'public_key_open', 'public_key_verifies', 'public_key_bits', 'public_key_close', 'digest_open', 'digest_add',
-                'digest_finish', 'digest_close'}
+class Pace:
+    """The process that does the cryptography when it is told to."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen([*command, 'paced'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.pid = self.process.pid
+        self.say(b'c')
+
+    def say(self, word):
+        self.process.stdin.write(word)
+        if self.process.stdout.read(1) != word:
+            raise SystemExit('auth_cost: the cryptography failed')
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
 
 
-def fold(path):
-    """Counts of samples: all, in verification, and in the cryptography of that."""
-    text = subprocess.run(['perf', 'script', '-i', path, '-F', 'comm,ip,sym'], capture_output=True, text=True, check=True).stdout
-    counts = collections.Counter()
-    for block in text.split('\n\n'):
-        lines = block.strip().split('\n')
-        symbols = {(line.split(None, 1) + [''])[1].replace(' (inlined)', '').strip() for line in lines[1:]}
-        if symbols:
-            inside = bool(symbols & VERIFICATION)
-            counts.update(all=1, inside=inside, crypto=inside and bool(symbols & CRYPTOGRAPHY))
-    return counts['all'], counts['inside'], counts['crypto']
+def block(pid, work):
+    """Microseconds of the process's CPU for one round of work()."""
+    begin = cpu_us(pid)
+    for _ in range(BLOCK):
+        work()
+    return (cpu_us(pid) - begin) / BLOCK
 
 
-def by_perf(server, lib, message, options, folder):
-    path = os.path.join(folder, 'perf.data')
-    perf = subprocess.Popen(['perf', 'record', '-F', '1999', '--call-graph', 'dwarf,8192', '-o', path, '-p', str(server.process.pid)],
-                            stderr=subprocess.DEVNULL)
-    try:
-        measure(server, lib, message, options.messages)
-    finally:
+def paced_block(pace, turn, word):
+    def work():
+        turn.send()
+        pace.say(word)
+    return block(pace.pid, work)
+
+
+def compare(off, on, pace, rounds):
+    found = {'off': [], 'on': [], 'crypto': [], 'idle': []}
+    for number in range(rounds):
+        for name in sorted(found, reverse=number % 2 == 0):
+            if name in ('off', 'on'):
+                turn = on if name == 'on' else off
+                found[name].append(block(turn.pid, turn.send))
+            else:
+                found[name].append(paced_block(pace, off, b'c' if name == 'crypto' else b'i'))
+    return found
+
+
+def report(found, loop):
+    off, on = statistics.median(found['off']), statistics.median(found['on'])
+    added = statistics.median(a - b for a, b in zip(found['on'], found['off']))
+    crypto = statistics.median(a - b for a, b in zip(found['crypto'], found['idle']))
+    print(f'accepting: {off:.1f} us of CPU a message; with SPF, DKIM and DMARC: {on:.1f} us; block by block: {added:+.1f} us')
+    print(f'cryptography: {crypto:.1f} us at the pace of the mail, {loop:.1f} us in a loop')
+    print(f'beyond the cryptography: {added - crypto:.1f} us, {100 * (added - crypto) / off:.1f} % of accepting '
+          f'(with the figure of the loop: {added - loop:.1f} us, {100 * (added - loop) / off:.1f} %)')
+
+
+def recorded(path):
+    """{library: samples}"""
+    text = subprocess.run(['perf', 'report', '-i', path, '--sort', 'dso', '--stdio', '-n', '-t', ';'],
+                          capture_output=True, text=True).stdout
+    rows = (line.split(';') for line in text.splitlines() if line.count(';') == 2 and not line.startswith('#'))
+    return {name.strip(): int(count) for _, count, name in rows}
+
+
+def samples(off, on, rounds, folder):
+    """Those of both servers, their blocks in turns."""
+    paths = [os.path.join(folder, name) for name in ('off', 'on')]
+    perfs = [subprocess.Popen(['perf', 'record', '-q', '-F', '5000', '-o', path, '-p', str(turn.pid)], stderr=subprocess.DEVNULL)
+             for path, turn in zip(paths, (off, on))]
+    time.sleep(1)  # perf says nothing when it has begun; before the first message there is nothing to count
+    for number in range(rounds):
+        for turn in (off, on) if number % 2 else (on, off):
+            for _ in range(BLOCK):
+                turn.send()
+    for perf in perfs:
         perf.send_signal(signal.SIGINT)
         perf.wait()
-    samples, inside, crypto = fold(path)
-    print(f'samples: {samples}; in verification {inside}, {crypto} of them in the cryptography')
-    print(f'beyond the cryptography: {100 * (inside - crypto) / (samples - inside):.1f} % of accepting')
+    return [recorded(path) for path in paths]
+
+
+def by_perf(off, on, rounds, folder):
+    before, after = samples(off, on, rounds, folder)
+    for name in sorted(after, key=lambda name: -after[name]):
+        print(f'{name:28} {before.get(name, 0):7} off {after[name]:7} on')
+    total = sum(before.values())
+    beyond = sum(after.values()) - total - after.get('libcrypto.so.3', 0)
+    print(f'beyond libcrypto: {beyond} samples, {100 * beyond / total:.1f} % of accepting')
+
+
+def records(key):
+    return {('s._domainkey.sender.example', 'TXT'): key, ('sender.example', 'TXT'): 'v=spf1 ip4:127.0.0.1 -all',
+            ('_dmarc.sender.example', 'TXT'): 'v=DMARC1; p=reject', ('_dmarc.example', 'TXT'): 'no policy',
+            ('client.example', 'TXT'): 'v=spf1 ip4:127.0.0.1 -all'}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--build', required=True)
-    parser.add_argument('--messages', type=int, default=3000)
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=int, default=40)
     parser.add_argument('--perf', action='store_true')
     options = parser.parse_args()
-    holdfast = os.path.join(options.build, 'holdfast')
-    os.environ['HOLDFAST'] = holdfast
+    build = os.path.abspath(options.build)
+    os.environ['HOLDFAST'] = os.path.join(build, 'holdfast')
     import base64
     import lib
     from lib_dns import ScriptedDns
     with tempfile.TemporaryDirectory(prefix='holdfast-bench-') as folder:
         pem, der = make_keys(folder)
-        message = make_message(holdfast, pem)
-        crypto = min(float(subprocess.run([os.path.join(options.build, 'tests', 'unit', 'auth_crypto'), pem, der], check=True,
-                                          capture_output=True, text=True).stdout) for _ in range(3))
-        key = 'v=DKIM1; k=rsa; p=' + base64.b64encode(open(der, 'rb').read()).decode()
-        names = ScriptedDns({('s._domainkey.sender.example', 'TXT'): key, ('sender.example', 'TXT'): 'v=spf1 ip4:127.0.0.1 -all',
-                             ('_dmarc.sender.example', 'TXT'): 'v=DMARC1; p=reject', 
-                             ('_dmarc.example', 'TXT'): 'no policy', ('client.example', 'TXT'): 'v=spf1 ip4:127.0.0.1 -all'}, ttl=3600)
+        message = make_message(os.environ['HOLDFAST'], pem)
+        command = [os.path.join(build, 'tests', 'unit', 'auth_crypto'), pem, der]
+        with open(der, 'rb') as file:
+            key = 'v=DKIM1; k=rsa; p=' + base64.b64encode(file.read()).decode()
+        names = ScriptedDns(records(key), ttl=3600)
         text = ('hostname = "mx.home.example"\nspool = "{folder}/spool"\nlisten smtp { address = "127.0.0.1:0" }\nloops = 1\n'
                 'domain "home.example" { users = "file:{folder}/users"  deliver = "smtp:127.0.0.1:1" }\n'
                 f'resolver {{ forward = {{"127.0.0.1@{names.port}"}} }}\n'
                 'log { format = json  level = info }\n')
-        on = 'checks { spf = enforce  dkim = record  dmarc = enforce }\n'
+        off = Turn(lib, text, message)
+        on = Turn(lib, text + 'checks { spf = enforce  dkim = record  dmarc = enforce }\n', message)
+        pace = Pace(command)
         if options.perf:
-            with lib.Server(text=text + on) as server:
-                by_perf(server, lib, message, options, folder)
-            return 0
-        found = {'off': [], 'on': []}
-        for _ in range(options.rounds):
-            for name, checks in (('off', ''), ('on', on)):
-                with lib.Server(text=text + checks) as server:
-                    found[name].append(measure(server, lib, message, options.messages))
-        print(f'questions that reached the name server: {len(names.asked)}')
-        names.close()
-    off, with_checks = statistics.median(found['off']), statistics.median(found['on'])
-    beyond = with_checks - off - crypto
-    print(f'accepting: {off:.1f} us of CPU a message; with SPF, DKIM and DMARC: {with_checks:.1f} us; cryptography alone: {crypto:.1f} us')
-    print(f'beyond the cryptography: {beyond:.1f} us, {100 * beyond / off:.1f} % of accepting')
-    print('rounds, off: ' + ' '.join(f'{one:.1f}' for one in found['off']) + '; on: ' + ' '.join(f'{one:.1f}' for one in found['on']))
+            by_perf(off, on, options.rounds, folder)
+        else:
+            found = compare(off, on, pace, options.rounds)
+            loop = min(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3))
+            report(found, loop)
+        for one in (pace, off, on, names):
+            one.close()
     return 0
 
 

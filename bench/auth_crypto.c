@@ -1,9 +1,11 @@
 /*
  * The cryptography of verifying one signed message, alone: SHA-256 of body and header, reading the
- * key, RSA-2048. Prints microseconds of CPU a message; bench/auth_cost.py takes it off what
- * verification adds.
+ * key, RSA-2048, by the calls that the server makes. In a loop it prints microseconds of CPU a
+ * message. Paced, it does one message's work for each 'c' that it reads, none for any other octet,
+ * and echoes the octet: bench/auth_cost.py reads its CPU, and takes that off what verification adds.
  */
 #include <time.h>
+#include <unistd.h>
 
 #include "crypto/crypto.h"
 
@@ -29,7 +31,6 @@ static bool hash(const uint8_t *octets, size_t count, uint8_t *value)
     return done == 32;
 }
 
-/* usage: auth_crypto KEY.pem KEY.der: the private key, and its public half as a record holds it. */
 static struct bytes read_whole(const char *path, uint8_t *into, size_t room)
 {
     FILE *file = fopen(path, "rb");
@@ -40,30 +41,62 @@ static struct bytes read_whole(const char *path, uint8_t *into, size_t room)
     return bytes_of(into, count);
 }
 
+struct work {
+    struct bytes record, signature;
+    uint8_t value[DIGEST_MAX];
+};
+
+static bool verify(struct work *work)
+{
+    static uint8_t body[BODY_BYTES];
+    struct public_key *public = public_key_open(KEY_RSA, work->record);
+    const bool good =
+        public && hash(body, sizeof body, work->value) && hash(body, HEAD_BYTES, work->value) &&
+        public_key_verifies(public, bytes_of(work->value, 32), work->signature);
+
+    public_key_close(&public);
+    return good;
+}
+
+static bool in_a_loop(struct work *work)
+{
+    const double start_us = cpu_us();
+
+    for (int i = 0; i < ROUNDS; i++)
+        if (!verify(work))
+            return false;
+    printf("%.2f\n", (cpu_us() - start_us) / ROUNDS);
+    return true;
+}
+
+static bool paced(struct work *work)
+{
+    char word;
+
+    while (read(STDIN_FILENO, &word, 1) == 1)
+        if ((word == 'c' && !verify(work)) || write(STDOUT_FILENO, &word, 1) != 1)
+            return false;
+    return true;
+}
+
+/* usage: auth_crypto KEY.pem KEY.der [paced]: the private key, and its public half as a record
+ * holds it. */
 int main(int count, char **words)
 {
-    static uint8_t body[BODY_BYTES], pem[16384], der[16384];
-    uint8_t value[DIGEST_MAX], signature[1024];
+    static uint8_t head[HEAD_BYTES], pem[16384], der[16384], signature[1024];
+    struct work work = {0};
     char why[160] = "";
 
-    if (count != 3)
+    if (count < 3)
         return 2;
     struct private_key *key =
         private_key_open_pem(read_whole(words[1], pem, sizeof pem), why, sizeof why);
-    const struct bytes record = read_whole(words[2], der, sizeof der);
-    if (!key || !hash(body, HEAD_BYTES, value))
+    work.record = read_whole(words[2], der, sizeof der);
+    if (!key || !hash(head, sizeof head, work.value))
         return 1;
-    const size_t length =
-        private_key_sign(key, bytes_of(value, 32), (struct span){signature, sizeof signature});
-    const double start_us = cpu_us();
-    for (int i = 0; i < ROUNDS; i++) {
-        struct public_key *public = public_key_open(KEY_RSA, record);
-        if (!public || !hash(body, sizeof body, value) || !hash(body, HEAD_BYTES, value) ||
-            !public_key_verifies(public, bytes_of(value, 32), bytes_of(signature, length)))
-            return 1;
-        public_key_close(&public);
-    }
-    printf("%.2f\n", (cpu_us() - start_us) / ROUNDS);
+    const size_t length = private_key_sign(key, bytes_of(work.value, 32),
+                                           (struct span){signature, sizeof signature});
+    work.signature = bytes_of(signature, length);
     private_key_close(&key);
-    return 0;
+    return (count > 3 ? paced(&work) : in_a_loop(&work)) ? 0 : 1;
 }

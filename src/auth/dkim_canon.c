@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { OUT_BYTES = 2048 };
+enum { OUT_BYTES = 2048, DIRECT_BYTES = 512 };
 
 struct dkim_body {
     bool relaxed;
@@ -37,13 +37,14 @@ static void flush(struct dkim_body *body)
     body->out_count = 0;
 }
 
+/* Short runs are gathered, long ones hashed where they lie. */
 static void emit(struct dkim_body *body, struct bytes run)
 {
     body->total += run.count;
     body->any = true;
-    if (run.count > OUT_BYTES - body->out_count)
+    if (run.count > DIRECT_BYTES || run.count > OUT_BYTES - body->out_count)
         flush(body);
-    if (run.count > OUT_BYTES) {
+    if (run.count > DIRECT_BYTES) {
         hash_run(body, run);
         return;
     }
@@ -71,53 +72,75 @@ static void settle_cr(struct dkim_body *body)
     emit(body, BYTES_LITERAL("\r"));
 }
 
-/* How many bytes from the front stay as they are. */
-#define EACH_OCTET(octet) (UINT64_C(0x0101010101010101) * (octet))
-static bool any_is_zero(uint64_t octets)
+/* Sixteen octets at a time: every body passes here, and few octets of a text are to be changed. */
+typedef uint8_t octets __attribute__((vector_size(16)));
+
+static octets load(const uint8_t *at)
 {
-    return ((octets - EACH_OCTET(1)) & ~octets & EACH_OCTET(0x80)) != 0;
+    octets loaded;
+
+    memcpy(&loaded, at, sizeof loaded);
+    return loaded;
 }
 
-/* A tab, or two blanks together? Eight octets at a time: every body passes here. */
-static bool has_gap(struct bytes text)
+static bool any(octets mask)
+{
+    uint64_t halves[2];
+
+    memcpy(halves, &mask, sizeof halves);
+    return (halves[0] | halves[1]) != 0;
+}
+
+/* Where the relaxed form may differ: at a tab, at a blank with a blank or a line's end behind it,
+ * at a CR alone; and at the last octet, if what follows could make it one of these. */
+static bool may_change(struct bytes rest, size_t i)
+{
+    const bool last = i + 1 == rest.count;
+
+    switch (rest.at[i]) {
+    case '\t':
+        return true;
+    case ' ':
+        return last || rest.at[i + 1] <= ' ';
+    case '\r':
+        return last || rest.at[i + 1] != '\n';
+    default:
+        return false;
+    }
+}
+
+static size_t relaxed_run(struct bytes rest)
 {
     size_t i = 0;
 
-    for (; i + 9 <= text.count; i += 8) {
-        uint64_t here, next;
-        memcpy(&here, text.at + i, sizeof here);
-        memcpy(&next, text.at + i + 1, sizeof next);
-        if (any_is_zero(here ^ EACH_OCTET('\t')) ||
-            any_is_zero((here ^ EACH_OCTET(' ')) | (next ^ EACH_OCTET(' '))))
-            return true;
+    for (; i + sizeof(octets) < rest.count; i += sizeof(octets)) {
+        const octets here = load(rest.at + i), next = load(rest.at + i + 1);
+        if (any((octets)((here == '\t') | ((here == ' ') & (next <= ' ')) |
+                         ((here == '\r') & (next != '\n')))))
+            break;
     }
-    for (; i < text.count; i++)
-        if (text.at[i] == '\t' ||
-            (text.at[i] == ' ' && i + 1 < text.count && text.at[i + 1] == ' '))
-            return true;
-    return false;
+    while (i < rest.count && !may_change(rest, i))
+        i++;
+    return i;
 }
 
+/* Line ends at the end of the run may turn out to be nothing. */
+static size_t without_line_ends(struct bytes run)
+{
+    if (run.count > 0 && run.at[run.count - 1] == '\r')
+        run.count--;
+    while (run.count > 1 && run.at[run.count - 1] == '\n' && run.at[run.count - 2] == '\r')
+        run.count -= 2;
+    return run.count;
+}
+
+/* How many octets from the front stay as they are, over any number of lines. At the front is
+ * nothing that take_special takes, so it is one at least. */
 static size_t plain_run(const struct dkim_body *body, struct bytes rest)
 {
-    size_t i = 0;
+    const size_t count = body->relaxed ? relaxed_run(rest) : rest.count;
 
-    if (!body->relaxed)
-        return bytes_find_byte(rest, '\r');
-    const size_t line = bytes_find_byte(rest, '\r');
-    const struct bytes text = bytes_slice(rest, 0, line);
-    /* Most lines of most mail hold nothing to change. */
-    if (line > 0 && line < rest.count && text.at[line - 1] != ' ' && !has_gap(text))
-        return line;
-    /* Everything that stops a run is at most a blank; few octets of a text are. */
-    for (;; i++) {
-        while (i < rest.count && rest.at[i] > ' ')
-            i++;
-        if (i == rest.count || rest.at[i] == '\r' || rest.at[i] == '\t')
-            return i;
-        if (rest.at[i] == ' ' && (i + 1 == rest.count || rest.at[i + 1] <= ' '))
-            return i;
-    }
+    return without_line_ends(bytes_slice(rest, 0, count));
 }
 
 static size_t take_special(struct dkim_body *body, struct bytes rest)
@@ -143,13 +166,12 @@ static size_t take_special(struct dkim_body *body, struct bytes rest)
 static void body_add(struct dkim_body *body, struct bytes rest)
 {
     while (rest.count > 0) {
-        rest = bytes_skip(rest, take_special(body, rest));
-        if (body->pending_cr || (body->relaxed && body->pending_blank && rest.count > 0 &&
-                                 (rest.at[0] == ' ' || rest.at[0] == '\t')))
+        const size_t special = take_special(body, rest);
+        if (special > 0) {
+            rest = bytes_skip(rest, special);
             continue;
+        }
         const struct bytes run = bytes_slice(rest, 0, plain_run(body, rest));
-        if (run.count == 0)
-            continue;
         emit_pending(body);
         emit(body, run);
         rest = bytes_skip(rest, run.count);
@@ -236,55 +258,63 @@ static bool is_blank(uint8_t byte)
     return byte == ' ' || byte == '\t';
 }
 
-static void add_name(struct buffer *into, struct bytes name)
-{
-    name = bytes_trim(name);
-    for (size_t i = 0; i < name.count; i++)
-        buffer_add_byte(into, ascii_lower(name.at[i]));
-    buffer_add_byte(into, ':');
-}
-
-/* The value in one line, runs of blanks as one space, none at its ends. */
 static bool is_line_end(struct bytes value, size_t i)
 {
     return value.at[i] == '\n' ||
            (value.at[i] == '\r' && i + 1 < value.count && value.at[i + 1] == '\n');
 }
 
-static void add_value(struct buffer *into, struct bytes value)
+static size_t put_name(uint8_t *into, struct bytes name)
 {
-    bool blank = false, any = false;
+    name = bytes_trim(name);
+    for (size_t i = 0; i < name.count; i++)
+        into[i] = ascii_lower(name.at[i]);
+    into[name.count] = ':';
+    return name.count + 1;
+}
 
-    for (size_t i = 0, end; i < value.count; i = end) {
-        end = i + 1;
-        if (is_line_end(value, i))
+/* The value in one line, runs of blanks as one space, none at its ends. */
+static size_t put_value(uint8_t *into, struct bytes value)
+{
+    bool blank = false;
+    size_t count = 0;
+
+    for (size_t i = 0; i < value.count; i++) {
+        const uint8_t octet = value.at[i];
+        if (octet <= ' ' && is_line_end(value, i))
             continue;
-        if (is_blank(value.at[i])) {
-            blank = true;
+        if (octet <= ' ' && is_blank(octet)) {
+            blank = count > 0;
             continue;
         }
-        while (end < value.count && !is_blank(value.at[end]) && !is_line_end(value, end))
-            end++;
-        if (blank && any)
-            buffer_add_byte(into, ' ');
-        buffer_add(into, bytes_slice(value, i, end - i));
+        if (blank)
+            into[count++] = ' ';
+        into[count++] = octet;
         blank = false;
-        any = true;
     }
+    return count;
+}
+
+static size_t put_relaxed(uint8_t *into, struct bytes field)
+{
+    struct bytes name = BYTES_EMPTY;
+    const struct bytes value = bytes_cut(field, ':', &name);
+    const size_t count = put_name(into, name);
+
+    return count + put_value(into + count, value);
 }
 
 void dkim_field_canonical(struct buffer *into, struct bytes whole, bool relaxed)
 {
-    struct bytes name = BYTES_EMPTY;
-
     if (whole.count > 0 && whole.at[whole.count - 1] == '\n')
         whole.count--;
     if (whole.count > 0 && whole.at[whole.count - 1] == '\r')
         whole.count--;
     if (relaxed) {
-        const struct bytes value = bytes_cut(whole, ':', &name);
-        add_name(into, name);
-        add_value(into, value);
+        /* No longer than it was, but for a colon that was not there. */
+        uint8_t *room = buffer_reserve(into, whole.count + 1);
+        if (room)
+            buffer_claim(into, put_relaxed(room, whole));
     } else {
         buffer_add(into, whole);
     }

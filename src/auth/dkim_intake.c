@@ -39,35 +39,39 @@ void dkim_intake_close(struct dkim_intake *intake)
     dkim_bodies_close(&intake->bodies);
 }
 
-static unsigned count_fields(struct bytes head)
+/* A field has at least one line. */
+static unsigned count_lines(struct bytes head)
 {
-    struct header_walk walk = HEADER_WALK_OF(head);
-    struct header_field field;
     unsigned count = 0;
 
-    while (count <= DKIM_FIELDS_MAX && header_next(&walk, &field))
+    while (count <= DKIM_FIELDS_MAX && head.count > 0) {
+        head = bytes_skip(head, bytes_find_byte(head, '\n') + 1);
         count++;
-    return count;
+    }
+    return MIN_OF(count, (unsigned)DKIM_FIELDS_MAX);
 }
 
 enum dkim_index_result dkim_fields_index(struct arena *arena, struct bytes head,
                                          struct dkim_fields *fields)
 {
     struct header_walk walk = HEADER_WALK_OF(head);
-    const unsigned there = count_fields(head), count = MIN_OF(there, (unsigned)DKIM_FIELDS_MAX);
+    struct header_field field;
+    const unsigned most = count_lines(head);
 
     *fields = (struct dkim_fields){0};
-    fields->fields = ARENA_NEW_ARRAY(arena, count + 1, struct header_field);
-    fields->hashes = ARENA_NEW_ARRAY(arena, count + 1, uint64_t);
-    fields->used = ARENA_NEW_ARRAY(arena, count + 1, bool);
+    fields->fields = ARENA_NEW_ARRAY(arena, most + 1, struct header_field);
+    fields->hashes = ARENA_NEW_ARRAY(arena, most + 1, uint64_t);
+    fields->used = ARENA_NEW_ARRAY(arena, most + 1, bool);
     if (!fields->fields || !fields->hashes || !fields->used)
         return DKIM_INDEX_NO_MEMORY;
-    while (fields->count < count && header_next(&walk, &fields->fields[fields->count])) {
-        const struct bytes name = fields->fields[fields->count].name;
-        fields->hashes[fields->count++] = bytes_hash_nocase(name);
-        fields->from_count += bytes_equal_text_nocase(name, "from");
+    while (header_next(&walk, &field)) {
+        if (fields->count == most)
+            return DKIM_INDEX_TOO_MANY;
+        fields->fields[fields->count] = field;
+        fields->hashes[fields->count++] = bytes_hash_nocase(field.name);
+        fields->from_count += bytes_equal_text_nocase(field.name, "from");
     }
-    return there > DKIM_FIELDS_MAX ? DKIM_INDEX_TOO_MANY : DKIM_INDEX_DONE;
+    return DKIM_INDEX_DONE;
 }
 
 /* ------------------------------------------------------------------ hashes over the header */

@@ -12,14 +12,18 @@ static bool name_is_valid(struct bytes name)
     return name.count > 0 && ascii_is_alpha(name.at[0]);
 }
 
+/* No control characters but those of folding. */
 static bool value_is_valid(struct bytes value)
 {
-    for (size_t i = 0; i < value.count; i++) {
-        const uint8_t byte = value.at[i];
-        if (byte == 0x7f || (byte < ' ' && byte != '\t' && byte != '\r' && byte != '\n'))
+    for (;;) {
+        const struct bytes rest = bytes_skip(value, bytes_find_control(value));
+
+        if (rest.count == 0)
+            return true;
+        if (rest.at[0] != '\t' && rest.at[0] != '\r' && rest.at[0] != '\n')
             return false;
+        value = bytes_skip(rest, 1);
     }
-    return true;
 }
 
 static bool add_tag(struct dkim_tags *tags, struct bytes spec)

@@ -75,13 +75,17 @@ struct bytes arena_copy(struct arena *arena, struct bytes view)
     return text ? (struct bytes){(const uint8_t *)text, view.count} : BYTES_EMPTY;
 }
 
+/* Most of what is printed is short, and is then formatted once. */
 struct bytes arena_print(struct arena *arena, const char *format, ...)
 {
+    char brief[256];
     va_list arguments;
 
     va_start(arguments, format);
-    const int count = vsnprintf(NULL, 0, format, arguments);
+    const int count = vsnprintf(brief, sizeof brief, format, arguments);
     va_end(arguments);
+    if (count >= 0 && (size_t)count < sizeof brief)
+        return arena_copy(arena, bytes_of(brief, (size_t)count));
     char *text = count < 0 ? NULL : arena_take(arena, (size_t)count + 1);
     if (!text)
         return BYTES_EMPTY;

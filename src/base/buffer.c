@@ -59,20 +59,25 @@ void buffer_add_byte(struct buffer *buffer, uint8_t byte)
     buffer_add(buffer, bytes_of(&byte, 1));
 }
 
+/* Most of what is printed fits the room that is there, and is then formatted once. */
 void buffer_print(struct buffer *buffer, const char *format, ...)
 {
+    const size_t room = buffer->failed ? 0 : buffer->room - buffer->count;
     va_list arguments;
 
     va_start(arguments, format);
-    const int count = vsnprintf(NULL, 0, format, arguments);
+    const int count =
+        vsnprintf(room > 0 ? (char *)buffer->at + buffer->count : NULL, room, format, arguments);
     va_end(arguments);
     /* One more byte for the NUL that vsnprintf writes; it is not claimed. */
     uint8_t *memory = count < 0 ? NULL : buffer_reserve(buffer, (size_t)count + 1);
     if (!memory)
         return;
-    va_start(arguments, format);
-    vsnprintf((char *)memory, (size_t)count + 1, format, arguments);
-    va_end(arguments);
+    if ((size_t)count >= room) {
+        va_start(arguments, format);
+        vsnprintf((char *)memory, (size_t)count + 1, format, arguments);
+        va_end(arguments);
+    }
     buffer->count += (size_t)count;
 }
 

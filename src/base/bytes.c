@@ -2,29 +2,9 @@
 
 #include <string.h>
 
-struct bytes bytes_of_text(const char *text)
-{
-    return text ? (struct bytes){(const uint8_t *)text, strlen(text)} : BYTES_EMPTY;
-}
-
-struct bytes bytes_of(const void *at, size_t count)
-{
-    return (struct bytes){at, count};
-}
-
-bool bytes_equal(struct bytes a, struct bytes b)
-{
-    return a.count == b.count && (a.count == 0 || memcmp(a.at, b.at, a.count) == 0);
-}
-
 bool bytes_equal_nocase(struct bytes a, struct bytes b)
 {
     return a.count == b.count && bytes_starts_with_nocase(a, b);
-}
-
-bool bytes_equal_text(struct bytes a, const char *text)
-{
-    return bytes_equal(a, bytes_of_text(text));
 }
 
 bool bytes_equal_text_nocase(struct bytes a, const char *text)
@@ -61,22 +41,6 @@ bool bytes_ends_with_nocase(struct bytes whole, struct bytes suffix)
            bytes_equal_nocase(bytes_skip(whole, whole.count - suffix.count), suffix);
 }
 
-struct bytes bytes_slice(struct bytes whole, size_t from, size_t count)
-{
-    const struct bytes rest = bytes_skip(whole, from);
-
-    return (struct bytes){rest.at, MIN_OF(rest.count, count)};
-}
-
-struct bytes bytes_skip(struct bytes whole, size_t count)
-{
-    if (count == 0)
-        return whole;
-    if (count >= whole.count)
-        return (struct bytes){whole.at ? whole.at + whole.count : NULL, 0};
-    return (struct bytes){whole.at + count, whole.count - count};
-}
-
 size_t bytes_find_byte(struct bytes whole, uint8_t byte)
 {
     const uint8_t *found = whole.count ? memchr(whole.at, byte, whole.count) : NULL;
@@ -105,6 +69,31 @@ size_t bytes_find_nocase(struct bytes whole, struct bytes needle)
         if (bytes_starts_with_nocase(bytes_skip(whole, i), needle))
             return i;
     return whole.count;
+}
+
+/* Sixteen octets at a time. */
+typedef uint8_t octets __attribute__((vector_size(16)));
+
+static bool any_control(const uint8_t *at)
+{
+    octets here;
+    uint64_t halves[2];
+
+    memcpy(&here, at, sizeof here);
+    const octets controls = (octets)((here < 0x20) | (here == 0x7f));
+    memcpy(halves, &controls, sizeof halves);
+    return (halves[0] | halves[1]) != 0;
+}
+
+size_t bytes_find_control(struct bytes whole)
+{
+    size_t i = 0;
+
+    while (i + sizeof(octets) <= whole.count && !any_control(whole.at + i))
+        i += sizeof(octets);
+    while (i < whole.count && whole.at[i] >= 0x20 && whole.at[i] != 0x7f)
+        i++;
+    return i;
 }
 
 struct bytes bytes_cut(struct bytes whole, uint8_t separator, struct bytes *head)
@@ -144,31 +133,6 @@ bool bytes_to_u64(struct bytes digits, uint64_t *value)
     }
     *value = sum;
     return true;
-}
-
-bool ascii_is_alpha(uint8_t byte)
-{
-    return ascii_lower(byte) >= 'a' && ascii_lower(byte) <= 'z';
-}
-
-bool ascii_is_digit(uint8_t byte)
-{
-    return byte >= '0' && byte <= '9';
-}
-
-bool ascii_is_alnum(uint8_t byte)
-{
-    return ascii_is_alpha(byte) || ascii_is_digit(byte);
-}
-
-bool ascii_is_print(uint8_t byte)
-{
-    return byte >= 0x20 && byte <= 0x7e;
-}
-
-uint8_t ascii_lower(uint8_t byte)
-{
-    return byte >= 'A' && byte <= 'Z' ? (uint8_t)(byte + ('a' - 'A')) : byte;
 }
 
 int ascii_hex_value(uint8_t byte)

@@ -83,20 +83,28 @@ static size_t decode_four(const uint8_t digits[4], uint8_t octets[3])
     return 3 - padding;
 }
 
+/* As many of those as stand at the front of *text; octets made. */
+static size_t decode_plain(struct bytes *text, uint8_t *octets)
+{
+    const uint8_t *at = text->at;
+    size_t left = text->count, done = 0;
+
+    for (; left >= 4 && decode_plain_four(at, octets + done); at += 4, left -= 4)
+        done += 3;
+    *text = bytes_of(at, left);
+    return done;
+}
+
 bool base64_decode(struct arena *arena, struct bytes text, struct bytes *plain)
 {
     uint8_t digits[4], *octets = arena_take(arena, text.count / 4 * 3 + 3);
-    size_t done = 0, count = 0;
+    size_t done = 0;
     bool ended = false;
 
     *plain = BYTES_EMPTY;
     while (octets && text.count > 0) {
-        if (!ended && text.count >= 4 && decode_plain_four(text.at, octets + done)) {
-            text = bytes_skip(text, 4);
-            done += 3;
-            continue;
-        }
-        count = take_four(&text, digits);
+        done += ended ? 0 : decode_plain(&text, octets + done);
+        const size_t count = take_four(&text, digits);
         const size_t got = ended || count < 4 ? 0 : decode_four(digits, octets + done);
         if (got == 0 && count > 0)
             return false;

@@ -27,6 +27,22 @@ static void test_bytes_compare(void **state)
     assert_int_equal(bytes_find_last_byte(B("a:b:c"), ':'), 3);
 }
 
+/* Every control character at every place of views around the width that is looked at in one go. */
+static void test_bytes_find_control(void **state)
+{
+    uint8_t text[40];
+
+    (void)state;
+    for (size_t count = 0; count <= sizeof text; count++)
+        for (unsigned octet = 0; octet < 256; octet++)
+            for (size_t at = 0; at < count; at++) {
+                memset(text, 0xc3, count);
+                text[at] = (uint8_t)octet;
+                const bool control = octet < 0x20 || octet == 0x7f;
+                assert_int_equal(bytes_find_control(bytes_of(text, count)), control ? at : count);
+            }
+}
+
 static void test_bytes_cut_and_trim(void **state)
 {
     struct bytes head;
@@ -212,7 +228,8 @@ static void test_ids(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes_compare), cmocka_unit_test(test_bytes_cut_and_trim),
+        cmocka_unit_test(test_bytes_compare), cmocka_unit_test(test_bytes_find_control),
+        cmocka_unit_test(test_bytes_cut_and_trim),
         cmocka_unit_test(test_numbers), cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_arena_is_bounded), cmocka_unit_test(test_buffer_is_bounded_and_sticky),
         cmocka_unit_test(test_reader_at_every_truncation), cmocka_unit_test(test_endpoints),

@@ -110,6 +110,75 @@ static void check_field(const char *field, bool relaxed, const char *canonical)
     assert_memory_equal(into.at, canonical, into.count);
 }
 
+/* The relaxed form, octet by octet, of a whole body: what the streaming one is compared with. */
+static size_t relaxed_form(const uint8_t *body, size_t count, uint8_t *into)
+{
+    size_t made = 0, kept = 0; /* kept: without empty lines at the end */
+    bool blank = false;
+
+    for (size_t i = 0; i < count; i++) {
+        if (body[i] == ' ' || body[i] == '\t') {
+            blank = true;
+            continue;
+        }
+        const bool line_end = body[i] == '\r' && i + 1 < count && body[i + 1] == '\n';
+        if (blank && !line_end)
+            into[made++] = ' ';
+        blank = false;
+        into[made++] = body[i];
+        if (!line_end) {
+            kept = made;
+            continue;
+        }
+        into[made++] = body[++i];
+    }
+    if (kept > 0) {
+        into[kept++] = '\r';
+        into[kept++] = '\n';
+    }
+    return kept;
+}
+
+/* Text of long plain stretches with everything between them that the form changes, in any pieces. */
+static void test_body_forms_of_any_text(void **state)
+{
+    static const char marks[] = "  \t\r\n\r\n\r\nab";
+    uint8_t body[900], expected[1000];
+    uint32_t chance = 1;
+
+    (void)state;
+    for (unsigned round = 0; round < 20000; round++) {
+        size_t count = 0;
+        const size_t most = (chance = chance * 1664525 + 1013904223) >> 8 & 511;
+        while (count < most) {
+            chance = chance * 1664525 + 1013904223;
+            const size_t plain = (chance >> 24 & 3) ? chance >> 16 & 3 : chance >> 16 & 63;
+            for (size_t k = 0; k < plain; k++)
+                body[count++] = (uint8_t)("x\xc3!~"[k & 3]);
+            body[count++] = (uint8_t)marks[(chance >> 8 & 255) % (sizeof marks - 1)];
+            if (body[count - 1] == '\r' && (chance & 64))
+                body[count++] = '\n';
+        }
+        const size_t made = relaxed_form(body, count, expected);
+        struct arena arena = ARENA_WITH_LIMIT(64 * KIB);
+        struct dkim_bodies bodies = {0};
+        uint8_t value[DIGEST_MAX];
+        const struct dkim_body_hash *hash = dkim_bodies_want(&bodies, &arena, true, DKIM_NO_LIMIT);
+        const size_t piece = 1 + (chance >> 20) % (round % 2 ? 40 : 600);
+        for (size_t i = 0; i < count; i += piece)
+            dkim_bodies_add(&bodies, bytes_slice(bytes_of(body, count), i, piece));
+        dkim_bodies_finish(&bodies);
+        struct digest *digest = digest_open(DIGEST_SHA256);
+        digest_add(digest, bytes_of(expected, made));
+        assert_int_equal(digest_finish(digest, (struct span){value, sizeof value}), 32);
+        digest_close(&digest);
+        assert_int_equal(dkim_bodies_total(&bodies, true), made);
+        assert_memory_equal(hash->value, value, 32);
+        dkim_bodies_close(&bodies);
+        arena_clear(&arena);
+    }
+}
+
 static void test_field_forms(void **state)
 {
     (void)state;
@@ -756,7 +825,8 @@ static int end_group(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_body_forms),        cmocka_unit_test(test_field_forms),
+        cmocka_unit_test(test_body_forms),        cmocka_unit_test(test_body_forms_of_any_text),
+        cmocka_unit_test(test_field_forms),
         cmocka_unit_test(test_published_example), cmocka_unit_test(test_signature_rules),
         cmocka_unit_test(test_names_rules),       cmocka_unit_test(test_bottom_up),
         cmocka_unit_test(test_from_once),         cmocka_unit_test(test_length_never_hides_bytes),
