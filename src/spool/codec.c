@@ -132,9 +132,16 @@ bool envelope_facts(struct bytes encoded, struct envelope_facts *facts)
 
     if (!envelope_begin(&reader, &envelope))
         return false;
-    *facts =
-        (struct envelope_facts){envelope.recipient_count, envelope.accepted_wall_us, envelope.held};
-    return true;
+    *facts = (struct envelope_facts){.recipient_count = envelope.recipient_count,
+                                     .accepted_wall_us = envelope.accepted_wall_us,
+                                     .held = envelope.held,
+                                     .from = read_address(&reader)};
+    for (unsigned i = 0; i < 3; i++)
+        read_bytes(&reader); /* ENVID, client, HELO */
+    facts->user = read_bytes(&reader);
+    read_bytes(&reader); /* why held */
+    facts->first_domain = read_address(&reader).domain;
+    return !reader.failed;
 }
 
 /* ------------------------------------------------------------------ states of recipients */

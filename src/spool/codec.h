@@ -29,6 +29,8 @@ struct envelope_facts {
     uint32_t recipient_count;
     int64_t accepted_wall_us;
     bool held;
+    struct address from;
+    struct bytes user, first_domain; /* of the first recipient */
 };
 MUST_USE bool envelope_facts(struct bytes encoded, struct envelope_facts *facts);
 

@@ -1,7 +1,7 @@
 /*
- * messages: one row each, envelope and states packed. waiting: one row a recipient that was tried
- * and still waits, so that `queue --by dest|cause` is a matter of SQL; a message that has not been
- * tried is in no row of it.
+ * messages: one row each, envelope and states packed; `flow` is whose turn it waits for. waiting:
+ * one row a recipient who waits, with all that a list of the queue is grouped and chosen by, so
+ * that a million of them are read without opening an envelope.
  */
 #include "spool/index.h"
 
@@ -21,20 +21,26 @@ enum statement {
     WAITING_PUT,
     WAITING_DELETE,
     ROW_GET,
+    NEXT_FLOW,
     DUE,
-    NEXT_DUE,
     OLDEST,
     OF_SEGMENT,
     TOTALS,
     ROWS_ALL,
     ROWS_DOMAIN,
-    ROWS_CAUSE,
+    ROWS_SOME,
+    WAITING_ALL,
+    WAITING_DOMAIN,
     STATEMENT_COUNT
 };
 
 #define COLUMNS                                                                                    \
     "id, position, size, extent, extent_checksum, accepted, due, held, damaged, envelope, states"
-#define UNTRIED "SELECT id FROM messages WHERE tried = 0"
+#define WAITING "SELECT message, size, domain, cause, sender, next, accepted, attempts FROM waiting"
+
+/* Counted up when the tables change: an index of another version is made anew from the log. */
+#define VERSION_TEXT "2"
+enum { INDEX_VERSION = 2 };
 
 static const char *const statement_text[STATEMENT_COUNT] = {
     [BEGIN] = "BEGIN IMMEDIATE",
@@ -44,24 +50,27 @@ static const char *const statement_text[STATEMENT_COUNT] = {
     [NORMAL_SYNC] = "PRAGMA synchronous=NORMAL",
     [STATE_GET] = "SELECT spool, position, sequence FROM state WHERE one = 1",
     [STATE_PUT] = "REPLACE INTO state(one, spool, position, sequence) VALUES (1, ?, ?, ?)",
-    [ROW_PUT] = "REPLACE INTO messages(" COLUMNS ", segment, tried)"
+    [ROW_PUT] = "REPLACE INTO messages(" COLUMNS ", segment, flow)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     [ROW_DELETE] = "DELETE FROM messages WHERE id = ?",
-    [WAITING_PUT] = "REPLACE INTO waiting(message, recipient, domain, cause, next)"
-                    " VALUES (?, ?, ?, ?, ?)",
+    [WAITING_PUT] = "REPLACE INTO waiting(message, recipient, domain, cause, next, sender,"
+                    " accepted, size, attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     [WAITING_DELETE] = "DELETE FROM waiting WHERE message = ?",
     [ROW_GET] = "SELECT " COLUMNS " FROM messages WHERE id = ?",
-    [DUE] = "SELECT id FROM messages WHERE held = 0 AND due <= ? ORDER BY due",
-    [NEXT_DUE] = "SELECT min(due) FROM messages WHERE held = 0 AND due > ?",
+    [NEXT_FLOW] = "SELECT min(flow) FROM messages WHERE held = 0 AND flow > ?",
+    [DUE] = "SELECT id, due FROM messages WHERE held = 0 AND flow = ? ORDER BY due",
     [OLDEST] = "SELECT accepted FROM messages ORDER BY id LIMIT 1",
     [OF_SEGMENT] = "SELECT id FROM messages WHERE segment = ? LIMIT ?",
     [TOTALS] = "SELECT segment, count(*), sum(size), sum(extent), sum(held) FROM messages GROUP BY "
                "segment",
     [ROWS_ALL] = "SELECT " COLUMNS " FROM messages ORDER BY id",
-    [ROWS_DOMAIN] = "SELECT " COLUMNS " FROM messages WHERE id IN (" UNTRIED
-                    " UNION SELECT message FROM waiting WHERE domain = ?) ORDER BY id",
-    [ROWS_CAUSE] = "SELECT " COLUMNS " FROM messages WHERE id IN (" UNTRIED
-                   " UNION SELECT message FROM waiting WHERE cause = ?) ORDER BY id",
+    [ROWS_DOMAIN] = "SELECT " COLUMNS " FROM messages WHERE id IN ("
+                    "SELECT message FROM waiting WHERE domain = ?1) ORDER BY id",
+    [ROWS_SOME] = "SELECT " COLUMNS " FROM messages WHERE id IN (SELECT message FROM waiting"
+                  " WHERE (?2 IS NULL OR cause = ?2) AND (?3 IS NULL OR sender LIKE ?3))"
+                  " ORDER BY id",
+    [WAITING_ALL] = WAITING,
+    [WAITING_DOMAIN] = WAITING " WHERE domain = ?1",
 };
 
 static const char schema[] =
@@ -70,17 +79,16 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS messages(id INTEGER PRIMARY KEY, segment INTEGER NOT NULL,"
     " position INTEGER NOT NULL, size INTEGER NOT NULL, extent INTEGER NOT NULL,"
     " extent_checksum INTEGER NOT NULL, accepted INTEGER NOT NULL, due INTEGER NOT NULL,"
-    " held INTEGER NOT NULL, damaged INTEGER NOT NULL, tried INTEGER NOT NULL,"
+    " held INTEGER NOT NULL, damaged INTEGER NOT NULL, flow INTEGER NOT NULL,"
     " envelope BLOB NOT NULL, states BLOB);"
-    "CREATE INDEX IF NOT EXISTS messages_due ON messages(held, due);"
+    "CREATE INDEX IF NOT EXISTS messages_due ON messages(held, flow, due);"
     "CREATE INDEX IF NOT EXISTS messages_segment ON messages(segment);"
-    "CREATE INDEX IF NOT EXISTS messages_untried ON messages(id) WHERE tried = 0;"
     "CREATE TABLE IF NOT EXISTS waiting(message INTEGER NOT NULL, recipient INTEGER NOT NULL,"
     " domain TEXT NOT NULL, cause TEXT NOT NULL, next INTEGER NOT NULL,"
-    " PRIMARY KEY(message, recipient)) WITHOUT ROWID;"
+    " sender TEXT NOT NULL, accepted INTEGER NOT NULL, size INTEGER NOT NULL,"
+    " attempts INTEGER NOT NULL, PRIMARY KEY(message, recipient)) WITHOUT ROWID;"
     "CREATE INDEX IF NOT EXISTS waiting_domain ON waiting(domain);"
-    "CREATE INDEX IF NOT EXISTS waiting_cause ON waiting(cause);"
-    "PRAGMA user_version = 1;";
+    "PRAGMA user_version = " VERSION_TEXT ";";
 
 struct index {
     sqlite3 *database;
@@ -153,6 +161,19 @@ static bool is_new(struct index *index)
     return !index_state(index, &state);
 }
 
+static int version_of(struct index *index)
+{
+    sqlite3_stmt *statement = NULL;
+    int version = 0;
+
+    if (sqlite3_prepare_v2(index->database, "PRAGMA user_version", -1, &statement, NULL) ==
+            SQLITE_OK &&
+        sqlite3_step(statement) == SQLITE_ROW)
+        version = sqlite3_column_int(statement, 0);
+    sqlite3_finalize(statement);
+    return version;
+}
+
 static bool open_to_write(struct index *index)
 {
     return run_text(index, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
@@ -162,6 +183,13 @@ static bool open_to_write(struct index *index)
 
 static enum index_opened open_rest(struct index *index, bool read_only)
 {
+    const int version = version_of(index);
+
+    if (version != 0 && version != INDEX_VERSION) {
+        snprintf(index->fault, sizeof index->fault, "tables of version %d, not %d", version,
+                 INDEX_VERSION);
+        return INDEX_DAMAGED;
+    }
     if (!read_only && !open_to_write(index))
         return index->damaged ? INDEX_DAMAGED : INDEX_FAILED;
     if (is_new(index))
@@ -228,21 +256,28 @@ bool index_begin(struct index *index, bool durable)
     return (!durable || run(index, FULL_SYNC)) && run(index, BEGIN);
 }
 
-static bool waiting_put(struct index *index, uint64_t id, const struct recipient *recipient,
-                        const struct status *status)
+static void bind_bytes(sqlite3_stmt *statement, int place, struct bytes text)
+{
+    sqlite3_bind_text(statement, place, text.at ? (const char *)text.at : "", (int)text.count,
+                      SQLITE_STATIC);
+}
+
+static bool waiting_put(struct index *index, const struct row *row, struct bytes sender,
+                        uint32_t recipient, struct bytes domain, const struct status *status)
 {
     sqlite3_stmt *const put = prepared(index, WAITING_PUT);
-    const char *cause = cause_name(status->cause);
 
     if (!put)
         return false;
-    sqlite3_bind_text(put, 3, (const char *)recipient->address.domain.at,
-                      (int)recipient->address.domain.count, SQLITE_STATIC);
-    if (!recipient->address.domain.at)
-        sqlite3_bind_text(put, 3, "", 0, SQLITE_STATIC);
-    sqlite3_bind_int64(put, 1, (sqlite3_int64)id);
-    sqlite3_bind_text(put, 4, cause, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(put, 1, (sqlite3_int64)row->id);
+    sqlite3_bind_int64(put, 2, recipient);
+    bind_bytes(put, 3, domain);
+    sqlite3_bind_text(put, 4, cause_name(status->cause), -1, SQLITE_STATIC);
     sqlite3_bind_int64(put, 5, status->next_wall_us);
+    bind_bytes(put, 6, sender);
+    sqlite3_bind_int64(put, 7, row->accepted_wall_us);
+    sqlite3_bind_int64(put, 8, (sqlite3_int64)row->size_bytes);
+    sqlite3_bind_int64(put, 9, status->attempts);
     return run(index, WAITING_PUT);
 }
 
@@ -252,15 +287,19 @@ static bool waiting_put_all(struct index *index, const struct row *row, struct a
     struct status_list list = status_list_read(row->status_list);
     struct status status;
     uint32_t recipient;
-    bool put = envelope_decode(arena, row->envelope, &envelope);
 
-    while (put && status_list_next(&list, &recipient, &status)) {
-        if (recipient >= envelope.recipient_count || status.state != RECIPIENT_WAITING)
-            continue;
-        sqlite3_stmt *const statement = prepared(index, WAITING_PUT);
-        put = statement && sqlite3_bind_int64(statement, 2, recipient) == SQLITE_OK &&
-              waiting_put(index, row->id, &envelope.recipients[recipient], &status);
-    }
+    if (!envelope_decode(arena, row->envelope, &envelope))
+        return false;
+    struct status *const statuses = ARENA_NEW_ARRAY(arena, envelope.recipient_count, struct status);
+    const struct bytes sender = address_text(arena, envelope.from);
+    bool put = statuses != NULL;
+    while (put && status_list_next(&list, &recipient, &status))
+        if (recipient < envelope.recipient_count)
+            statuses[recipient] = status;
+    for (uint32_t i = 0; put && i < envelope.recipient_count; i++)
+        put =
+            statuses[i].state != RECIPIENT_WAITING ||
+            waiting_put(index, row, sender, i, envelope.recipients[i].address.domain, &statuses[i]);
     return put;
 }
 
@@ -272,8 +311,7 @@ static bool waiting_replace(struct index *index, const struct row *row)
     if (!delete)
         return false;
     sqlite3_bind_int64(delete, 1, (sqlite3_int64)row->id);
-    const bool done = run(index, WAITING_DELETE) &&
-                      (row->status_list.count == 0 || waiting_put_all(index, row, &arena));
+    const bool done = run(index, WAITING_DELETE) && waiting_put_all(index, row, &arena);
     arena_clear(&arena);
     return done;
 }
@@ -298,7 +336,7 @@ bool index_put(struct index *index, const struct row *row)
     sqlite3_bind_blob(put, 10, row->envelope.at, (int)row->envelope.count, SQLITE_STATIC);
     sqlite3_bind_blob(put, 11, row->status_list.at, (int)row->status_list.count, SQLITE_STATIC);
     sqlite3_bind_int64(put, 12, (sqlite3_int64)(row->position >> 32));
-    sqlite3_bind_int64(put, 13, row->status_list.count > 0);
+    sqlite3_bind_int64(put, 13, row->flow);
     return run(index, ROW_PUT) && waiting_replace(index, row);
 }
 
@@ -448,6 +486,52 @@ enum lookup_status index_row(struct index *index, uint64_t id,
     return visitor.found ? LOOKUP_FOUND : LOOKUP_ABSENT;
 }
 
+static bool take_int(void *argument, sqlite3_stmt *row)
+{
+    if (sqlite3_column_type(row, 0) != SQLITE_NULL)
+        *(int *)argument = sqlite3_column_int(row, 0);
+    return false;
+}
+
+bool index_next_flow(struct index *index, int flow, int *next)
+{
+    sqlite3_stmt *const statement = prepared(index, NEXT_FLOW);
+
+    *next = -1;
+    if (!statement)
+        return false;
+    sqlite3_bind_int(statement, 1, flow);
+    return visit(index, statement, take_int, next);
+}
+
+struct due_visit {
+    const struct index_due *due;
+    int64_t *next_wall_us;
+};
+
+static bool visit_due(void *argument, sqlite3_stmt *row)
+{
+    const struct due_visit *visit = argument;
+    const int64_t due_wall_us = sqlite3_column_int64(row, 1);
+
+    if (due_wall_us <= visit->due->now_wall_us)
+        return visit->due->each(visit->due->argument, column_u64(row, 0));
+    *visit->next_wall_us = due_wall_us;
+    return false;
+}
+
+bool index_due(struct index *index, const struct index_due *due, int64_t *next_wall_us)
+{
+    struct due_visit visitor = {due, next_wall_us};
+    sqlite3_stmt *const statement = prepared(index, DUE);
+
+    *next_wall_us = INT64_MAX;
+    if (!statement)
+        return false;
+    sqlite3_bind_int(statement, 1, due->flow);
+    return visit(index, statement, visit_due, &visitor);
+}
+
 struct id_visit {
     bool (*each)(void *argument, uint64_t id);
     void *argument;
@@ -458,18 +542,6 @@ static bool visit_id(void *argument, sqlite3_stmt *row)
     const struct id_visit *ids = argument;
 
     return ids->each(ids->argument, column_u64(row, 0));
-}
-
-bool index_due(struct index *index, int64_t now_wall_us, bool (*each)(void *argument, uint64_t id),
-               void *argument)
-{
-    struct id_visit ids = {each, argument};
-    sqlite3_stmt *const statement = prepared(index, DUE);
-
-    if (!statement)
-        return false;
-    sqlite3_bind_int64(statement, 1, now_wall_us);
-    return visit(index, statement, visit_id, &ids);
 }
 
 bool index_of_segment(struct index *index, uint64_t generation, uint32_t most,
@@ -490,17 +562,6 @@ static bool take_number(void *argument, sqlite3_stmt *row)
     if (sqlite3_column_type(row, 0) != SQLITE_NULL)
         *(int64_t *)argument = sqlite3_column_int64(row, 0);
     return false;
-}
-
-bool index_next_due(struct index *index, int64_t now_wall_us, int64_t *due_wall_us)
-{
-    sqlite3_stmt *const statement = prepared(index, NEXT_DUE);
-
-    *due_wall_us = INT64_MAX;
-    if (!statement)
-        return false;
-    sqlite3_bind_int64(statement, 1, now_wall_us);
-    return visit(index, statement, take_number, due_wall_us);
 }
 
 bool index_oldest(struct index *index, int64_t *accepted_wall_us)
@@ -565,18 +626,59 @@ bool index_rows(struct index *index, const struct index_question *question,
                 bool (*each)(void *argument, const struct row *row), void *argument)
 {
     struct rows_visit rows = {each, argument};
-    const enum statement which = question->id       ? ROW_GET
-                                 : question->domain ? ROWS_DOMAIN
-                                 : question->cause  ? ROWS_CAUSE
-                                                    : ROWS_ALL;
+    const enum statement which = question->id                          ? ROW_GET
+                                 : question->domain                    ? ROWS_DOMAIN
+                                 : question->cause || question->sender ? ROWS_SOME
+                                                                       : ROWS_ALL;
     sqlite3_stmt *const statement = prepared(index, which);
 
     if (!statement)
         return false;
     if (question->id)
         sqlite3_bind_int64(statement, 1, (sqlite3_int64)question->id);
-    else if (which != ROWS_ALL)
-        sqlite3_bind_text(statement, 1, question->domain ? question->domain : question->cause, -1,
-                          SQLITE_STATIC);
+    else if (which == ROWS_DOMAIN)
+        sqlite3_bind_text(statement, 1, question->domain, -1, SQLITE_STATIC);
+    else if (which == ROWS_SOME) {
+        char pattern[MAIL_ADDRESS_MAX];
+        snprintf(pattern, sizeof pattern, "%s%s",
+                 question->sender && *question->sender == '@' ? "%" : "",
+                 question->sender ? question->sender : "");
+        sqlite3_bind_text(statement, 2, question->cause, -1, SQLITE_STATIC);
+        sqlite3_bind_text(statement, 3, question->sender ? pattern : NULL, -1, SQLITE_TRANSIENT);
+    }
     return visit(index, statement, visit_row, &rows);
+}
+
+struct waiting_visit {
+    bool (*each)(void *argument, const struct waiting_row *row);
+    void *argument;
+};
+
+static bool visit_waiting(void *argument, sqlite3_stmt *from)
+{
+    const struct waiting_visit *visit = argument;
+    const struct waiting_row row = {.message = column_u64(from, 0),
+                                    .size_bytes = column_u64(from, 1),
+                                    .domain = column_bytes(from, 2),
+                                    .cause = column_bytes(from, 3),
+                                    .sender = column_bytes(from, 4),
+                                    .next_wall_us = sqlite3_column_int64(from, 5),
+                                    .accepted_wall_us = sqlite3_column_int64(from, 6),
+                                    .attempts = (uint32_t)sqlite3_column_int64(from, 7)};
+
+    return visit->each(visit->argument, &row);
+}
+
+bool index_waiting(struct index *index, const struct index_question *question,
+                   bool (*each)(void *argument, const struct waiting_row *row), void *argument)
+{
+    struct waiting_visit waiting = {each, argument};
+    sqlite3_stmt *const statement =
+        prepared(index, question->domain ? WAITING_DOMAIN : WAITING_ALL);
+
+    if (!statement)
+        return false;
+    if (question->domain)
+        sqlite3_bind_text(statement, 1, question->domain, -1, SQLITE_STATIC);
+    return visit(index, statement, visit_waiting, &waiting);
 }

@@ -35,11 +35,17 @@ void index_abandon(struct index *index);
 
 enum lookup_status index_row(struct index *index, uint64_t id,
                              void (*take)(void *argument, const struct row *row), void *argument);
-/* Ids that are due, the longest due first, until `each` returns false. */
-MUST_USE bool index_due(struct index *index, int64_t now_wall_us,
-                        bool (*each)(void *argument, uint64_t id), void *argument);
-/* When the next one is due after `now`; INT64_MAX: none. */
-MUST_USE bool index_next_due(struct index *index, int64_t now_wall_us, int64_t *due_wall_us);
+/* The least flow beyond that one that has a message which is not held; -1: none. */
+MUST_USE bool index_next_flow(struct index *index, int flow, int *next);
+/* Ids of one flow that are due, the longest due first, until `each` returns false. *next: when the
+ * first one is due that was not yet; INT64_MAX: none, or not looked at. */
+struct index_due {
+    int flow;
+    int64_t now_wall_us;
+    bool (*each)(void *argument, uint64_t id);
+    void *argument;
+};
+MUST_USE bool index_due(struct index *index, const struct index_due *due, int64_t *next_wall_us);
 MUST_USE bool index_oldest(struct index *index, int64_t *accepted_wall_us); /* 0: none */
 /* Ids of a segment's messages, at most `most`. */
 MUST_USE bool index_of_segment(struct index *index, uint64_t generation, uint32_t most,
@@ -59,9 +65,20 @@ MUST_USE bool index_begin_read(struct index *index);
 void index_end_read(struct index *index);
 struct index_question {
     uint64_t id;
-    const char *domain, *cause;
+    const char *domain, *cause, *sender; /* sender: may find more than asked for */
 };
 MUST_USE bool index_rows(struct index *index, const struct index_question *question,
                          bool (*each)(void *argument, const struct row *row), void *argument);
+
+/* One row a recipient who waits, without the envelopes: quick. Views last until the next row. */
+struct waiting_row {
+    uint64_t message, size_bytes;
+    struct bytes domain, cause, sender;
+    int64_t next_wall_us, accepted_wall_us;
+    uint32_t attempts;
+};
+MUST_USE bool index_waiting(struct index *index, const struct index_question *question,
+                            bool (*each)(void *argument, const struct waiting_row *row),
+                            void *argument);
 
 #endif

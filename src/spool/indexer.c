@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { FLUSH_ROWS = 500, LOAD_MOST = 2000 };
+enum { FLUSH_ROWS = 500, LOAD_MOST = 2000, LOAD_LEAST = 16 };
 #define FLUSH_EVERY_US (250 * US_PER_MS)
 #define HOUSE_EVERY_US US_PER_S
 #define MOVED_PATIENCE_US (5 * US_PER_S) /* what recovery reads again when all was delivered */
@@ -179,8 +179,10 @@ enum lookup_status indexer_load(struct spool *spool, uint64_t id)
 
 struct due_load {
     struct spool *spool;
-    uint32_t loaded;
-    bool cut;
+    int64_t now_wall_us, next_wall_us;
+    uint32_t loaded, of_flow, flow_most;
+    bool cut;  /* of this flow more is due */
+    bool full; /* enough in memory */
 };
 
 static bool load_due_one(void *argument, uint64_t id)
@@ -190,14 +192,15 @@ static bool load_due_one(void *argument, uint64_t id)
 
     pthread_mutex_lock(&spool->lock);
     const bool known = table_find(&spool->table, id) != NULL;
-    const bool enough = spool->table.ready_count >= READY_MOST * 3 / 4;
+    load->full = spool->table.ready_due->count >= READY_MOST * 3 / 4 || load->loaded >= LOAD_MOST;
     pthread_mutex_unlock(&spool->lock);
-    load->cut = enough || load->loaded >= LOAD_MOST;
-    if (load->cut)
+    load->cut |= load->full || load->of_flow >= load->flow_most;
+    if (load->full || load->of_flow >= load->flow_most)
         return false;
     if (known || indexer_load(spool, id) != LOOKUP_FOUND)
         return true;
     load->loaded++;
+    load->of_flow++;
     pthread_mutex_lock(&spool->lock);
     struct entry *entry = table_find(&spool->table, id);
     if (entry)
@@ -209,7 +212,7 @@ static bool load_due_one(void *argument, uint64_t id)
 static bool due_is_wanted(struct spool *spool, int64_t now_wall_us)
 {
     pthread_mutex_lock(&spool->lock);
-    const bool wanted = spool->table.ready_count < READY_MOST / 2 &&
+    const bool wanted = spool->table.ready_due->count < READY_MOST / 2 &&
                         (spool->due_left || spool->next_due_wall_us <= now_wall_us);
     if (wanted)
         spool->due_left = false;
@@ -217,21 +220,59 @@ static bool due_is_wanted(struct spool *spool, int64_t now_wall_us)
     return wanted;
 }
 
-static void load_due(struct spool *spool)
+static bool load_flow(struct spool *spool, struct due_load *load, int flow)
 {
-    const int64_t now_wall_us = clock_wall_us();
-    struct due_load load = {.spool = spool};
     int64_t next = INT64_MAX;
 
-    if (!due_is_wanted(spool, now_wall_us))
+    load->of_flow = 0;
+    if (!index_due(spool->index, &(struct index_due){flow, load->now_wall_us, load_due_one, load},
+                   &next))
+        return false;
+    load->next_wall_us = MIN_OF(load->next_wall_us, next);
+    return true;
+}
+
+/* Flow by flow, each its share, going round from where the last turn ended: what is due for others
+ * does not wait behind a million for one. */
+static bool load_flows(struct spool *spool, struct due_load *load)
+{
+    const int from = spool->due_flow;
+    bool round = false, read = true;
+    uint32_t flows = 0;
+
+    for (int at = from; read && !load->full;) {
+        int next;
+        read = index_next_flow(spool->index, at, &next);
+        if (!read || (round && (next < 0 || next > from)))
+            break;
+        round = round || next < 0;
+        at = next;
+        if (next < 0)
+            continue;
+        read = load_flow(spool, load, next);
+        spool->due_flow = next;
+        flows++;
+    }
+    if (flows > 0)
+        spool->due_share = MAX_OF((uint32_t)LOAD_MOST / flows, (uint32_t)LOAD_LEAST);
+    return read;
+}
+
+static void load_due(struct spool *spool)
+{
+    struct due_load load = {.spool = spool,
+                            .now_wall_us = clock_wall_us(),
+                            .next_wall_us = INT64_MAX,
+                            .flow_most = spool->due_share ? spool->due_share : LOAD_LEAST};
+
+    if (!due_is_wanted(spool, load.now_wall_us))
         return;
-    const bool read = index_due(spool->index, now_wall_us, load_due_one, &load) &&
-                      index_next_due(spool->index, now_wall_us, &next);
+    const bool read = load_flows(spool, &load);
     if (!read)
         note_index_fault(spool);
     pthread_mutex_lock(&spool->lock);
-    spool->next_due_wall_us = next;
-    spool->due_left |= load.cut || !read;
+    spool->next_due_wall_us = load.next_wall_us;
+    spool->due_left |= load.cut || load.full || !read;
     pthread_mutex_unlock(&spool->lock);
 }
 

@@ -12,7 +12,7 @@
 #include "spool/segment.h"
 #include "spool/spool.h"
 
-#define READY_MOST 10000     /* ready messages kept in memory; the index keeps the others */
+#define READY_MOST 10000     /* ready messages kept in memory, fresh ones and due ones each */
 #define UNINDEXED_MOST 50000 /* more than this and new mail has to wait */
 #define BATCH_BYTES (4 * MIB)
 #define BATCH_REQUESTS 512
@@ -131,8 +131,10 @@ struct spool {
     struct index_state durable; /* as last synced */
     struct load_request *loads;
     int64_t next_due_wall_us;
-    bool due_left;   /* more is due than was loaded */
-    uint32_t copies; /* on their way to the writer; under the lock */
+    bool due_left;      /* more is due than was loaded */
+    int due_flow;       /* whose due messages were loaded last; they take turns */
+    uint32_t due_share; /* that many of a flow at a time */
+    uint32_t copies;    /* on their way to the writer; under the lock */
     uint64_t flush_at_us, house_at_us;
     int64_t oldest_wall_us;
     char index_fault[WHY_ROOM];

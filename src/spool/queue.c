@@ -10,6 +10,23 @@
 #define RETRY_PAUSE_US US_PER_S /* a message given back untouched is not offered at once */
 #define DUE_SHARE 4             /* every fourth take begins with those that were deferred */
 
+/* Under the lock. A full memory keeps no sender out: he who has most of it makes room, and what of
+ * his leaves is brought back by the index. */
+static bool ready_has_room(struct spool *spool, const struct entry *entry, bool fresh)
+{
+    struct table *table = &spool->table;
+
+    if ((fresh ? table->ready_fresh : table->ready_due)->count < READY_MOST)
+        return true;
+    struct entry *const surplus = ready_surplus(table, entry, fresh);
+    if (!surplus)
+        return false;
+    table_place(table, surplus, PLACE_IDLE, false);
+    table_drop_idle(table, surplus);
+    spool->due_left = true;
+    return true;
+}
+
 /* Under the lock. */
 void entry_settle_down(struct spool *spool, struct entry *entry, bool fresh)
 {
@@ -26,7 +43,7 @@ void entry_settle_down(struct spool *spool, struct entry *entry, bool fresh)
         table_place(table, entry, PLACE_IDLE, false);
         if (!entry->held && !entry->dirty)
             spool->next_due_wall_us = MIN_OF(spool->next_due_wall_us, entry->due_wall_us);
-    } else if (table->ready_count < READY_MOST) {
+    } else if (entry->place == PLACE_READY || ready_has_room(spool, entry, fresh)) {
         if (entry->place != PLACE_READY)
             table_place(table, entry, PLACE_READY, fresh);
         waitlist_wake_one(&spool->ready_waiters);
@@ -98,10 +115,10 @@ static struct queued_message *message_of(const struct entry *entry)
 static struct entry *lease_next(struct spool *spool)
 {
     const bool due_first = ++spool->takes % DUE_SHARE == 0;
-    struct entry *entry = ready_first(&spool->table, !due_first);
+    struct entry *entry = ready_next(&spool->table, !due_first);
 
     if (!entry)
-        entry = ready_first(&spool->table, due_first);
+        entry = ready_next(&spool->table, due_first);
     if (entry) {
         table_place(&spool->table, entry, PLACE_LEASED, false);
         entry->settled_in_lease = false;
@@ -152,7 +169,7 @@ static unsigned take_some(struct spool *spool, unsigned most, struct queued_mess
 static void pass_on(struct spool *spool)
 {
     pthread_mutex_lock(&spool->lock);
-    const bool low = spool->due_left && spool->table.ready_count < READY_MOST / 2;
+    const bool low = spool->due_left && spool->table.ready_due->count < READY_MOST / 2;
     const bool more = spool->table.ready_count > 0;
     pthread_mutex_unlock(&spool->lock);
     if (more)
@@ -186,6 +203,19 @@ void spool_release(struct spool *spool, struct queued_message *message)
     const bool untouched = entry && !entry->settled_in_lease;
     pthread_mutex_unlock(&spool->lock);
     lease_end(spool, id, untouched);
+}
+
+void spool_postpone(struct spool *spool, struct queued_message *message, int64_t until_wall_us)
+{
+    const uint64_t id = message->id;
+
+    message_free(message);
+    pthread_mutex_lock(&spool->lock);
+    struct entry *entry = table_find(&spool->table, id);
+    INVARIANT(entry && entry->place == PLACE_LEASED);
+    table_postpone(&spool->table, entry, until_wall_us);
+    pthread_mutex_unlock(&spool->lock);
+    lease_end(spool, id, false);
 }
 
 /* ------------------------------------------------------------------ one by id */

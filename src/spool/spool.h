@@ -123,8 +123,8 @@ struct queued_message {
 
 /*
  * Takes up to `most` messages that have a due recipient and no lease: fresh ones from memory first,
- * then due ones from the index. Sleeps until there is one, or the deadline. The list is linked by
- * next.
+ * then due ones from the index; senders take turns, and so do the destinations of each. Sleeps
+ * until there is one, or the deadline. The list is linked by next.
  */
 enum io_status spool_take(struct spool *spool, unsigned most, uint64_t deadline_us,
                           struct queued_message **list);
@@ -135,6 +135,13 @@ MUST_USE struct lookup spool_take_id(struct spool *spool, uint64_t id,
 /* Ends the lease and frees the memory. What was not settled stays as it is on disk and becomes due
  * again. */
 void spool_release(struct spool *spool, struct queued_message *message);
+
+/*
+ * The same, and the message is not offered again before `until`. Nothing is recorded: it costs no
+ * sync, and what the index does not get to keep of it (a crash, a lost index) only brings the
+ * message back early.
+ */
+void spool_postpone(struct spool *spool, struct queued_message *message, int64_t until_wall_us);
 
 /* Reads a queued message's body (with what was prepended). BODY_DAMAGED: checksum; it was set
  * aside. Sleeps. */
@@ -205,9 +212,12 @@ struct spool_row {
 };
 struct spool_view_filter {
     uint64_t id;        /* 0: all */
-    const char *domain; /* NULL: all */
+    const char *domain; /* of the recipient, lower case; NULL: all */
     const char *cause;  /* NULL: all */
+    const char *sender; /* an address, or "@domain"; NULL: all */
     uint64_t most;      /* 0: all */
+    bool brief; /* only who waits, in no order, without `to`, `last_reply`, `held`: a million rows
+                   in about a second */
 };
 MUST_USE bool spool_view(const char *directory, const struct spool_view_filter *filter,
                          bool (*each)(void *argument, const struct spool_row *row), void *argument,

@@ -35,9 +35,25 @@ static struct entry *first_placed(const struct link *head)
     return head->next == head ? NULL : CONTAINER_OF(head->next, struct entry, place_link);
 }
 
-struct entry *ready_first(const struct table *table, bool fresh)
+static struct entry *entry_of_place(struct link *link)
 {
-    return first_placed(fresh ? &table->ready_fresh : &table->ready_due);
+    return link ? CONTAINER_OF(link, struct entry, place_link) : NULL;
+}
+
+struct entry *ready_next(struct table *table, bool fresh)
+{
+    return entry_of_place(fair_next(fresh ? table->ready_fresh : table->ready_due));
+}
+
+struct entry *ready_surplus(struct table *table, const struct entry *entry, bool fresh)
+{
+    struct fair *const fair = fresh ? table->ready_fresh : table->ready_due;
+    struct entry *const last = entry_of_place(fair_last_of_most(fair));
+
+    return last && fair_count_of_sender(fair, last->flow) >
+                       fair_count_of_sender(fair, entry->flow) + 1
+               ? last
+               : NULL;
 }
 
 struct entry *later_first(const struct table *table)
@@ -55,12 +71,18 @@ struct entry *dirty_first(const struct table *table)
 bool table_open(struct table *table)
 {
     *table = (struct table){.bucket_count = BUCKETS_FIRST};
-    link_init(&table->ready_fresh);
-    link_init(&table->ready_due);
     link_init(&table->later);
     link_init(&table->dirty);
     table->buckets = calloc(table->bucket_count, sizeof *table->buckets);
-    return table->buckets != NULL;
+    table->ready_fresh = malloc(sizeof *table->ready_fresh);
+    table->ready_due = malloc(sizeof *table->ready_due);
+    if (!table->buckets || !table->ready_fresh || !table->ready_due) {
+        table_free(table);
+        return false;
+    }
+    fair_open(table->ready_fresh);
+    fair_open(table->ready_due);
+    return true;
 }
 
 static void status_free(struct entry *entry)
@@ -92,7 +114,10 @@ void table_free(struct table *table)
         free(gone);
     }
     free(table->buckets);
+    free(table->ready_fresh);
+    free(table->ready_due);
     table->buckets = NULL;
+    table->ready_fresh = table->ready_due = NULL;
 }
 
 /* ------------------------------------------------------------------ the hash */
@@ -164,7 +189,10 @@ static void entry_remove(struct table *table, struct entry *entry)
 
 void table_place(struct table *table, struct entry *entry, enum entry_place place, bool fresh)
 {
-    if (entry->place == PLACE_READY || entry->place == PLACE_LATER)
+    if (entry->place == PLACE_READY)
+        fair_remove(entry->fresh ? table->ready_fresh : table->ready_due, entry->flow,
+                    &entry->place_link);
+    else if (entry->place == PLACE_LATER)
         link_remove(&entry->place_link);
     table->ready_count -= entry->place == PLACE_READY;
     table->later_count -= entry->place == PLACE_LATER;
@@ -173,8 +201,9 @@ void table_place(struct table *table, struct entry *entry, enum entry_place plac
     table->ready_count += place == PLACE_READY;
     table->later_count += place == PLACE_LATER;
     table->leased_count += place == PLACE_LEASED;
+    entry->fresh = fresh;
     if (place == PLACE_READY)
-        link_add(fresh ? &table->ready_fresh : &table->ready_due, &entry->place_link);
+        fair_add(fresh ? table->ready_fresh : table->ready_due, entry->flow, &entry->place_link);
     else if (place == PLACE_LATER)
         link_add(&table->later, &entry->place_link);
 }
@@ -195,6 +224,14 @@ void table_clear_dirty(struct table *table, struct entry *entry)
     entry->dirty = false;
     table->dirty_count--;
     link_remove(&entry->dirty_link);
+}
+
+void table_postpone(struct table *table, struct entry *entry, int64_t until_wall_us)
+{
+    if (entry->ended || entry->due_wall_us >= until_wall_us)
+        return;
+    entry->due_wall_us = until_wall_us;
+    table_mark_dirty(table, entry);
 }
 
 void table_drop_idle(struct table *table, struct entry *entry)
@@ -303,6 +340,9 @@ static bool entry_fill(struct entry *entry, struct bytes envelope, struct bytes 
     free((void *)(uintptr_t)entry->envelope.at);
     entry->recipient_count = facts.recipient_count;
     entry->accepted_wall_us = facts.accepted_wall_us;
+    if (entry->place != PLACE_READY)
+        entry->flow =
+            fair_flow(facts.user, facts.from.local, facts.from.domain, facts.first_domain);
     if (!copy_bytes(envelope, &entry->envelope) || !status_apply(entry, status_list))
         return false;
     entry_reckon(entry);
@@ -351,6 +391,7 @@ struct entry *table_load(struct table *table, const struct row *row)
         return NULL;
     }
     entry->position = row->position;
+    entry->due_wall_us = row->due_wall_us;
     entry->size_bytes = row->size_bytes;
     entry->extent_bytes = row->extent_bytes;
     entry->extent_checksum = row->extent_checksum;
@@ -423,6 +464,7 @@ void entry_row(const struct entry *entry, struct row *row)
                         .due_wall_us = entry->due_wall_us,
                         .held = entry->held,
                         .damaged = entry->damaged,
+                        .flow = entry->flow,
                         .envelope = entry->envelope};
 }
 

@@ -6,11 +6,8 @@
 #define SPOOL_TABLE_H
 
 #include "spool/codec.h"
+#include "spool/fair.h"
 #include "spool/record.h"
-
-struct link {
-    struct link *next, *previous; /* a ring; a list head is one too */
-};
 
 enum entry_place { PLACE_IDLE = 0, PLACE_READY, PLACE_LATER, PLACE_LEASED };
 
@@ -28,6 +25,8 @@ struct entry {
     struct status *status; /* NULL: every recipient is fresh */
     enum entry_place place;
     uint16_t pins; /* somebody looks at it while the lock is open */
+    uint16_t flow; /* whose turn it waits for */
+    bool fresh;    /* while PLACE_READY: in which of the two */
     bool held, indexed, dirty, ended, damaged, attempted;
     bool settled_in_lease;
 };
@@ -42,7 +41,8 @@ struct table {
     struct entry **buckets;
     uint32_t bucket_count;
     uint32_t entries, ready_count, later_count, leased_count, dirty_count;
-    struct link ready_fresh, ready_due, later, dirty;
+    struct fair *ready_fresh, *ready_due; /* of malloc: they are large */
+    struct link later, dirty;
     uint64_t messages, bytes, inline_bytes,
         held; /* all that live, in memory or not; true when `counting` */
     bool counting;
@@ -54,6 +54,7 @@ struct row { /* as the index keeps a message */
     uint64_t id, position, size_bytes, extent_bytes, extent_checksum;
     int64_t accepted_wall_us, due_wall_us;
     bool held, damaged;
+    uint16_t flow;
     struct bytes envelope, status_list; /* views */
 };
 
@@ -83,8 +84,14 @@ void table_drop_idle(struct table *table, struct entry *entry); /* frees it when
 
 void entry_row(const struct entry *entry, struct row *row); /* without the status list */
 void entry_status_list(const struct entry *entry, struct buffer *into); /* nothing when fresh */
+/* Whose turn it is, or NULL; the turn moves on. */
+struct entry *ready_next(struct table *table, bool fresh);
+/* Who has to leave when there are too many: the last one of the sender who has most, unless that is
+ * no more than the sender of this entry has; then NULL. */
+struct entry *ready_surplus(struct table *table, const struct entry *entry, bool fresh);
+/* Not before that time, whatever its recipients' states say; forgotten with the next settlement. */
+void table_postpone(struct table *table, struct entry *entry, int64_t until_wall_us);
 /* The head of a ring's entry, or NULL. */
-struct entry *ready_first(const struct table *table, bool fresh);
 struct entry *later_first(const struct table *table);
 struct entry *dirty_first(const struct table *table);
 

@@ -18,18 +18,39 @@ struct view {
     struct index *index; /* NULL: none that could be read; then the log tells all */
     struct table table;
     uint64_t shown;
-    bool ended; /* the caller or `most` said so */
+    enum cause last_cause; /* rows in a row have the same, and finding it by name takes a while */
+    bool ended;            /* the caller or `most` said so */
     bool failed;
 };
 
 /* ------------------------------------------------------------------ showing */
+
+/* "@domain" means everybody there. */
+static bool sender_is(struct bytes from, const char *sender)
+{
+    const struct bytes wanted = bytes_of_text(sender);
+
+    if (*sender == '@' && from.count > wanted.count)
+        from = bytes_skip(from, from.count - wanted.count);
+    return bytes_equal_nocase(from, wanted);
+}
 
 static bool is_wanted(const struct view *view, const struct spool_row *row)
 {
     const struct spool_view_filter *filter = view->filter;
 
     return (!filter->domain || bytes_equal_text_nocase(row->domain, filter->domain)) &&
-           (!filter->cause || strcmp(cause_name(row->cause), filter->cause) == 0);
+           (!filter->cause || strcmp(cause_name(row->cause), filter->cause) == 0) &&
+           (!filter->sender || sender_is(row->from, filter->sender));
+}
+
+static void show(struct view *view, const struct spool_row *row)
+{
+    if (view->ended || !is_wanted(view, row))
+        return;
+    view->shown++;
+    view->ended = !view->each(view->argument, row) ||
+                  (view->filter->most && view->shown >= view->filter->most);
 }
 
 static void show_recipient(struct view *view, struct arena *arena,
@@ -37,11 +58,7 @@ static void show_recipient(struct view *view, struct arena *arena,
 {
     row->to = address_text(arena, recipient->address);
     row->domain = recipient->address.domain;
-    if (view->ended || !is_wanted(view, row))
-        return;
-    view->shown++;
-    view->ended = !view->each(view->argument, row) ||
-                  (view->filter->most && view->shown >= view->filter->most);
+    show(view, row);
 }
 
 static struct spool_row row_begin(const struct row *row, const struct envelope *envelope,
@@ -103,6 +120,27 @@ static bool show_indexed(void *argument, const struct row *row)
 
     if (!table_find(&view->table, row->id))
         show_row(view, row);
+    return !view->ended;
+}
+
+static bool show_waiting(void *argument, const struct waiting_row *waiting)
+{
+    struct view *view = argument;
+    struct spool_row row = {.id = waiting->message,
+                            .from = waiting->sender,
+                            .domain = waiting->domain,
+                            .accepted_wall_us = waiting->accepted_wall_us,
+                            .next_wall_us = waiting->next_wall_us,
+                            .attempts = waiting->attempts,
+                            .size_bytes = waiting->size_bytes};
+
+    if (table_find(&view->table, row.id))
+        return true;
+    if (!bytes_equal_text(waiting->cause, cause_name(view->last_cause)) &&
+        !cause_parse(waiting->cause, &view->last_cause))
+        view->last_cause = CAUSE_UNDECIDED;
+    row.cause = view->last_cause;
+    show(view, &row);
     return !view->ended;
 }
 
@@ -193,6 +231,17 @@ static bool view_read(struct view *view, struct index_state from)
     return steady;
 }
 
+static bool show_index(struct view *view)
+{
+    const struct spool_view_filter *filter = view->filter;
+    const struct index_question question = {filter->id, filter->domain, filter->cause,
+                                            filter->sender};
+
+    if (filter->brief && !filter->id)
+        return index_waiting(view->index, &question, show_waiting, view);
+    return index_rows(view->index, &question, show_indexed, view);
+}
+
 static bool view_once(struct view *view)
 {
     struct index_state from;
@@ -200,10 +249,7 @@ static bool view_once(struct view *view)
     view->failed = !table_open(&view->table);
     view_open_index(view, &from);
     const bool steady = !view->failed && view_read(view, from);
-    const struct index_question question = {view->filter->id, view->filter->domain,
-                                            view->filter->cause};
-    if (steady && !view->failed && view->index &&
-        !index_rows(view->index, &question, show_indexed, view))
+    if (steady && !view->failed && view->index && !show_index(view))
         view->failed = true;
     if (steady && !view->failed)
         show_tail(view);
