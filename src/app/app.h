@@ -18,7 +18,7 @@ struct word_list {           /* of an option that may be given several times */
 };
 struct command_line {
     const char *config_file; /* -c; NULL: found by config_open */
-    const char *dest, *cause, *by, *since;
+    const char *dest, *cause, *by, *since, *sender, *via;
     const char *mail, *stage; /* explain */
     const char *ip, *helo, *from, *domain, *selector, *key;
     const char *resolvers[COMMAND_WORDS_MAX]; /* --resolver, as often as wanted */

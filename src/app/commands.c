@@ -4,8 +4,10 @@
 #include "app/app.h"
 
 #include <jansson.h>
+#include <pwd.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "console/console.h"
 #include "diagnose/diagnose.h"
@@ -52,8 +54,11 @@ int command_config(const struct command_line *line)
     return app_print_buffer(&text);
 }
 
+typedef bool asking(const char *directory, struct bytes request, struct buffer *answer, char *why,
+                    size_t why_room);
+
 /* Asks the running server; *answer is NULL and the exit code returned when it cannot be reached. */
-static int ask(const char *directory, json_t *request, json_t **answer)
+static int ask(asking *how, const char *directory, json_t *request, json_t **answer)
 {
     CLEANUP(buffer_free) struct buffer reply = {0};
     char why[512];
@@ -62,8 +67,7 @@ static int ask(const char *directory, json_t *request, json_t **answer)
 
     json_decref(request);
     *answer = NULL;
-    const bool reached =
-        text && console_ask(directory, bytes_of_text(text), &reply, why, sizeof why);
+    const bool reached = text && how(directory, bytes_of_text(text), &reply, why, sizeof why);
     free(text);
     if (!reached) {
         fprintf(stderr, "holdfast: %s\n", why);
@@ -121,8 +125,9 @@ static void print_destinations(struct buffer *text, const json_t *rows)
     for (size_t i = 0; i < json_array_size(rows); i++) {
         const json_t *row = json_array_get(rows, i);
         buffer_print(
-            text, "  %-40s %lld waiting, %lld of %lld in delivery%s", word_of(row, "destination"),
+            text, "  %-40s %lld waiting, %lld of %lld in delivery%s%s", word_of(row, "destination"),
             number(row, "waiting"), number(row, "active"), number(row, "limit"),
+            json_is_true(json_object_get(row, "suspended")) ? ", suspended" : "",
             json_is_true(json_object_get(row, "backing_off")) ? ", backing off until " : "");
         if (json_is_true(json_object_get(row, "backing_off")))
             buffer_print(text, "%s (%s)", word_of(row, "next"), word_of(row, "cause"));
@@ -165,7 +170,7 @@ int command_status(const struct command_line *line)
     CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
-    const int code = ask(config->spool, json_pack("{s:s}", "do", "status"), &status);
+    const int code = ask(console_ask, config->spool, json_pack("{s:s}", "do", "status"), &status);
     if (!status)
         return code;
     if (line->json)
@@ -175,32 +180,56 @@ int command_status(const struct command_line *line)
     return app_print_buffer(&text);
 }
 
+/* For the journal: the user who typed it, also behind sudo. */
+static json_t *who_asks(void)
+{
+    const struct passwd *user = getpwuid(getuid());
+    const char *behind = getenv("SUDO_USER");
+    char text[96];
+
+    snprintf(text, sizeof text, "%.32s%s%.32s", user ? user->pw_name : "uid unknown",
+             behind && *behind ? " for " : "", behind ? behind : "");
+    return json_string(text);
+}
+
+static json_t *act_request(const struct command_line *line)
+{
+    const struct {
+        const char *name, *value;
+    } members[] = {{"id", line->word_count == 2 ? line->words[1] : NULL},
+                   {"dest", line->dest},
+                   {"cause", line->cause},
+                   {"sender", line->sender},
+                   {"via", line->via}};
+    json_t *request =
+        json_pack("{s:s, s:b, s:o}", "do", line->words[0], "all", line->all, "who", who_asks());
+
+    for (size_t i = 0; i < COUNT_OF(members); i++)
+        if (members[i].value)
+            json_object_set_new(request, members[i].name, json_string(members[i].value));
+    return request;
+}
+
 int command_act(const struct command_line *line)
 {
-    const char *id = line->word_count == 2 ? line->words[1] : NULL;
     json_t *answer = NULL;
-    json_t *request = json_pack("{s:s, s:b}", "do", line->words[0], "all", line->all);
+    json_t *request = act_request(line);
 
-    if (id)
-        json_object_set_new(request, "id", json_string(id));
-    if (line->dest)
-        json_object_set_new(request, "dest", json_string(line->dest));
-    if (line->cause)
-        json_object_set_new(request, "cause", json_string(line->cause));
     CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
     if (!config) {
         json_decref(request);
         return EXIT_FINDINGS;
     }
-    const int code = ask(config->spool, request, &answer);
+    const int code = ask(console_ask_patiently, config->spool, request, &answer);
     if (!answer)
         return code;
     const long long touched = number(answer, "touched");
+    const bool found = json_is_true(json_object_get(answer, "found"));
     if (line->json)
-        return app_print_json(answer) == EXIT_FINE && touched > 0 ? EXIT_FINE : EXIT_FINDINGS;
+        return app_print_json(answer) == EXIT_FINE && found ? EXIT_FINE : EXIT_FINDINGS;
     json_decref(answer);
     printf("%s: %lld message(s)\n", line->words[0], touched);
-    return touched > 0 ? EXIT_FINE : EXIT_FINDINGS;
+    return found ? EXIT_FINE : EXIT_FINDINGS;
 }
 
 static bool grouping_of(const char *by, enum diagnose_grouping *grouping)
@@ -220,11 +249,12 @@ static bool grouping_of(const char *by, enum diagnose_grouping *grouping)
     return !by;
 }
 
-static int print_queue(const struct command_line *line, const struct spool_view_filter *filter,
+static int print_queue(const struct command_line *line, const struct spool_view_filter *asked,
                        enum diagnose_grouping grouping)
 {
     struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
-    char why[DIAGNOSE_WHY_ROOM];
+    struct spool_view_filter filter = *asked;
+    char why[DIAGNOSE_WHY_ROOM], domain[256];
     json_t *rows = NULL;
 
     CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
@@ -232,7 +262,11 @@ static int print_queue(const struct command_line *line, const struct spool_view_
         return EXIT_FINDINGS;
     const struct diagnose_place place = {.spool_directory = config->spool,
                                          .now_wall_us = now_wall_us()};
-    if (!diagnose_queue(&place, filter, grouping, &rows, why)) {
+    snprintf(domain, sizeof domain, "%s", filter.domain ? filter.domain : "");
+    for (char *at = domain; *at; at++)
+        *at = (char)ascii_lower((uint8_t)*at); /* as the queue writes domains */
+    filter.domain = filter.domain ? domain : NULL;
+    if (!diagnose_queue(&place, &filter, grouping, &rows, why)) {
         fprintf(stderr, "holdfast: %s\n", why);
         return EXIT_UNREACHABLE;
     }
@@ -245,11 +279,12 @@ static int print_queue(const struct command_line *line, const struct spool_view_
 
 int command_queue(const struct command_line *line)
 {
-    const struct spool_view_filter filter = {.domain = line->dest, .cause = line->cause};
+    const struct spool_view_filter filter = {
+        .domain = line->dest, .cause = line->cause, .sender = line->sender};
     enum diagnose_grouping grouping = DIAGNOSE_BY_NONE;
 
     if (line->word_count != 1 || !grouping_of(line->by, &grouping))
-        return usage(line, "[--by dest|cause|age] [--dest D] [--cause C] [--json]");
+        return usage(line, "[--by dest|cause|age] [--dest D] [--cause C] [--sender A] [--json]");
     return print_queue(line, &filter, grouping);
 }
 

@@ -35,6 +35,8 @@ static const struct {
 } VALUE_OPTIONS[] = {{"-c", offsetof(struct command_line, config_file)},
                      {"--dest", offsetof(struct command_line, dest)},
                      {"--cause", offsetof(struct command_line, cause)},
+                     {"--sender", offsetof(struct command_line, sender)},
+                     {"--via", offsetof(struct command_line, via)},
                      {"--by", offsetof(struct command_line, by)},
                      {"--since", offsetof(struct command_line, since)},
                      {"--ip", offsetof(struct command_line, ip)},

@@ -191,6 +191,8 @@ MUST_USE struct config *config_parse(const char *text, const char *name,
 MUST_USE struct config *config_parse_bytes(struct bytes text, const char *name,
                                            struct config_errors *errors);
 void config_free(struct config *config);
+/* A next hop as the settings write it, "smtp:HOST:PORT" or "lmtp:...". Its views are of `text`. */
+MUST_USE bool config_parse_next_hop(struct bytes text, struct config_deliver *deliver);
 void config_errors_free(struct config_errors *errors);
 /* The effective configuration in the language of the file, every setting written out. */
 void config_print(struct buffer *into, const struct config *config);

@@ -97,6 +97,12 @@ void deliver_print(struct buffer *into, const struct config_deliver *deliver)
             buffer_print(into, "%s%.*s", DELIVER_KINDS[i].prefix, BYTES_PRINT(deliver->target));
 }
 
+bool config_parse_next_hop(struct bytes text, struct config_deliver *deliver)
+{
+    return deliver_parse(text, deliver) &&
+           (deliver->kind == DELIVER_SMTP || deliver->kind == DELIVER_LMTP);
+}
+
 static bool set_deliver(struct value_target *target, const struct option_row *row,
                         struct bytes text)
 {

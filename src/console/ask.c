@@ -10,7 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { ASK_PATIENCE_S = 30 };
+enum { ASK_PATIENCE_S = 30, LONG_PATIENCE_S = 6 * 3600 };
 
 static void close_descriptor(const int *descriptor)
 {
@@ -18,11 +18,11 @@ static void close_descriptor(const int *descriptor)
         close(*descriptor);
 }
 
-static int ask_connect(const char *directory)
+static int ask_connect(const char *directory, time_t patience_s)
 {
     struct endpoint at;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const struct timeval patience = {.tv_sec = ASK_PATIENCE_S};
+    const struct timeval patience = {.tv_sec = patience_s};
     _Static_assert(sizeof address.sun_path >= sizeof at.path, "a control path fits");
 
     if (!console_control_endpoint(directory, &at)) {
@@ -67,11 +67,9 @@ static bool ask_receive(int descriptor, struct buffer *answer)
     }
 }
 
-bool console_ask(const char *spool_directory, struct bytes request, struct buffer *answer,
-                 char *why, size_t why_room)
+static bool ask(int descriptor, const char *spool_directory, struct bytes request,
+                struct buffer *answer, char *why, size_t why_room)
 {
-    CLEANUP(close_descriptor) const int descriptor = ask_connect(spool_directory);
-
     if (descriptor < 0) {
         snprintf(why, why_room, "%s/control: %s: is the server running?", spool_directory,
                  strerror(errno));
@@ -83,4 +81,20 @@ bool console_ask(const char *spool_directory, struct bytes request, struct buffe
     snprintf(why, why_room, "%s/control: the server gave no answer", spool_directory);
     buffer_free(answer);
     return false;
+}
+
+bool console_ask(const char *spool_directory, struct bytes request, struct buffer *answer,
+                 char *why, size_t why_room)
+{
+    CLEANUP(close_descriptor) const int descriptor = ask_connect(spool_directory, ASK_PATIENCE_S);
+
+    return ask(descriptor, spool_directory, request, answer, why, why_room);
+}
+
+bool console_ask_patiently(const char *spool_directory, struct bytes request, struct buffer *answer,
+                           char *why, size_t why_room)
+{
+    CLEANUP(close_descriptor) const int descriptor = ask_connect(spool_directory, LONG_PATIENCE_S);
+
+    return ask(descriptor, spool_directory, request, answer, why, why_room);
 }

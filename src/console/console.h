@@ -40,5 +40,8 @@ void console_close(struct console *console);
  */
 MUST_USE bool console_ask(const char *spool_directory, struct bytes request, struct buffer *answer,
                           char *why, size_t why_room);
+/* The same for what may take the server a while, such as an action on a million messages. */
+MUST_USE bool console_ask_patiently(const char *spool_directory, struct bytes request,
+                                    struct buffer *answer, char *why, size_t why_room);
 
 #endif

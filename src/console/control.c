@@ -24,11 +24,9 @@ struct control_session {
 static const struct {
     const char *word;
     enum schedule_action action;
-} ACTIONS[] = {{"retry", ACTION_RETRY},
-               {"hold", ACTION_HOLD},
-               {"release", ACTION_RELEASE},
-               {"drop", ACTION_DROP},
-               {"bounce", ACTION_BOUNCE}};
+} ACTIONS[] = {{"retry", ACTION_RETRY},     {"hold", ACTION_HOLD},     {"release", ACTION_RELEASE},
+               {"drop", ACTION_DROP},       {"bounce", ACTION_BOUNCE}, {"reroute", ACTION_REROUTE},
+               {"suspend", ACTION_SUSPEND}, {"resume", ACTION_RESUME}};
 
 /* So that a command that reads the history next sees all that happened before it asked. */
 static json_t *control_flush(const struct console *console)
@@ -89,9 +87,10 @@ static void control_serve(struct control_session *session)
     if (!text)
         return;
     /* A client that went away misses its answer; what it asked for is done and in the journal. */
-    const struct io_result sent = stream_write(session->stream, bytes_of_text(text), deadline_us);
+    const uint64_t answer_us = deadline_in(CONTROL_PATIENCE_S * US_PER_S);
+    const struct io_result sent = stream_write(session->stream, bytes_of_text(text), answer_us);
     if (sent.status == IO_OK)
-        stream_write(session->stream, BYTES_LITERAL("\n"), deadline_us);
+        stream_write(session->stream, BYTES_LITERAL("\n"), answer_us);
     free(text);
 }
 

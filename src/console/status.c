@@ -50,10 +50,10 @@ static json_t *destinations_json(struct console *console)
     for (unsigned i = 0; i < count; i++)
         json_array_append_new(
             list,
-            json_pack("{s:s, s:i, s:i, s:i, s:b, s:o, s:s}", "destination", rows[i].key, "waiting",
-                      (int)rows[i].waiting, "active", (int)rows[i].active, "limit",
-                      (int)rows[i].limit, "backing_off", rows[i].backing_off, "next",
-                      time_or_null(rows[i].next_wall_us), "cause",
+            json_pack("{s:s, s:i, s:i, s:i, s:b, s:b, s:o, s:s}", "destination", rows[i].key,
+                      "waiting", (int)rows[i].waiting, "active", (int)rows[i].active, "limit",
+                      (int)rows[i].limit, "suspended", rows[i].suspended, "backing_off",
+                      rows[i].backing_off, "next", time_or_null(rows[i].next_wall_us), "cause",
                       rows[i].last_cause == CAUSE_UNDECIDED ? "" : cause_name(rows[i].last_cause)));
     free(rows);
     return list;
@@ -95,29 +95,87 @@ json_t *console_health(struct console *console)
     return json_pack("{s:b, s:o}", "healthy", json_array_size(reasons) == 0, "reasons", reasons);
 }
 
-json_t *console_act(struct console *console, enum schedule_action action, const json_t *request)
+/* A domain as the queue knows it: lower case. A destination's key stays. */
+static const char *domain_of(const json_t *request, char *into, size_t room)
 {
-    const char *id = json_string_value(json_object_get(request, "id"));
-    struct schedule_request order = {
-        .action = action,
-        .destination_domain = json_string_value(json_object_get(request, "dest")),
-        .cause = json_string_value(json_object_get(request, "cause")),
-        .all = json_is_true(json_object_get(request, "all")),
-        .who = "control socket",
-    };
-    uint64_t touched = 0;
-    enum cause known;
+    const char *given = json_string_value(json_object_get(request, "dest"));
+    const bool is_domain = given && (*given == '[' || !strchr(given, ':'));
 
-    if (id && (!id_parse(bytes_of_text(id), &order.id) || order.id == 0))
-        return json_pack("{s:s}", "error", "not a message id");
-    if (order.cause && !cause_parse(bytes_of_text(order.cause), &known))
-        return json_pack("{s:s}", "error", "no such cause");
-    if (!id && !order.destination_domain && !order.cause && !order.all)
-        return json_pack("{s:s}", "error", "name a message, a destination, a cause, or all");
-    const struct lookup done = schedule_act(console->settings.schedule, &order, &touched);
+    if (!given)
+        return NULL;
+    snprintf(into, room, "%s", given);
+    for (char *at = into; is_domain && *at; at++)
+        *at = (char)ascii_lower((uint8_t)*at);
+    return into;
+}
+
+/* Who says so is whoever may open the socket; it is for the record, in one line. */
+static const char *who_of(const json_t *request, char *into, size_t room)
+{
+    const char *given = json_string_value(json_object_get(request, "who"));
+
+    snprintf(into, room, "%s", given && *given ? given : "control socket");
+    for (char *at = into; *at; at++)
+        if ((unsigned char)*at < ' ' || *at == 0x7f)
+            *at = '?';
+    return into;
+}
+
+/* NULL: sound. */
+static const char *act_objection(const struct schedule_request *order)
+{
+    const bool by_destination = order->action == ACTION_SUSPEND || order->action == ACTION_RESUME;
+    enum cause known;
+    struct config_deliver via;
+
+    if (order->cause && !cause_parse(bytes_of_text(order->cause), &known))
+        return "no such cause";
+    if (by_destination &&
+        (!order->destination_domain || order->id || order->cause || order->sender || order->all))
+        return "name a destination, and nothing else";
+    if (!order->id && !order->destination_domain && !order->cause && !order->sender && !order->all)
+        return "name a message, a destination, a cause, a sender, or all";
+    if (order->via && !config_parse_next_hop(bytes_of_text(order->via), &via))
+        return "via is not smtp:HOST:PORT, lmtp:HOST:PORT or lmtp:unix:PATH";
+    return NULL;
+}
+
+static json_t *act_answer(struct lookup done, uint64_t touched)
+{
+    const struct bytes words =
+        done.detail.count ? done.detail : BYTES_LITERAL("the spool could not record it");
+
     if (done.status == LOOKUP_FAILED)
-        return json_pack("{s:s, s:I}", "error", "the spool could not record it", "touched",
+        return json_pack("{s:s%, s:I}", "error", (const char *)words.at, words.count, "touched",
                          (json_int_t)touched);
     return json_pack("{s:b, s:I}", "found", done.status == LOOKUP_FOUND, "touched",
                      (json_int_t)touched);
+}
+
+json_t *console_act(struct console *console, enum schedule_action action, const json_t *request)
+{
+    const char *id = json_string_value(json_object_get(request, "id"));
+    const char *via = json_string_value(json_object_get(request, "via"));
+    char domain[320], who[96];
+    const struct schedule_request asked = {
+        .action = action,
+        .destination_domain = domain_of(request, domain, sizeof domain),
+        .cause = json_string_value(json_object_get(request, "cause")),
+        .sender = json_string_value(json_object_get(request, "sender")),
+        .via = via && strcmp(via, "none") != 0 ? via : NULL,
+        .all = json_is_true(json_object_get(request, "all")),
+        .who = who_of(request, who, sizeof who),
+    };
+    struct schedule_request order = asked;
+    uint64_t touched = 0;
+
+    if (id && (!id_parse(bytes_of_text(id), &order.id) || order.id == 0))
+        return json_pack("{s:s}", "error", "not a message id");
+    if (action == ACTION_REROUTE && !via)
+        return json_pack("{s:s}", "error", "say by which next hop: via, or via none");
+    const char *objection = act_objection(&order);
+    if (objection)
+        return json_pack("{s:s}", "error", objection);
+    const struct lookup done = schedule_act(console->settings.schedule, &order, &touched);
+    return act_answer(done, touched);
 }

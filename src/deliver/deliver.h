@@ -62,6 +62,9 @@ struct destination {
 void deliver_route(const struct deliver *deliver, struct address recipient,
                    struct destination *destination);
 
+/* The same recipient by another next hop, an operator's; its TLS policy stays. */
+void deliver_route_by(struct destination *destination, const struct config_deliver *via);
+
 /* What became of one recipient. Views live in the attempt's arena. */
 struct outcome {
     struct verdict verdict; /* ACCEPT: delivered; DEFER; REFUSE: bounce */

@@ -71,3 +71,8 @@ void deliver_route(const struct deliver *deliver, struct address recipient,
     else
         route_by_mx(destination, TLS_USE_MAY);
 }
+
+void deliver_route_by(struct destination *destination, const struct config_deliver *via)
+{
+    route_by(destination, via, destination->tls);
+}

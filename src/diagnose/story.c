@@ -82,6 +82,8 @@ static const char *state_word(const struct spool_row *row)
         return "held";
     switch (row->state) {
     case RECIPIENT_WAITING:
+        if (row->cause == CAUSE_AMBIGUOUS_DOT)
+            return "maybe delivered";
         return row->attempts == 0 ? "ready" : "deferred";
     case RECIPIENT_DELIVERED:
         return "delivered";
@@ -107,7 +109,7 @@ json_t *diagnose_queue_row(const struct spool_row *row)
     json_object_set_new(object, "size", json_integer((json_int_t)row->size_bytes));
     json_object_set_new(object, "next", diagnose_time(row->next_wall_us));
     json_object_set_new(object, "last_attempt", diagnose_time(row->last_attempt_wall_us));
-    if (row->attempts > 0) {
+    if (row->attempts > 0 || row->cause != CAUSE_UNDECIDED) {
         json_object_set_new(object, "cause", json_string(cause_name(row->cause)));
         json_object_set_new(object, "side", json_string(side_name(cause_row(row->cause)->side)));
         set_text(object, "reply", row->last_reply);

@@ -1,21 +1,27 @@
 /*
  * The operator's actions. One by id goes straight to the spool or to the lease in memory; those by
- * destination, cause or all first read the ids from the spool's view, in the worker pool. A message
+ * destination, cause, sender or all first read the ids from the spool's view, in the worker pool,
+ * and are then done by some fibers side by side, so that they share the spool's syncs. A message
  * that is being delivered at this moment is left alone and not counted.
+ *
+ * Each message's own journal tells what was done to it and by whom; an action on many has a line of
+ * its own besides.
  */
 #include "schedule/inside.h"
 
-#define ACT_IDS_MAX 1000000
+#include <string.h>
+
+#define ACT_FIBERS 64
 
 struct act {
     struct schedule *schedule;
     const struct schedule_request *request;
     uint64_t touched;
     struct lookup result;
-    uint64_t *ids;
-    size_t id_count, id_room;
-    bool viewed;
-    char why[256];
+    struct id_list list;
+    size_t next;      /* of the list */
+    unsigned working; /* fibers */
+    struct fiber *owner;
 };
 
 static const char *action_name(enum schedule_action action)
@@ -31,18 +37,53 @@ static const char *action_name(enum schedule_action action)
         return "drop";
     case ACTION_BOUNCE:
         return "bounce";
+    case ACTION_REROUTE:
+        return "reroute";
+    case ACTION_SUSPEND:
+        return "suspend";
+    case ACTION_RESUME:
+        return "resume";
     }
     return "";
 }
 
+static const char *act_who(const struct act *act)
+{
+    return act->request->who ? act->request->who : "operator";
+}
+
 static void act_tell(const struct act *act, uint64_t id)
 {
-    char text[160];
+    const struct schedule_request *request = act->request;
+    char text[512];
 
-    snprintf(text, sizeof(text), "%s by %.100s", action_name(act->request->action),
-             act->request->who ? act->request->who : "operator");
+    snprintf(text, sizeof(text), "%s by %.100s%s%.200s", action_name(request->action), act_who(act),
+             request->via ? " via " : "", request->via ? request->via : "");
     const struct event event = {
         .kind = EVENT_OPERATOR_ACTION, .message = id, .text = bytes_of_text(text)};
+    observe_event(&event);
+}
+
+/* The line of an action on many, or on a destination. */
+static void act_tell_all(const struct act *act)
+{
+    const struct schedule_request *request = act->request;
+    const struct {
+        const char *name, *value;
+    } chosen[] = {{"dest", request->destination_domain},
+                  {"cause", request->cause},
+                  {"sender", request->sender},
+                  {"via", request->via}};
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(4 * KIB);
+
+    buffer_print(&text, "%s by %.100s:", action_name(request->action), act_who(act));
+    for (size_t i = 0; i < COUNT_OF(chosen); i++)
+        if (chosen[i].value)
+            buffer_print(&text, " %s=%.300s", chosen[i].name, chosen[i].value);
+    if (request->all)
+        buffer_add_text(&text, " all");
+    buffer_print(&text, ": %llu message(s)", (unsigned long long)act->touched);
+    const struct event event = {.kind = EVENT_OPERATOR_ACTION, .text = buffer_view(&text)};
     observe_event(&event);
 }
 
@@ -82,7 +123,8 @@ static struct lookup act_retry(struct schedule *schedule, uint64_t id)
     const struct lookup taken = spool_take_id(schedule->spool, id, &message);
     if (taken.status != LOOKUP_FOUND)
         return taken;
-    if (!hold_add(schedule, message, true))
+    const struct hold_choice all = {.untimely = true};
+    if (!hold_add(schedule, message, &all))
         return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("out of memory"));
     hold = hold_find(schedule, id);
     for (struct job *job = hold ? hold->jobs : NULL; job; job = job->hold_next)
@@ -152,73 +194,212 @@ static struct lookup act_on(struct act *act, uint64_t id)
     case ACTION_HOLD:
         if (!act_withdraw(act->schedule, id))
             return lookup_absent();
-        return spool_hold(act->schedule->spool, id, true,
-                          bytes_of_text(request->who ? request->who : "operator"));
+        return spool_hold(act->schedule->spool, id, true, bytes_of_text(act_who(act)));
     case ACTION_RELEASE:
         return spool_hold(act->schedule->spool, id, false, BYTES_EMPTY);
     case ACTION_DROP:
     case ACTION_BOUNCE:
         return act_end(act, id);
+    case ACTION_REROUTE: /* what waits in memory by the old way goes back, and is tried now */
+        if (!act_withdraw(act->schedule, id))
+            return lookup_absent();
+        return act_retry(act->schedule, id);
+    case ACTION_SUSPEND:
+    case ACTION_RESUME:
+        break;
     }
     return lookup_absent();
 }
 
 /* ------------------------------------------------------------------ many */
 
-static bool act_collect(void *argument, const struct spool_row *row)
+static void act_worker(void *argument)
 {
     struct act *act = argument;
 
-    if (row->state != RECIPIENT_WAITING ||
-        (act->id_count > 0 && act->ids[act->id_count - 1] == row->id))
-        return true;
-    if (act->id_count == act->id_room) {
-        const size_t room = act->id_room ? act->id_room * 2 : 256;
-        uint64_t *ids = reallocarray(act->ids, room, sizeof(*ids));
-        if (!ids)
-            return false;
-        act->ids = ids;
-        act->id_room = room;
-    }
-    act->ids[act->id_count++] = row->id;
-    return act->id_count < ACT_IDS_MAX;
-}
-
-/* In the worker pool. */
-static void act_view(void *argument)
-{
-    struct act *act = argument;
-    const struct spool_view_filter filter = {.domain = act->request->destination_domain,
-                                             .cause = act->request->cause};
-
-    act->viewed = spool_view(act->schedule->config->spool, &filter, act_collect, act, act->why,
-                             sizeof(act->why));
-}
-
-static void act_on_many(struct act *act)
-{
-    const enum io_status status = work_run(act_view, act);
-
-    if (status != IO_OK || !act->viewed) {
-        act->result = lookup_failed(LOOKUP_REASON_UNAVAILABLE, bytes_of_text("queue view failed"));
-        observe_note(LOG_ERROR, "schedule", "operator action: %s", act->why);
-        return;
-    }
-    act->result = act->id_count > 0 ? lookup_found() : lookup_absent();
-    for (size_t i = 0; i < act->id_count && !act->schedule->stopping; i++) {
-        while (act->request->action == ACTION_RETRY &&
-               act->schedule->leased >= SCHEDULE_MESSAGES_MAX) {
-            if (fiber_sleep_until(deadline_in(100 * US_PER_MS)) != IO_OK)
-                return;
-        }
-        const struct lookup one = act_on(act, act->ids[i]);
+    while (act->next < act->list.count && !act->schedule->stopping) {
+        const uint64_t id = act->list.ids[act->next++];
+        const struct lookup one = act_on(act, id);
         if (one.status == LOOKUP_FAILED)
             act->result = one;
         if (one.status != LOOKUP_FOUND)
             continue;
         act->touched++;
-        act_tell(act, act->ids[i]);
+        act_tell(act, id);
     }
+    if (--act->working == 0)
+        fiber_wake(act->owner);
+}
+
+static void act_on_list(struct act *act)
+{
+    const bool masked = fiber_mask_cancel(true); /* the workers stand on this stack */
+
+    act->owner = fiber_self();
+    act->working = 1; /* this fiber itself: it works, too, when no other can be had */
+    for (unsigned i = 1; i < ACT_FIBERS && i < act->list.count; i++) {
+        if (!fiber_start("operator", act_worker, act))
+            break;
+        act->working++;
+    }
+    act_worker(act);
+    while (act->working > 0) {
+        const enum io_status status = fiber_park(deadline_in(US_PER_S));
+        (void)status; /* only the count counts */
+    }
+    fiber_mask_cancel(masked);
+}
+
+static void act_clear_pauses(struct schedule *schedule, const char *domain)
+{
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++)
+        for (struct place *place = schedule->buckets[i]; place; place = place->next_in_bucket)
+            if (!domain || place->to.via || strcmp(place->to.domain, domain) == 0)
+                place_clear_pause(place);
+}
+
+/* Goes on by itself: so many cannot be tried at once. */
+static void act_retry_list(struct act *act)
+{
+    const struct flush_request flush = {.ids = act->list.ids, .id_count = act->list.count};
+
+    act->touched = act->list.count;
+    for (size_t i = 0; i < act->list.count; i++)
+        act_tell(act, act->list.ids[i]);
+    act_clear_pauses(act->schedule, act->request->destination_domain);
+    act->list = (struct id_list){0};
+    if (!flush_start(act->schedule, &flush)) {
+        act->touched = 0;
+        act->result = lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("too many under way"));
+    }
+}
+
+/* "mx:there.example", "smtp:192.0.2.1:25", not "[IPv6:2001:db8::1]". */
+static bool is_key(const char *what)
+{
+    return what && *what != '[' && strchr(what, ':');
+}
+
+static bool act_list(struct act *act)
+{
+    const struct schedule_request *request = act->request;
+    const bool by_key = is_key(request->destination_domain);
+    const struct flush_request chosen = {.key = by_key ? request->destination_domain : NULL,
+                                         .domain = by_key ? NULL : request->destination_domain,
+                                         .cause = request->cause,
+                                         .sender = request->sender};
+
+    if (flush_collect(act->schedule, &chosen, &act->list)) {
+        act->result = act->list.count > 0 ? lookup_found() : lookup_absent();
+        return true;
+    }
+    act->result = lookup_failed(LOOKUP_REASON_UNAVAILABLE, bytes_of_text("queue view failed"));
+    return false;
+}
+
+static bool act_list_one(struct act *act, uint64_t id)
+{
+    act->list.ids = calloc(1, sizeof(*act->list.ids));
+    if (!act->list.ids)
+        return false;
+    act->list.ids[0] = id;
+    act->list.count = act->list.room = 1;
+    return true;
+}
+
+static void act_on_many(struct act *act)
+{
+    if (!act_list(act))
+        return;
+    if (act->request->action == ACTION_RETRY && act->list.count > 0)
+        act_retry_list(act);
+    else
+        act_on_list(act);
+}
+
+/* ------------------------------------------------------------------ standing orders */
+
+/* What waits in memory for a destination goes back to the spool, to be taken anew under the new
+ * order. What is being delivered ends as it began. */
+static void act_take_back(struct schedule *schedule, const char *what)
+{
+    for (unsigned i = 0; i < HOLD_BUCKETS; i++) {
+        for (struct hold *hold = schedule->holds[i], *next; hold; hold = next) {
+            const struct envelope *envelope = &hold->message->envelope;
+            bool concerned = false;
+            next = hold->next;
+            for (const struct job *job = hold->jobs; job && !concerned; job = job->hold_next)
+                concerned = strcmp(job->place->to.key, what) == 0;
+            for (uint32_t r = 0; r < envelope->recipient_count && !concerned; r++)
+                concerned = bytes_equal_text_nocase(envelope->recipients[r].address.domain, what);
+            if (concerned && !act_withdraw(schedule, hold->message->id))
+                continue; /* a slot works on it */
+        }
+    }
+}
+
+static void act_suspend(struct act *act)
+{
+    const char *what = act->request->destination_domain;
+
+    act->result = order_suspend(act->schedule, what, act_who(act));
+    if (act->result.status != LOOKUP_FOUND)
+        return;
+    act_take_back(act->schedule, what);
+    if (act_list(act))
+        act->touched = act->list.count;
+    act->result = lookup_found();
+}
+
+static void act_resume(struct act *act)
+{
+    const char *what = act->request->destination_domain;
+    struct destination to;
+
+    act->result = order_resume(act->schedule, what);
+    if (act->result.status != LOOKUP_FOUND || !act_list(act))
+        return;
+    deliver_route(act->schedule->deliver, (struct address){.domain = bytes_of_text(what)}, &to);
+    const struct flush_request flush = {
+        .key = is_key(what) ? what : to.key, .ids = act->list.ids, .id_count = act->list.count};
+    act->touched = act->list.count;
+    act->list = (struct id_list){0};
+    if (act->touched > 0 && !flush_start(act->schedule, &flush))
+        observe_note(LOG_WARNING, "schedule", "%s: its queue is tried when each message is due",
+                     what);
+    act->result = lookup_found();
+}
+
+/* A destination by one order, which holds for what comes later as well; others one by one. */
+static void act_reroute(struct act *act)
+{
+    const struct schedule_request *request = act->request;
+    const bool by_domain =
+        request->destination_domain && !request->id && !request->cause && !request->sender;
+    struct order_route route = {.via = request->via, .who = act_who(act)};
+
+    if (request->id ? !act_list_one(act, request->id) : !act_list(act))
+        return;
+    route.domain = by_domain ? request->destination_domain : NULL;
+    route.messages = by_domain ? NULL : act->list.ids;
+    route.message_count = by_domain ? 0 : act->list.count;
+    act->result = order_reroute(act->schedule, &route);
+    if (act->result.status != LOOKUP_FOUND)
+        return;
+    if (by_domain)
+        act_take_back(act->schedule, request->destination_domain);
+    act_on_list(act);
+}
+
+static bool act_is_sound(const struct schedule_request *request)
+{
+    const bool chosen = request->id || request->all || request->destination_domain ||
+                        request->cause || request->sender;
+
+    if (request->action == ACTION_SUSPEND || request->action == ACTION_RESUME)
+        return request->destination_domain &&
+               strpbrk(request->destination_domain, "\t\n\r") == NULL;
+    return chosen;
 }
 
 static void act_main(void *argument)
@@ -226,18 +407,25 @@ static void act_main(void *argument)
     struct act *act = argument;
     const struct schedule_request *request = act->request;
 
-    if (request->id == 0) {
-        if (request->all || request->destination_domain || request->cause)
-            act_on_many(act);
-        else
-            act->result = lookup_absent();
+    if (!act_is_sound(request))
+        return;
+    if (request->id && request->action != ACTION_REROUTE) {
+        act->result = act_on(act, request->id);
+        act->touched = act->result.status == LOOKUP_FOUND;
+        if (act->touched)
+            act_tell(act, request->id);
         return;
     }
-    act->result = act_on(act, request->id);
-    if (act->result.status != LOOKUP_FOUND)
-        return;
-    act->touched = 1;
-    act_tell(act, request->id);
+    if (request->action == ACTION_SUSPEND)
+        act_suspend(act);
+    else if (request->action == ACTION_RESUME)
+        act_resume(act);
+    else if (request->action == ACTION_REROUTE)
+        act_reroute(act);
+    else
+        act_on_many(act);
+    if (act->result.status == LOOKUP_FOUND)
+        act_tell_all(act);
 }
 
 struct lookup schedule_act(struct schedule *schedule, const struct schedule_request *request,
@@ -249,6 +437,6 @@ struct lookup schedule_act(struct schedule *schedule, const struct schedule_requ
     if (!schedule_on_loop(schedule, act_main, &act))
         return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("no fiber"));
     *touched = act.touched;
-    free(act.ids);
+    free(act.list.ids);
     return act.result;
 }

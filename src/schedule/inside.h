@@ -11,8 +11,19 @@
 #define PLACE_WINDOW_START 5.0
 #define PLACE_WINDOW_MAX 20.0
 #define PLACE_DEAD_AFTER 3 /* connection failures in a row */
-#define PLACE_PAUSE_MAX_US (3600 * US_PER_S)
+#define PLACE_PAUSE_MAX_US                                                                         \
+    (900 * US_PER_S) /* what came back is noticed so soon by those who wait */
 #define SHARE_AFTER_US (15 * US_PER_S)
+#define PLACE_LANES 16       /* senders, hashed, take turns at a place */
+#define PLACE_JOBS_MOST 1000 /* in memory for one place: half of what is under lease... */
+#define PLACE_LANE_MOST 250  /* ...and a quarter of it of one lane; the others wait in the spool */
+#define SURPLUS_US (5 * US_PER_S)
+#define SUSPENDED_PREFIX "suspended:"       /* of the key of a place for what is */
+#define SUSPENDED_LOOK_US (3600 * US_PER_S) /* what is suspended goes back to the spool so long */
+#define HOLD_BUCKETS 1024
+#define ORDER_BUCKETS 256
+#define ORDERS_MAX 10000
+#define FLUSHES_MAX 32
 #define SLOT_LINGER_US (1 * US_PER_S) /* a kept connection waits so long for the next message */
 #define SLOT_ARENA_BYTES (32 * MIB)
 #define SETTLE_TRIES 10
@@ -25,15 +36,16 @@ struct hold {
     struct queued_message *message;
     struct job *jobs; /* linked by hold_next */
     unsigned job_count;
-    bool stuck; /* an outcome could not be recorded: kept, so that it is not delivered again */
-    struct hold *next, *previous;
+    bool stuck;     /* an outcome could not be recorded: kept, so that it is not delivered again */
+    bool postponed; /* a recipient's next time was put off in memory only */
+    struct hold *next, *previous; /* in its bucket */
 };
 
 /* The recipients of one message that go to one place. */
 struct job {
     struct hold *hold;
     struct place *place;
-    struct job *next;      /* in the place's queue */
+    struct job *next;      /* in its lane of the place's queue */
     struct job *hold_next; /* in the hold's list */
     bool queued;           /* false while a slot works on it */
     uint64_t queued_us;
@@ -41,13 +53,21 @@ struct job {
     uint32_t count, room;
 };
 
+/* What waits at a place of the senders that share a hash. */
+struct lane {
+    struct job *first, *last;
+    unsigned count;
+};
+
 /* A destination with what waits for it. */
 struct place {
     struct schedule *schedule;
     struct destination to;
     struct place *next_in_bucket;
-    struct job *first, *last;
+    struct lane lanes[PLACE_LANES];
+    unsigned turn; /* the lane that is looked at first */
     unsigned waiting, slots, busy;
+    bool suspended;    /* nothing is tried here: its jobs go back to the spool */
     struct slot *idle; /* linger with a connection; the last used first */
     double window;     /* how many slots may be open: +1/N on success, -1/N on failure */
     unsigned failures; /* connections failed in a row */
@@ -77,8 +97,14 @@ struct schedule {
     struct fiber *taker;
     struct place *buckets[SCHEDULE_BUCKETS];
     unsigned place_count;
-    struct hold *holds;
+    struct hold *holds[HOLD_BUCKETS];
     unsigned leased;
+    struct order *orders[ORDER_BUCKETS];
+    struct order *retired_orders; /* a place may still go by what they say */
+    unsigned order_count;
+    bool orders_saving;
+    struct flush *flushes;
+    unsigned flush_count;
     struct slot *slots;
     unsigned slot_count;
     uint64_t share_after_us;
@@ -87,18 +113,26 @@ struct schedule {
     uint64_t swept_us;
 };
 
-/* retry.c: when an attempt that ended like this is followed by the next. */
-int64_t retry_next_wall_us(const struct config_retry *retry, const struct queued_message *message,
+/* retry.c: when an attempt that ended like this is followed by the next. accepted_wall_us: without
+ * the time during which the destination was suspended, here and below. */
+int64_t retry_next_wall_us(const struct config_retry *retry, int64_t accepted_wall_us,
                            uint32_t attempts, const struct outcome *outcome);
+/* Not later than the next mark, warning or expiry, that the message's life has ahead of it. */
+int64_t retry_before_mark(const struct config_retry *retry, int64_t accepted_wall_us,
+                          int64_t next_wall_us);
 
 /* Old enough for the sender to be told of the delay? warn_after 0: never. */
 bool retry_is_late(const struct config_retry *retry, int64_t age_us);
 
 /* place.c */
 struct place *place_find(struct schedule *schedule, const struct destination *to); /* or makes */
+struct place *place_known(struct schedule *schedule, const char *key);             /* or NULL */
+bool place_is_full(const struct place *place, const struct hold *hold);
+struct job *place_last_of(const struct place *place, const struct hold *hold); /* or NULL */
+const struct job *place_longest_waiting(const struct place *place);            /* or NULL */
 void place_push(struct place *place, struct job *job);
 struct job *place_pop(struct place *place);
-struct job *place_cut_half(struct place *place); /* the later half, linked by next */
+struct job *place_cut_half(struct place *place); /* the later half of each lane, linked by next */
 void place_withdraw(struct place *place, struct job *job);
 void place_succeeded(struct place *place);
 void place_failed(struct place *place, const struct outcome *outcome);
@@ -114,8 +148,61 @@ void slots_start(struct place *place); /* as many as the work and the window ask
 void job_end(struct job *job);         /* frees it, and its hold with the last one */
 void job_postpone(struct schedule *schedule, struct job *job, int64_t until_wall_us);
 
+/* orders.c: what operators have ordered for as long as they do not take it back: that a destination
+ * is suspended, that mail goes by another next hop. They survive a restart. */
+struct order {
+    struct order *next; /* in its bucket, or among the retired */
+    bool routes;        /* else it suspends */
+    char what[320];     /* a recipient's domain, a destination's key, or #ID of a message */
+    char who[96];
+    int64_t since_wall_us, until_wall_us; /* 0: it lasts; a suspension that is over is remembered */
+    char via_text[320];
+    struct config_deliver via;
+};
+void orders_load(struct schedule *schedule); /* Sleeps. */
+void orders_free(struct schedule *schedule);
+const struct order *order_that_suspends(const struct schedule *schedule, const char *key,
+                                        struct bytes domain);
+const struct order *order_that_routes(const struct schedule *schedule, uint64_t message,
+                                      struct bytes domain);
+/* When the message was accepted, but later by the time that its destination was suspended since. */
+int64_t order_accepted_wall_us(const struct place *place, const struct queued_message *message,
+                               uint32_t recipient);
+/* Durable when they say FOUND; ABSENT: there was nothing to take back. via NULL: take back. */
+MUST_USE struct lookup order_suspend(struct schedule *schedule, const char *what, const char *who);
+MUST_USE struct lookup order_resume(struct schedule *schedule, const char *what);
+struct order_route {
+    const char *via, *who;
+    const uint64_t *messages; /* or */
+    size_t message_count;
+    const char *domain;
+};
+MUST_USE struct lookup order_reroute(struct schedule *schedule, const struct order_route *route);
+
+/* flush.c: brings back what waits in the spool for its next time, as fast as it can be tried. */
+struct flush_request {
+    const char *key;                     /* only for this destination; NULL: all of the message */
+    const char *domain, *cause, *sender; /* what is chosen; NULL: any */
+    uint64_t *ids;                       /* or these, of malloc: the flush frees them */
+    size_t id_count;
+};
+bool flush_start(struct schedule *schedule, const struct flush_request *request);
+void flushes_cancel(struct schedule *schedule);
+/* The ids of what waits, each once, in the worker pool. False: it could not be read. Sleeps. */
+struct id_list {
+    uint64_t *ids; /* of malloc */
+    size_t count, room;
+};
+MUST_USE bool flush_collect(struct schedule *schedule, const struct flush_request *request,
+                            struct id_list *list);
+
 /* schedule.c */
-MUST_USE bool hold_add(struct schedule *schedule, struct queued_message *message, bool force);
+struct hold_choice {
+    bool untimely;    /* recipients whose time has not come, too... */
+    const char *only; /* ...but of them only those that go there; NULL: all */
+};
+MUST_USE bool hold_add(struct schedule *schedule, struct queued_message *message,
+                       const struct hold_choice *choice);
 void hold_release(struct schedule *schedule, struct hold *hold);
 struct hold *hold_find(struct schedule *schedule, uint64_t id);
 /* Runs `work` in a fiber of the scheduler's loop (at once when it is the caller's). Sleeps. */

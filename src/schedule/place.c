@@ -34,68 +34,133 @@ struct place *place_find(struct schedule *schedule, const struct destination *to
     return place;
 }
 
+struct place *place_known(struct schedule *schedule, const char *key)
+{
+    struct place *place = *bucket_of(schedule, key);
+
+    while (place && strcmp(place->to.key, key) != 0)
+        place = place->next_in_bucket;
+    return place;
+}
+
+/* ------------------------------------------------------------------ the queue, by lanes */
+
+static struct lane *lane_of(struct place *place, const struct hold *hold)
+{
+    return &place->lanes[hold->message->sender % PLACE_LANES];
+}
+
+bool place_is_full(const struct place *place, const struct hold *hold)
+{
+    const struct lane *lane = &place->lanes[hold->message->sender % PLACE_LANES];
+
+    return place->waiting >= PLACE_JOBS_MOST || lane->count >= PLACE_LANE_MOST;
+}
+
+struct job *place_last_of(const struct place *place, const struct hold *hold)
+{
+    struct job *last = place->lanes[hold->message->sender % PLACE_LANES].last;
+
+    return last && last->hold == hold ? last : NULL;
+}
+
+const struct job *place_longest_waiting(const struct place *place)
+{
+    const struct job *longest = NULL;
+
+    for (unsigned i = 0; i < PLACE_LANES; i++) {
+        const struct job *first = place->lanes[i].first;
+        if (first && (!longest || first->queued_us < longest->queued_us))
+            longest = first;
+    }
+    return longest;
+}
+
 void place_push(struct place *place, struct job *job)
 {
+    struct lane *lane = lane_of(place, job->hold);
+
     job->next = NULL;
     job->queued = true;
     job->queued_us = clock_now_us();
-    if (place->last)
-        place->last->next = job;
+    if (lane->last)
+        lane->last->next = job;
     else
-        place->first = job;
-    place->last = job;
+        lane->first = job;
+    lane->last = job;
+    lane->count++;
     place->waiting++;
 }
 
 struct job *place_pop(struct place *place)
 {
-    struct job *job = place->first;
-
-    if (!job)
-        return NULL;
-    place->first = job->next;
-    if (!place->first)
-        place->last = NULL;
-    place->waiting--;
-    job->next = NULL;
-    job->queued = false;
-    return job;
+    for (unsigned i = 0; i < PLACE_LANES; i++) {
+        struct lane *lane = &place->lanes[(place->turn + i) % PLACE_LANES];
+        struct job *job = lane->first;
+        if (!job)
+            continue;
+        place->turn = (place->turn + i + 1) % PLACE_LANES;
+        lane->first = job->next;
+        if (!lane->first)
+            lane->last = NULL;
+        lane->count--;
+        place->waiting--;
+        job->next = NULL;
+        job->queued = false;
+        return job;
+    }
+    return NULL;
 }
 
-struct job *place_cut_half(struct place *place)
+static struct job *lane_cut_half(struct place *place, struct lane *lane, struct job *behind)
 {
-    struct job *last_kept = place->first;
+    struct job *last_kept = lane->first;
 
-    for (unsigned i = 1; i < (place->waiting + 1) / 2; i++)
+    for (unsigned i = 1; i < (lane->count + 1) / 2; i++)
         last_kept = last_kept->next;
     struct job *cut = last_kept ? last_kept->next : NULL;
     if (!cut)
-        return NULL;
+        return behind;
     last_kept->next = NULL;
-    place->last = last_kept;
-    for (struct job *job = cut; job; job = job->next) {
+    lane->last->next = behind;
+    lane->last = last_kept;
+    for (struct job *job = cut; job != behind; job = job->next) {
         job->queued = false;
+        lane->count--;
         place->waiting--;
     }
     return cut;
 }
 
+struct job *place_cut_half(struct place *place)
+{
+    struct job *cut = NULL;
+
+    for (unsigned i = 0; i < PLACE_LANES; i++)
+        cut = lane_cut_half(place, &place->lanes[i], cut);
+    return cut;
+}
+
 void place_withdraw(struct place *place, struct job *job)
 {
+    struct lane *lane = lane_of(place, job->hold);
     struct job *before = NULL;
 
-    for (struct job *at = place->first; at && at != job; at = at->next)
+    for (struct job *at = lane->first; at && at != job; at = at->next)
         before = at;
     if (before)
         before->next = job->next;
     else
-        place->first = job->next;
-    if (place->last == job)
-        place->last = before;
+        lane->first = job->next;
+    if (lane->last == job)
+        lane->last = before;
+    lane->count--;
     place->waiting--;
     job->next = NULL;
     job->queued = false;
 }
+
+/* ------------------------------------------------------------------ window and pauses */
 
 bool place_pauses(const struct place *place)
 {
@@ -113,13 +178,28 @@ void place_clear_pause(struct place *place)
     place->resume_wall_us = 0;
 }
 
+/* Back after a pause: what waits in the spool for its next time need not wait longer. The window,
+ * which begins at one slot, is the ramp. */
+static void place_recovered(struct place *place)
+{
+    const struct flush_request request = {.key = place->to.key,
+                                          .domain = place->to.via ? NULL : place->to.domain};
+
+    if (flush_start(place->schedule, &request))
+        observe_note(LOG_INFO, "schedule", "%s: answers again, its queue is tried", place->to.key);
+}
+
 void place_succeeded(struct place *place)
 {
+    const bool recovered = place->pauses > 0;
+
     place->failures = 0;
     place->pauses = 0;
     place->last_cause = CAUSE_UNDECIDED;
     place_clear_pause(place);
     place->window = MIN_OF(place->window + 1.0 / place->window, PLACE_WINDOW_MAX);
+    if (recovered)
+        place_recovered(place);
 }
 
 void place_slowed(struct place *place)

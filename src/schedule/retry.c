@@ -9,6 +9,7 @@
 #define RETRY_FALLBACK_US (1800 * US_PER_S) /* no schedule configured */
 #define NAMED_DEFAULT_US (300 * US_PER_S)
 #define NAMED_MAX_US (3600 * US_PER_S)
+#define MARK_MAX_US (1000 * 86400 * US_PER_S)
 #define NAMED_TRIES_MAX 5 /* a reply that names a short time for ever gets the schedule instead */
 
 static uint64_t step_after(const struct config_retry *retry, uint32_t attempts, uint64_t age_us)
@@ -140,23 +141,35 @@ bool retry_is_late(const struct config_retry *retry, int64_t age_us)
     return retry->warn_after_us > 0 && age_us >= (int64_t)retry->warn_after_us;
 }
 
-int64_t retry_next_wall_us(const struct config_retry *retry, const struct queued_message *message,
+/* The mark that comes first, warning or expiry, when it lies between now and the next try. */
+int64_t retry_before_mark(const struct config_retry *retry, int64_t accepted_wall_us,
+                          int64_t next_wall_us)
+{
+    const int64_t now = clock_wall_us();
+    const uint64_t marks_us[] = {retry->warn_after_us, retry->expire_after_us};
+
+    for (unsigned i = 0; i < COUNT_OF(marks_us); i++) {
+        const int64_t mark = accepted_wall_us + (int64_t)MIN_OF(marks_us[i], MARK_MAX_US);
+        if (marks_us[i] > 0 && now < mark && mark < next_wall_us)
+            next_wall_us = mark;
+    }
+    return next_wall_us;
+}
+
+int64_t retry_next_wall_us(const struct config_retry *retry, int64_t accepted_wall_us,
                            uint32_t attempts, const struct outcome *outcome)
 {
     const int64_t now = clock_wall_us();
-    const int64_t accepted = message->envelope.accepted_wall_us;
     const bool full = bytes_equal_text(outcome->enhanced, "4.2.2"); /* a full mailbox: go slow */
     const uint64_t named_us = outcome->verdict.cause == CAUSE_REMOTE_DEFERRED
                                   ? schedule_named_delay_us(outcome->reply)
                                   : 0;
-    int64_t next = schedule_next_wall_us(retry, full ? attempts + 3 : attempts, accepted, now,
-                                         (unsigned)(random_u64() % 1001));
+    int64_t next = schedule_next_wall_us(retry, full ? attempts + 3 : attempts, accepted_wall_us,
+                                         now, (unsigned)(random_u64() % 1001));
 
     if (named_us > 0 && attempts <= NAMED_TRIES_MAX)
         next = next_as_named(retry, named_us, now);
-    const int64_t end = accepted + (int64_t)retry->expire_after_us;
-    if (now < end && next > end)
-        next = end; /* one last try when the lifetime is over */
+    next = retry_before_mark(retry, accepted_wall_us, next); /* a try when each is reached */
     if (outcome->verdict.cause == CAUSE_AMBIGUOUS_DOT)
         next = MAX_OF(next, now + (int64_t)retry->ambiguous_pause_us);
     return next;

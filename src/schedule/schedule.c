@@ -47,13 +47,30 @@ bool schedule_on_loop(struct schedule *schedule, void (*work)(void *argument), v
 
 /* ------------------------------------------------------------------ holds */
 
+static struct hold **holds_of(struct schedule *schedule, uint64_t id)
+{
+    return &schedule->holds[id * UINT64_C(0x9E3779B97F4A7C15) >> 32 & (HOLD_BUCKETS - 1)];
+}
+
 struct hold *hold_find(struct schedule *schedule, uint64_t id)
 {
-    for (struct hold *hold = schedule->holds; hold; hold = hold->next) {
+    for (struct hold *hold = *holds_of(schedule, id); hold; hold = hold->next) {
         if (hold->message->id == id)
             return hold;
     }
     return NULL;
+}
+
+/* When the first of those who still wait is due. */
+static int64_t first_due(const struct queued_message *message)
+{
+    int64_t first = INT64_MAX;
+
+    for (uint32_t i = 0; i < message->envelope.recipient_count; i++) {
+        if (message->recipients[i].state == RECIPIENT_WAITING)
+            first = MIN_OF(first, message->recipients[i].next_wall_us);
+    }
+    return first;
 }
 
 void hold_release(struct schedule *schedule, struct hold *hold)
@@ -61,10 +78,13 @@ void hold_release(struct schedule *schedule, struct hold *hold)
     if (hold->previous)
         hold->previous->next = hold->next;
     else
-        schedule->holds = hold->next;
+        *holds_of(schedule, hold->message->id) = hold->next;
     if (hold->next)
         hold->next->previous = hold->previous;
-    spool_release(schedule->spool, hold->message);
+    if (hold->postponed)
+        spool_postpone(schedule->spool, hold->message, first_due(hold->message));
+    else
+        spool_release(schedule->spool, hold->message);
     free(hold);
     schedule->leased--;
     if (schedule->taker_waits && schedule->leased < SCHEDULE_MESSAGES_MAX - 64)
@@ -77,11 +97,12 @@ static struct hold *hold_open(struct schedule *schedule, struct queued_message *
 
     if (!hold)
         return NULL;
+    struct hold **bucket = holds_of(schedule, message->id);
     hold->message = message;
-    hold->next = schedule->holds;
+    hold->next = *bucket;
     if (hold->next)
         hold->next->previous = hold;
-    schedule->holds = hold;
+    *bucket = hold;
     schedule->leased++;
     return hold;
 }
@@ -117,16 +138,48 @@ static bool job_add(struct job *job, uint32_t index)
     return true;
 }
 
-static bool hold_add_recipient(struct schedule *schedule, struct hold *hold, uint32_t index)
+/* By the configuration, unless an operator ordered otherwise. */
+static void route(struct schedule *schedule, const struct queued_message *message, uint32_t index,
+                  struct destination *to)
 {
-    struct destination to;
+    const struct address address = message->envelope.recipients[index].address;
 
-    deliver_route(schedule->deliver, hold->message->envelope.recipients[index].address, &to);
-    struct place *place = place_find(schedule, &to);
+    deliver_route(schedule->deliver, address, to);
+    const struct order *by = order_that_routes(schedule, message->id, address.domain);
+    if (by)
+        deliver_route_by(to, &by->via);
+}
+
+/* What is suspended has a place of its own, where nothing is tried. */
+static void place_suspend(struct place *place, const struct order *order)
+{
+    place->suspended = true;
+    place->last_cause = CAUSE_OPERATOR_SUSPENDED;
+    snprintf(place->last_words, sizeof(place->last_words), "suspended by %s", order->who);
+}
+
+static bool hold_add_recipient(struct schedule *schedule, struct hold *hold, uint32_t index,
+                               const struct destination *to)
+{
+    const struct bytes domain = hold->message->envelope.recipients[index].address.domain;
+    const struct order *suspends = order_that_suspends(schedule, to->key, domain);
+    struct destination aside = *to;
+
+    if (suspends)
+        snprintf(aside.key, sizeof(aside.key), SUSPENDED_PREFIX "%.300s", suspends->what);
+    struct place *place = place_find(schedule, &aside);
     if (!place)
         return false;
+    if (suspends)
+        place_suspend(place, suspends);
     /* Nobody else has run since this message's jobs were queued, so its job is the last one. */
-    struct job *job = place->last && place->last->hold == hold ? place->last : NULL;
+    struct job *job = place_last_of(place, hold);
+    if (!job && place_is_full(place, hold)) {
+        hold->postponed = true;
+        hold->message->recipients[index].next_wall_us =
+            clock_wall_us() + (int64_t)(SURPLUS_US + random_u64() % (2 * SURPLUS_US));
+        return true;
+    }
     if (!job)
         job = job_open(hold, place);
     return job && job_add(job, index);
@@ -135,13 +188,7 @@ static bool hold_add_recipient(struct schedule *schedule, struct hold *hold, uin
 /* Due now, or as soon as the first one is: what the spool gave is never given back untouched. */
 static int64_t due_until(const struct queued_message *message)
 {
-    int64_t first = INT64_MAX;
-
-    for (uint32_t i = 0; i < message->envelope.recipient_count; i++) {
-        if (message->recipients[i].state == RECIPIENT_WAITING)
-            first = MIN_OF(first, message->recipients[i].next_wall_us);
-    }
-    return MAX_OF(first, clock_wall_us());
+    return MAX_OF(first_due(message), clock_wall_us());
 }
 
 static void hold_start(struct hold *hold)
@@ -168,9 +215,20 @@ static bool hold_trim(struct hold *hold)
     return hold->job_count > 0;
 }
 
-bool hold_add(struct schedule *schedule, struct queued_message *message, bool force)
+/* What may have been delivered keeps its pause: only an operator's own word is stronger. */
+static bool is_chosen(const struct queued_recipient *recipient, const struct hold_choice *choice,
+                      const struct destination *to, int64_t until)
 {
-    const int64_t until = force ? INT64_MAX : due_until(message);
+    if (recipient->next_wall_us <= until || !choice || !choice->untimely)
+        return recipient->next_wall_us <= until;
+    return !choice->only ||
+           (strcmp(choice->only, to->key) == 0 && recipient->cause != CAUSE_AMBIGUOUS_DOT);
+}
+
+bool hold_add(struct schedule *schedule, struct queued_message *message,
+              const struct hold_choice *choice)
+{
+    const int64_t until = choice ? clock_wall_us() : due_until(message);
     struct hold *hold = hold_open(schedule, message);
     bool complete = hold != NULL;
 
@@ -180,8 +238,12 @@ bool hold_add(struct schedule *schedule, struct queued_message *message, bool fo
     }
     for (uint32_t i = 0; i < message->envelope.recipient_count && complete; i++) {
         const struct queued_recipient *recipient = &message->recipients[i];
-        if (recipient->state == RECIPIENT_WAITING && recipient->next_wall_us <= until)
-            complete = hold_add_recipient(schedule, hold, i);
+        struct destination to;
+        if (recipient->state != RECIPIENT_WAITING)
+            continue;
+        route(schedule, message, i, &to);
+        if (is_chosen(recipient, choice, &to, until))
+            complete = hold_add_recipient(schedule, hold, i, &to);
     }
     if (hold_trim(hold))
         hold_start(hold);
@@ -198,8 +260,9 @@ static struct place *place_slowest(struct schedule *schedule)
 
     for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
         for (struct place *place = schedule->buckets[i]; place; place = place->next_in_bucket) {
+            const struct job *first = place_longest_waiting(place);
             if (place->waiting > SCHEDULE_MESSAGES_MAX / 4 &&
-                clock_now_us() - place->first->queued_us > schedule->share_after_us &&
+                clock_now_us() - first->queued_us > schedule->share_after_us &&
                 (!slowest || place->waiting > slowest->waiting))
                 slowest = place;
         }
@@ -255,7 +318,7 @@ static void taker_add_all(struct schedule *schedule, struct queued_message *list
         if (schedule->stopping)
             spool_release(schedule->spool, message);
         else
-            complete = hold_add(schedule, message, false) && complete;
+            complete = hold_add(schedule, message, NULL) && complete;
     }
     if (!complete) { /* out of memory: wait for some of it to come back */
         const enum io_status status = fiber_sleep_until(deadline_in(US_PER_S));
@@ -267,6 +330,7 @@ static void taker_main(void *argument)
 {
     struct schedule *schedule = argument;
 
+    orders_load(schedule);
     while (!schedule->stopping && !fiber_cancelled()) {
         struct queued_message *list = NULL;
         taker_sweep(schedule);
@@ -330,10 +394,11 @@ static void stop_on_loop(void *argument)
     schedule->stopping = true;
     deliver_give_up(schedule->deliver, stop->deadline_us - MIN_OF(left_us / 4, 2 * US_PER_S));
     fiber_cancel(schedule->taker);
+    flushes_cancel(schedule);
     for (struct slot *slot = schedule->slots; slot; slot = slot->next)
         fiber_cancel(slot->fiber);
     const bool masked = fiber_mask_cancel(true);
-    while ((schedule->slot_count > 0 || !schedule->taker_ended) &&
+    while ((schedule->slot_count > 0 || schedule->flush_count > 0 || !schedule->taker_ended) &&
            clock_now_us() < stop->deadline_us) {
         const uint64_t soon_us = deadline_in(10 * US_PER_MS);
         const enum io_status status = fiber_sleep_until(MIN_OF(soon_us, stop->deadline_us));
@@ -352,15 +417,17 @@ void schedule_stop(struct schedule *schedule, uint64_t deadline_us)
 
 static void holds_free(struct schedule *schedule)
 {
-    while (schedule->holds) {
-        struct hold *hold = schedule->holds;
-        while (hold->jobs) {
-            struct job *job = hold->jobs;
-            hold->jobs = job->hold_next;
-            free(job->recipients);
-            free(job);
+    for (unsigned i = 0; i < HOLD_BUCKETS; i++) {
+        while (schedule->holds[i]) {
+            struct hold *hold = schedule->holds[i];
+            while (hold->jobs) {
+                struct job *job = hold->jobs;
+                hold->jobs = job->hold_next;
+                free(job->recipients);
+                free(job);
+            }
+            hold_release(schedule, hold);
         }
-        hold_release(schedule, hold);
     }
 }
 
@@ -368,10 +435,11 @@ bool schedule_close(struct schedule *schedule)
 {
     if (!schedule)
         return true;
-    if (schedule->slot_count > 0 || !schedule->taker_ended)
+    if (schedule->slot_count > 0 || schedule->flush_count > 0 || !schedule->taker_ended)
         return false; /* somebody is still past the dot: the end of the process frees it */
     holds_free(schedule);
     places_free(schedule);
+    orders_free(schedule);
     free(schedule);
     return true;
 }
@@ -393,10 +461,25 @@ static void listing_add(struct listing *listing, const struct place *place)
                                     .active = place->busy,
                                     .limit = place_limit(place),
                                     .failures = place->failures,
+                                    .suspended = place->suspended,
                                     .backing_off = place_pauses(place),
                                     .next_wall_us = place->resume_wall_us,
                                     .last_cause = place->last_cause};
     snprintf(row->key, sizeof(row->key), "%s", place->to.key);
+}
+
+/* What is suspended is shown though nothing of it is in memory now. */
+static void listing_add_order(struct listing *listing, const struct order *order)
+{
+    char key[320];
+
+    snprintf(key, sizeof(key), SUSPENDED_PREFIX "%.300s", order->what);
+    if (order->routes || order->until_wall_us || place_known(listing->schedule, key) ||
+        listing->count == listing->room)
+        return;
+    struct destination_row *row = &listing->rows[listing->count++];
+    *row = (struct destination_row){.suspended = true, .last_cause = CAUSE_OPERATOR_SUSPENDED};
+    snprintf(row->key, sizeof(row->key), "%s", key);
 }
 
 static void listing_main(void *argument)
@@ -407,6 +490,10 @@ static void listing_main(void *argument)
         for (const struct place *place = listing->schedule->buckets[i]; place;
              place = place->next_in_bucket)
             listing_add(listing, place);
+    }
+    for (unsigned i = 0; i < ORDER_BUCKETS; i++) {
+        for (const struct order *order = listing->schedule->orders[i]; order; order = order->next)
+            listing_add_order(listing, order);
     }
 }
 

@@ -54,13 +54,30 @@ uint64_t schedule_named_delay_us(struct bytes reply);
 int64_t schedule_next_wall_us(const struct config_retry *retry, uint32_t attempts,
                               int64_t accepted_wall_us, int64_t now_wall_us, unsigned chance);
 
-/* Operator's actions on what the filter names; they return how many messages they touched. Sleep.
+/*
+ * Operator's actions on what the request names; they return how many messages they touched, and
+ * each message's journal says so. Sleep.
+ *
+ * RETRY of many goes on by itself, as fast as it can be tried. SUSPEND and RESUME take a
+ * destination only (a recipient's domain or a destination's key), last over restarts, and what
+ * waits meanwhile neither ages nor is counted as tried. REROUTE sends what is named by another next
+ * hop, also after restarts; by destination, what comes later too.
  */
-enum schedule_action { ACTION_RETRY, ACTION_HOLD, ACTION_RELEASE, ACTION_DROP, ACTION_BOUNCE };
+enum schedule_action {
+    ACTION_RETRY,
+    ACTION_HOLD,
+    ACTION_RELEASE,
+    ACTION_DROP,
+    ACTION_BOUNCE,
+    ACTION_REROUTE,
+    ACTION_SUSPEND,
+    ACTION_RESUME
+};
 struct schedule_request {
     enum schedule_action action;
-    uint64_t id;                            /* 0: by the others */
-    const char *destination_domain, *cause; /* or NULL */
+    uint64_t id;                                     /* 0: by the others */
+    const char *destination_domain, *cause, *sender; /* or NULL */
+    const char *via; /* REROUTE: "smtp:HOST:PORT"; NULL: as configured again */
     bool all;
     const char *who; /* for the journal */
 };

@@ -37,16 +37,16 @@ static void decide_failed(struct decision *decision, const struct queued_message
 }
 
 static void decide_deferred(struct decision *decision, const struct schedule *schedule,
-                            const struct queued_message *message)
+                            const struct queued_message *message, int64_t accepted_wall_us)
 {
     const struct config_retry *retry = &schedule->config->retry;
     const struct recipient *recipient =
         &message->envelope.recipients[decision->settlement.recipient];
-    const int64_t age_us = clock_wall_us() - message->envelope.accepted_wall_us;
+    const int64_t age_us = clock_wall_us() - accepted_wall_us;
 
     decision->settlement.state = RECIPIENT_WAITING;
-    decision->settlement.next_wall_us =
-        retry_next_wall_us(retry, message, decision->settlement.attempts, decision->outcome);
+    decision->settlement.next_wall_us = retry_next_wall_us(
+        retry, accepted_wall_us, decision->settlement.attempts, decision->outcome);
     decision->event = EVENT_DELIVERY_DEFERRED;
     if (decision->settlement.delay_notified || !retry_is_late(retry, age_us))
         return;
@@ -63,9 +63,10 @@ static void decide(struct decision *decision, const struct place *place,
     const struct schedule *schedule = place->schedule;
     const struct queued_message *message = attempt->message;
     const struct outcome *outcome = decision->outcome;
+    const int64_t accepted = order_accepted_wall_us(place, message, decision->settlement.recipient);
     const struct verdict verdict =
         schedule_expire(&schedule->config->retry, decision->settlement.attempts + place->pauses,
-                        message->envelope.accepted_wall_us, clock_wall_us(), outcome->verdict);
+                        accepted, clock_wall_us(), outcome->verdict);
 
     decision->settlement.cause = verdict.cause;
     switch (verdict.kind) {
@@ -78,7 +79,7 @@ static void decide(struct decision *decision, const struct place *place,
                                                      : EVENT_DELIVERY_FAILED);
         break;
     case VERDICT_DEFER:
-        decide_deferred(decision, schedule, message);
+        decide_deferred(decision, schedule, message, accepted);
         break;
     }
 }

@@ -5,6 +5,8 @@
  */
 #include "schedule/inside.h"
 
+#include <string.h>
+
 /* ------------------------------------------------------------------ jobs */
 
 void job_end(struct job *job)
@@ -22,8 +24,35 @@ void job_end(struct job *job)
         hold_release(schedule, hold);
 }
 
-/* Back to the spool untried: neither the attempt's number nor the retry's step advances. */
-void job_postpone(struct schedule *schedule, struct job *job, int64_t until_wall_us)
+/* The first message that waits for a place learns why from the record; then `queue` can tell. */
+static bool job_knows_why(const struct job *job)
+{
+    const struct queued_message *message = job->hold->message;
+
+    for (uint32_t i = 0; i < job->count; i++) {
+        if (job->place->last_cause != CAUSE_UNDECIDED &&
+            message->recipients[job->recipients[i]].cause != job->place->last_cause)
+            return false;
+    }
+    return true;
+}
+
+/* In memory and in the index only. A mark on the way, warning or expiry, is not slept over; while a
+ * suspension lasts there is none. */
+static void job_put_off(const struct schedule *schedule, struct job *job, int64_t until_wall_us)
+{
+    for (uint32_t i = 0; i < job->count; i++) {
+        const uint32_t index = job->recipients[i];
+        const int64_t accepted = order_accepted_wall_us(job->place, job->hold->message, index);
+        const int64_t next = until_wall_us + (int64_t)(random_u64() % US_PER_S);
+        job->hold->message->recipients[index].next_wall_us =
+            job->place->suspended ? next
+                                  : retry_before_mark(&schedule->config->retry, accepted, next);
+    }
+    job->hold->postponed = true;
+}
+
+static void job_record_why(struct schedule *schedule, struct job *job)
 {
     struct arena arena = ARENA_WITH_LIMIT(SLOT_ARENA_BYTES);
     struct queued_message *message = job->hold->message;
@@ -38,24 +67,30 @@ void job_postpone(struct schedule *schedule, struct job *job, int64_t until_wall
     for (uint32_t i = 0; i < report.count; i++) {
         const uint32_t index = job->recipients[i];
         const struct queued_recipient *recipient = &message->recipients[index];
-        const bool known = place->last_cause != CAUSE_UNDECIDED;
-        decisions[i] = (struct decision){
-            .quiet = true,
-            .settlement = {.recipient = index,
-                           .state = RECIPIENT_WAITING,
-                           .next_wall_us = until_wall_us + (int64_t)(random_u64() % US_PER_S),
-                           .cause = known ? place->last_cause : recipient->cause,
-                           .reply =
-                               known ? bytes_of_text(place->last_words) : recipient->last_reply,
-                           .attempts = recipient->attempts,
-                           .attempt_wall_us = recipient->last_attempt_wall_us,
-                           .delay_notified = recipient->delay_notified}};
+        decisions[i] =
+            (struct decision){.quiet = true,
+                              .settlement = {.recipient = index,
+                                             .state = RECIPIENT_WAITING,
+                                             .next_wall_us = recipient->next_wall_us,
+                                             .cause = place->last_cause,
+                                             .reply = bytes_of_text(place->last_words),
+                                             .attempts = recipient->attempts,
+                                             .attempt_wall_us = recipient->last_attempt_wall_us,
+                                             .delay_notified = recipient->delay_notified}};
     }
     const bool masked = fiber_mask_cancel(true);
     if (report.count > 0 && !settle_report(&report))
-        job->hold->stuck = true;
+        observe_note(LOG_WARNING, "schedule", "%s: why it waits is not recorded", place->to.key);
     fiber_mask_cancel(masked);
     arena_clear(&arena);
+}
+
+/* Back to the spool untried: neither the attempt's number nor the retry's step advances. */
+void job_postpone(struct schedule *schedule, struct job *job, int64_t until_wall_us)
+{
+    job_put_off(schedule, job, until_wall_us);
+    if (!job_knows_why(job))
+        job_record_why(schedule, job);
     job_end(job);
 }
 
@@ -81,12 +116,12 @@ static bool job_is_overdue(const struct job *job)
 {
     const struct config_retry *retry = &job->place->schedule->config->retry;
     const struct queued_message *message = job->hold->message;
-    const int64_t age_us = clock_wall_us() - message->envelope.accepted_wall_us;
 
-    if (age_us >= (int64_t)retry->expire_after_us)
-        return true;
-    for (uint32_t i = 0; i < job->count && retry_is_late(retry, age_us); i++) {
-        if (!message->recipients[job->recipients[i]].delay_notified)
+    for (uint32_t i = 0; i < job->count; i++) {
+        const uint32_t index = job->recipients[i];
+        const int64_t age_us = clock_wall_us() - order_accepted_wall_us(job->place, message, index);
+        if (age_us >= (int64_t)retry->expire_after_us ||
+            (retry_is_late(retry, age_us) && !message->recipients[index].delay_notified))
             return true;
     }
     return false;
@@ -135,14 +170,27 @@ static void slot_attempt(struct slot *slot, struct job *job)
     job_end(job);
 }
 
+/* At once when it was resumed meanwhile: then its next taking leads to its real place. */
+static int64_t suspended_until(const struct place *place)
+{
+    const char *what = place->to.key + strlen(SUSPENDED_PREFIX);
+    const bool lasts = order_that_suspends(place->schedule, what, BYTES_EMPTY) != NULL;
+
+    return clock_wall_us() + (int64_t)(lasts ? SUSPENDED_LOOK_US : 0);
+}
+
 static void slot_run(struct slot *slot, struct job *job)
 {
-    slot->place->busy++;
-    if (place_pauses(slot->place) && !job_is_overdue(job))
-        job_postpone(slot->schedule, job, slot->place->resume_wall_us);
+    struct place *place = slot->place;
+
+    place->busy++;
+    if (place->suspended)
+        job_postpone(slot->schedule, job, suspended_until(place));
+    else if (place_pauses(place) && !job_is_overdue(job))
+        job_postpone(slot->schedule, job, place->resume_wall_us);
     else
         slot_attempt(slot, job);
-    slot->place->busy--;
+    place->busy--;
     arena_clear(&slot->arena);
 }
 
@@ -165,17 +213,17 @@ static bool slot_linger(struct slot *slot)
     const uint64_t deadline_us = deadline_in(SLOT_LINGER_US);
 
     if (slot->schedule->starved)
-        return slot->place->first != NULL; /* others wait for this slot */
+        return slot->place->waiting > 0; /* others wait for this slot */
     slot->idle = true;
     slot->next_idle = slot->place->idle;
     slot->place->idle = slot;
-    while (slot->idle && !slot->place->first) {
+    while (slot->idle && slot->place->waiting == 0) {
         if (fiber_park(deadline_us) != IO_OK)
             break;
     }
     if (slot->idle)
         slot_leave_idle(slot);
-    return slot->place->first != NULL;
+    return slot->place->waiting > 0;
 }
 
 static bool slot_goes_on(const struct slot *slot)

@@ -104,6 +104,7 @@ static struct queued_message *message_of(const struct entry *entry)
         return NULL;
     *message = (struct queued_message){.id = entry->id,
                                        .size_bytes = entry->size_bytes,
+                                       .sender = entry->flow / FAIR_WIDTH,
                                        .arena = ARENA_WITH_LIMIT(MESSAGE_ARENA_BYTES)};
     if (message_fill(message, entry))
         return message;
@@ -214,8 +215,9 @@ void spool_postpone(struct spool *spool, struct queued_message *message, int64_t
     struct entry *entry = table_find(&spool->table, id);
     INVARIANT(entry && entry->place == PLACE_LEASED);
     table_postpone(&spool->table, entry, until_wall_us);
+    const bool untouched = !entry->settled_in_lease;
     pthread_mutex_unlock(&spool->lock);
-    lease_end(spool, id, false);
+    lease_end(spool, id, untouched);
 }
 
 /* ------------------------------------------------------------------ one by id */

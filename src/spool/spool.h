@@ -116,6 +116,7 @@ struct queued_message {
     struct queued_recipient
         *recipients; /* parallel to envelope.recipients; only those still waiting matter */
     uint64_t size_bytes;
+    unsigned sender; /* a small number, the same for all mail of one sender; see docs/spool.md */
     struct arena arena;
     struct queued_message *next; /* for the holder's own lists */
     void *holder;                /* for the holder */

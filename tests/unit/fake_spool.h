@@ -21,6 +21,7 @@ struct fake_message {
     struct buffer body;
     bool used, leased, held;
     unsigned settlements, leases;
+    int64_t not_before_wall_us; /* postponed */
 };
 
 struct spool {
@@ -186,7 +187,7 @@ void spool_draft_close(struct spool_draft **draft)
 
 static bool fake_is_due(const struct fake_message *message, int64_t now)
 {
-    if (!message->used || message->leased || message->held)
+    if (!message->used || message->leased || message->held || message->not_before_wall_us > now)
         return false;
     for (uint32_t i = 0; i < message->envelope.recipient_count; i++) {
         if (message->recipients[i].state == RECIPIENT_WAITING &&
@@ -205,6 +206,7 @@ static struct queued_message *fake_lease(struct fake_message *message)
     message->leases++;
     leased->id = message->id;
     leased->size_bytes = message->body.count;
+    leased->sender = (unsigned)(bytes_hash_nocase(message->envelope.from.local) >> 32) % 64;
     leased->arena = ARENA_WITH_LIMIT(MIB);
     fake_copy_envelope(&leased->arena, &leased->envelope, &message->envelope);
     leased->recipients =
@@ -263,6 +265,15 @@ void spool_release(struct spool *spool, struct queued_message *leased)
     waitlist_wake_all(&spool->changed);
 }
 
+void spool_postpone(struct spool *spool, struct queued_message *leased, int64_t until_wall_us)
+{
+    struct fake_message *message = fake_find(spool, leased->id);
+
+    INVARIANT(message);
+    message->not_before_wall_us = until_wall_us;
+    spool_release(spool, leased);
+}
+
 struct verdict spool_settle(struct spool *spool, struct queued_message *leased,
                             const struct settlement_group *group)
 {
@@ -276,6 +287,7 @@ struct verdict spool_settle(struct spool *spool, struct queued_message *leased,
     }
     spool->settle_count++;
     message->settlements++;
+    message->not_before_wall_us = 0;
     for (uint32_t i = 0; i < group->count; i++) {
         const struct settlement *settlement = &group->settlements[i];
         struct queued_recipient *recipient = &message->recipients[settlement->recipient];
@@ -319,9 +331,12 @@ bool spool_view(const char *directory, const struct spool_view_filter *filter,
         const struct fake_message *message = &fake_viewed->messages[m];
         for (uint32_t i = 0; message->used && i < message->envelope.recipient_count; i++) {
             const struct bytes domain = message->envelope.recipients[i].address.domain;
-            const struct spool_row row = {
-                .id = message->id, .domain = domain, .state = message->recipients[i].state};
-            if (filter->domain && !bytes_equal_text(domain, filter->domain))
+            const struct spool_row row = {.id = message->id,
+                                          .from = message->envelope.from.local,
+                                          .domain = domain,
+                                          .state = message->recipients[i].state};
+            if ((filter->domain && !bytes_equal_text(domain, filter->domain)) ||
+                (filter->sender && !bytes_equal_text(row.from, filter->sender)))
                 continue;
             if (!each(argument, &row))
                 return true;

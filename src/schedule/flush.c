@@ -1,0 +1,210 @@
+/*
+ * Flushes: what waits in the spool for its next time is brought back at once, because a destination
+ * answers again, or an operator wants it tried. A flush takes from a list of ids only what can be
+ * tried now, so a recovered destination is met by as many connections as its window grows to, not
+ * by its whole queue; when it fails again, the rest waits for its own time.
+ */
+#include "schedule/inside.h"
+
+#include <string.h>
+
+#define FLUSH_IDS_MAX 10000000
+#define FLUSH_LOOK_US (20 * US_PER_MS)
+
+struct flush {
+    struct flush *next;
+    struct schedule *schedule;
+    struct fiber *fiber;
+    struct id_list list;
+    bool has_key;
+    char key[320], domain[256], cause[64], sender[MAIL_ADDRESS_MAX];
+};
+
+/* ------------------------------------------------------------------ what is brought back */
+
+struct collect {
+    struct schedule *schedule;
+    const struct flush_request *request;
+    struct id_list *list;
+    char last_domain[256]; /* a queue is often for few domains in a row */
+    bool last_matched, viewed;
+    char why[256];
+};
+
+/* Pure but for the configuration, which does not change: it may run on another thread. */
+static bool goes_there(struct collect *collect, struct bytes domain)
+{
+    struct destination to;
+
+    if (!collect->request->key)
+        return true;
+    if (bytes_equal_text(domain, collect->last_domain))
+        return collect->last_matched;
+    deliver_route(collect->schedule->deliver, (struct address){.domain = domain}, &to);
+    snprintf(collect->last_domain, sizeof(collect->last_domain), "%.*s", BYTES_PRINT(domain));
+    collect->last_matched = strcmp(to.key, collect->request->key) == 0;
+    return collect->last_matched;
+}
+
+static bool collect_row(void *argument, const struct spool_row *row)
+{
+    struct collect *collect = argument;
+    struct id_list *list = collect->list;
+
+    if (row->state != RECIPIENT_WAITING || !goes_there(collect, row->domain) ||
+        (list->count > 0 && list->ids[list->count - 1] == row->id))
+        return true;
+    if (list->count == list->room) {
+        const size_t room = list->room ? list->room * 2 : 256;
+        uint64_t *ids = reallocarray(list->ids, room, sizeof(*ids));
+        if (!ids)
+            return false;
+        list->ids = ids;
+        list->room = room;
+    }
+    list->ids[list->count++] = row->id;
+    return list->count < FLUSH_IDS_MAX;
+}
+
+static void collect_main(void *argument)
+{
+    struct collect *collect = argument;
+    const struct flush_request *request = collect->request;
+    const struct spool_view_filter filter = {.domain = request->domain,
+                                             .cause = request->cause,
+                                             .sender = request->sender,
+                                             .brief = true};
+
+    collect->viewed = spool_view(collect->schedule->config->spool, &filter, collect_row, collect,
+                                 collect->why, sizeof(collect->why));
+}
+
+bool flush_collect(struct schedule *schedule, const struct flush_request *request,
+                   struct id_list *list)
+{
+    struct collect collect = {.schedule = schedule, .request = request, .list = list};
+    const enum io_status status = work_run(collect_main, &collect);
+
+    if (status == IO_OK && collect.viewed)
+        return true;
+    observe_note(LOG_ERROR, "schedule", "the queue could not be listed: %s", collect.why);
+    return false;
+}
+
+/* ------------------------------------------------------------------ at its pace */
+
+static bool flush_may_take(const struct flush *flush)
+{
+    struct schedule *schedule = flush->schedule;
+    const struct place *place = flush->has_key ? place_known(schedule, flush->key) : NULL;
+
+    return schedule->leased < SCHEDULE_MESSAGES_MAX / 4 * 3 &&
+           (!place || place->waiting < 2 * place_limit(place) + 2);
+}
+
+/* The destination fails again, or somebody suspended it. */
+static bool flush_is_vain(const struct flush *flush)
+{
+    const struct place *place = flush->has_key ? place_known(flush->schedule, flush->key) : NULL;
+
+    return place && (place_pauses(place) || order_that_suspends(flush->schedule, flush->key,
+                                                                bytes_of_text(place->to.domain)));
+}
+
+static bool flush_goes_on(const struct flush *flush)
+{
+    return !flush->schedule->stopping && !fiber_cancelled() && !flush_is_vain(flush);
+}
+
+static void flush_take(const struct flush *flush, uint64_t id)
+{
+    struct queued_message *message = NULL;
+    const struct hold_choice choice = {.untimely = true,
+                                       .only = flush->has_key ? flush->key : NULL};
+    const struct lookup taken = spool_take_id(flush->schedule->spool, id, &message);
+
+    if (taken.status == LOOKUP_FOUND && !hold_add(flush->schedule, message, &choice))
+        observe_note(LOG_ERROR, "schedule", "out of memory: a message waits for its own time");
+}
+
+static void flush_run(struct flush *flush)
+{
+    for (size_t i = 0; i < flush->list.count && flush_goes_on(flush);) {
+        if (flush_may_take(flush))
+            flush_take(flush, flush->list.ids[i++]);
+        else if (fiber_sleep_until(deadline_in(FLUSH_LOOK_US)) != IO_OK)
+            return;
+    }
+}
+
+static void flush_end(struct flush *flush)
+{
+    struct flush **at = &flush->schedule->flushes;
+
+    while (*at != flush)
+        at = &(*at)->next;
+    *at = flush->next;
+    flush->schedule->flush_count--;
+    free(flush->list.ids);
+    free(flush);
+}
+
+static const char *text_or_null(const char *text)
+{
+    return *text ? text : NULL;
+}
+
+static void flush_main(void *argument)
+{
+    struct flush *flush = argument;
+    const struct flush_request request = {.key = flush->has_key ? flush->key : NULL,
+                                          .domain = text_or_null(flush->domain),
+                                          .cause = text_or_null(flush->cause),
+                                          .sender = text_or_null(flush->sender)};
+
+    if (flush->list.count > 0 || flush_collect(flush->schedule, &request, &flush->list))
+        flush_run(flush);
+    flush_end(flush);
+}
+
+static bool flush_is_under_way(const struct schedule *schedule, const char *key)
+{
+    for (const struct flush *flush = schedule->flushes; key && flush; flush = flush->next)
+        if (flush->has_key && strcmp(flush->key, key) == 0)
+            return true;
+    return false;
+}
+
+bool flush_start(struct schedule *schedule, const struct flush_request *request)
+{
+    struct flush *flush = NULL;
+
+    if (schedule->flush_count < FLUSHES_MAX && !schedule->stopping &&
+        !flush_is_under_way(schedule, request->key))
+        flush = calloc(1, sizeof(*flush));
+    if (!flush) {
+        free(request->ids);
+        return false;
+    }
+    *flush = (struct flush){.next = schedule->flushes,
+                            .schedule = schedule,
+                            .has_key = request->key != NULL,
+                            .list = {request->ids, request->id_count, request->id_count}};
+    snprintf(flush->key, sizeof(flush->key), "%s", request->key ? request->key : "");
+    snprintf(flush->domain, sizeof(flush->domain), "%s", request->domain ? request->domain : "");
+    snprintf(flush->cause, sizeof(flush->cause), "%s", request->cause ? request->cause : "");
+    snprintf(flush->sender, sizeof(flush->sender), "%s", request->sender ? request->sender : "");
+    schedule->flushes = flush;
+    schedule->flush_count++;
+    flush->fiber = fiber_start("flush", flush_main, flush);
+    if (flush->fiber)
+        return true;
+    flush_end(flush);
+    return false;
+}
+
+void flushes_cancel(struct schedule *schedule)
+{
+    for (struct flush *flush = schedule->flushes; flush; flush = flush->next)
+        fiber_cancel(flush->fiber);
+}
