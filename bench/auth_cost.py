@@ -68,7 +68,7 @@ class Turn:
         self.client = lib.Client(self.server.address())
         self.message = message + b'.\r\n'
         self.client.command('EHLO client.example')
-        self.pid = self.server.process.pid
+        self.pid = self.server.worker_pid
         for _ in range(2 * BLOCK):  # answers of DNS and caches are warm
             self.send()
 

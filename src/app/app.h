@@ -26,7 +26,7 @@ struct command_line {
     struct word_list ips, selectors, servers; /* all of --ip, --selector, --server */
     const char *port;
     bool connect, ask_public;
-    bool json, all, in, arc;
+    bool json, all, in, arc, one_process;
     const char *words[COMMAND_WORDS_MAX]; /* what is no option */
     unsigned word_count;
 };

@@ -145,6 +145,7 @@ static void print_status(struct buffer *text, const json_t *status)
         text, "%s: up %s, %lld session(s)\n", word_of(status, "hostname"),
         duration_print((uint64_t)number(status, "uptime_s") * US_PER_S, uptime, sizeof uptime),
         number(status, "sessions"));
+    buffer_print(text, "locked in: %s\n", word_of(status, "locks"));
     buffer_print(text,
                  "queue: %lld message(s): %lld ready, %lld deferred, %lld held, %lld in delivery; "
                  "oldest %s\n",

@@ -44,8 +44,10 @@ static bool open_knowledge(struct house *house)
     house->directory = directory_open(config, house->why, HOUSE_WHY_ROOM);
     if (!house->directory)
         return false;
-    const struct policy_settings policy = {
-        .config = config, .directory = house->directory, .resolver = house->resolver};
+    const struct policy_settings policy = {.config = config,
+                                           .directory = house->directory,
+                                           .resolver = house->resolver,
+                                           .keys = house->keys};
     house->policy = policy_open(&policy, house->why, HOUSE_WHY_ROOM);
     return house->policy != NULL;
 }

@@ -1,7 +1,7 @@
 /*
  * main(): reads the command line and calls the command.
  */
-#include "app/app.h"
+#include "app/processes.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -55,6 +55,7 @@ static const struct {
                     {"--all", offsetof(struct command_line, all)},
                     {"--in", offsetof(struct command_line, in)},
                     {"--arc", offsetof(struct command_line, arc)},
+                    {"--one-process", offsetof(struct command_line, one_process)},
                     {"--connect", offsetof(struct command_line, connect)},
                     {"--public", offsetof(struct command_line, ask_public)}};
 
@@ -133,6 +134,8 @@ int main(int count, char **arguments)
         return print_usage(stdout);
     if (strcmp(arguments[1], "--version") == 0 || strcmp(arguments[1], "version") == 0)
         return puts("holdfast " HOLDFAST_VERSION) < 0;
+    if (strcmp(arguments[1], "worker") == 0)
+        return worker_main();
     const struct command *command = find_command(arguments[1]);
     if (!command) {
         fprintf(stderr, "holdfast: no such command: %s\n", arguments[1]);

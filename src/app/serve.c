@@ -2,26 +2,17 @@
  * The wiring: opens the rooms from the disk upwards, runs until a signal, closes them in reverse
  * order.
  */
-#include "app/app.h"
+#include "app/serve.h"
 
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "app/house.h"
-#include "console/console.h"
 #include "observe/observe.h"
 #include "runtime/runtime.h"
 
 enum { STOP_PATIENCE_S = 20, DESCRIPTORS_OF_HOUSE = 128, DESCRIPTORS_OF_SESSION = 3 };
-
-struct server {
-    struct house house;
-    struct tls_context *tls_in, *tls_out;
-    struct console *console;
-    int64_t started_wall_us;
-};
 
 static uint32_t server_sessions(const void *argument)
 {
@@ -40,13 +31,21 @@ static bool open_tls(struct server *server)
         return false;
     if (!*config->tls_certificate)
         return true;
-    if (app_config_is_default(config) && access(config->tls_certificate, F_OK) != 0 &&
-        !tls_make_self_signed(config->hostname, config->tls_certificate, config->tls_key,
-                              house->why, HOUSE_WHY_ROOM))
-        return false;
-    server->tls_in = house->tls_in =
-        tls_context_server(config->tls_certificate, config->tls_key, house->why, HOUSE_WHY_ROOM);
+    server->tls_in = server->keys ? tls_context_server_by(server->keys, house->why, HOUSE_WHY_ROOM)
+                                  : tls_context_server(config->tls_certificate, config->tls_key,
+                                                       house->why, HOUSE_WHY_ROOM);
+    house->tls_in = server->tls_in;
     return server->tls_in != NULL;
+}
+
+static bool open_keys(struct server *server)
+{
+    if (server->keeper < 0)
+        return true;
+    server->house.keys = server->keys = key_service_open(server->keeper);
+    if (!server->keys)
+        snprintf(server->house.why, HOUSE_WHY_ROOM, "no way to the keeper of keys");
+    return server->keys != NULL;
 }
 
 /* A session has its connection, and may need a body's file and a filter's connection at the same
@@ -70,6 +69,7 @@ static bool open_console(struct server *server)
                                              .schedule = house->schedule,
                                              .policy = house->policy,
                                              .history = house->history,
+                                             .locks = server->guard_words,
                                              .started_wall_us = server->started_wall_us,
                                              .session_count = server_sessions,
                                              .session_argument = server};
@@ -88,6 +88,7 @@ static void close_all(struct server *server)
     }
     tls_context_free(server->tls_in);
     tls_context_free(server->tls_out);
+    key_service_close(&server->keys);
 }
 
 static void note_addresses(const struct server *server)
@@ -104,6 +105,14 @@ static void note_addresses(const struct server *server)
     if (server->house.config->web.family != ENDPOINT_NONE)
         observe_note(LOG_INFO, "console", "page and metrics on http://%s/",
                      endpoint_print(&server->house.config->web, text, sizeof text));
+}
+
+static void tell_parent(const struct server *server, enum channel_kind kind)
+{
+    const struct channel_packet packet = {.kind = kind};
+
+    if (server->worker && !channel_send(WORKER_CHANNEL, &packet))
+        observe_note(LOG_ERROR, "worker", "the parent does not listen");
 }
 
 static void run_until_signal(void)
@@ -123,11 +132,12 @@ static int serve_main(void *argument)
     struct server *server = argument;
 
     server->started_wall_us = clock_wall_us();
-    const bool opened = open_tls(server) && house_open(&server->house) && open_console(server) &&
-                        house_open_doors(&server->house);
+    const bool opened = open_keys(server) && open_tls(server) && house_open(&server->house) &&
+                        open_console(server) && house_open_doors(&server->house);
     if (opened) {
         observe_event(&(struct event){.kind = EVENT_SERVER_STARTED});
         note_addresses(server);
+        tell_parent(server, CHANNEL_READY);
         run_until_signal();
         observe_event(&(struct event){.kind = EVENT_SERVER_STOPPED});
     } else {
@@ -137,21 +147,44 @@ static int serve_main(void *argument)
     return opened ? EXIT_FINE : EXIT_FINDINGS;
 }
 
+int serve_run(struct server *server, struct config *config)
+{
+    server->house.config = config;
+    server->house.connections_max = connections_by_descriptors();
+    observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
+    const int code = world_run(serve_main, server, config->loops);
+    config_free(config);
+    return code;
+}
+
+/* The first start makes what the embedded default needs. */
+static bool prepare_default(const struct config *config)
+{
+    char why[HOUSE_WHY_ROOM];
+
+    if (!app_config_is_default(config))
+        return true;
+    if (!app_prepare_default(config))
+        return false;
+    if (access(config->tls_certificate, F_OK) == 0 ||
+        tls_make_self_signed(config->hostname, config->tls_certificate, config->tls_key, why,
+                             sizeof why))
+        return true;
+    fprintf(stderr, "holdfast: %s\n", why);
+    return false;
+}
+
 int command_serve(const struct command_line *line)
 {
-    struct server server = {0};
+    struct server server = {.keeper = -1};
     struct config *config = app_config_open(line->config_file);
 
     if (!config)
         return EXIT_FINDINGS;
-    if (app_config_is_default(config) && !app_prepare_default(config)) {
+    if (!prepare_default(config)) {
         config_free(config);
         return EXIT_FINDINGS;
     }
-    server.house.config = config;
-    server.house.connections_max = connections_by_descriptors();
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
-    const int code = world_run(serve_main, &server, config->loops);
-    config_free(config);
-    return code;
+    return line->one_process ? serve_run(&server, config) : parent_run(line->config_file, config);
 }

@@ -129,7 +129,7 @@ struct config_retry {
 };
 
 struct config_limits {
-    uint64_t message_size;
+    uint64_t message_size, memory; /* of the worker; 0: any */
     uint32_t recipients, connections, connections_per_client, hops, errors;
     uint32_t client_messages, client_recipients, user_messages, user_recipients,
         client_failures; /* an hour */

@@ -25,6 +25,7 @@ struct console_settings {
     struct schedule *schedule;
     struct policy *policy;
     struct history *history;
+    const char *locks; /* what this process gave up, in words; NULL: nothing */
     int64_t started_wall_us;
     uint32_t (*session_count)(const void *argument); /* open sessions, from receive */
     const void *session_argument;

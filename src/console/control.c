@@ -5,6 +5,7 @@
 #include "console/console_private.h"
 
 #include <string.h>
+#include <unistd.h>
 
 enum { CONTROL_PATIENCE_S = 30, MOST_CONTROL_SESSIONS = 32 };
 
@@ -106,8 +107,23 @@ static void control_session_main(void *argument)
     waitlist_wake_all(&console->ended);
 }
 
+/* Root and our own user may ask; the mode of the socket file alone is not relied on. */
+static bool control_knows(struct stream *stream)
+{
+    uint32_t user = 0;
+
+    if (stream_peer_user(stream, &user) && (user == 0 || user == geteuid()))
+        return true;
+    observe_note(LOG_WARNING, "console", "control socket: user %u was turned away", user);
+    return false;
+}
+
 static void control_start_session(struct console *console, struct stream *stream)
 {
+    if (!control_knows(stream)) {
+        stream_close(stream);
+        return;
+    }
     struct control_session *session =
         console->serving < MOST_CONTROL_SESSIONS ? calloc(1, sizeof *session) : NULL;
 

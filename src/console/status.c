@@ -66,8 +66,9 @@ json_t *console_status(struct console *console)
 
     spool_counts(settings->spool, &counts);
     return json_pack(
-        "{s:s, s:o, s:I, s:i, s:o, s:{s:s, s:b, s:s, s:I}, s:o, s:o}", "hostname",
-        settings->config->hostname, "started", time_or_null(settings->started_wall_us), "uptime_s",
+        "{s:s, s:s, s:o, s:I, s:i, s:o, s:{s:s, s:b, s:s, s:I}, s:o, s:o}", "hostname",
+        settings->config->hostname, "locks", settings->locks ? settings->locks : "none", "started",
+        time_or_null(settings->started_wall_us), "uptime_s",
         (json_int_t)((clock_wall_us() - settings->started_wall_us) / 1000000), "sessions",
         (int)settings->session_count(settings->session_argument), "queue", queue_json(&counts),
         "spool", "directory", console->directory, "read_only", counts.read_only, "fault",

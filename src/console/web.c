@@ -183,11 +183,15 @@ bool console_web_open(struct console *console, char *why, size_t why_room)
     memcpy(&ipv6.sin6_addr, at->ip.octets, sizeof ipv6.sin6_addr);
     if (at->family == ENDPOINT_IPV6)
         flags |= MHD_USE_IPv6;
+    const int parents = listener_adopted(at);
+    const struct MHD_OptionItem given[] = {{MHD_OPTION_LISTEN_SOCKET, parents, NULL},
+                                           {MHD_OPTION_END, 0, NULL}};
+    const struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
     console->web = MHD_start_daemon(
         flags, at->port, NULL, NULL, web_request, console, MHD_OPTION_SOCK_ADDR,
         at->family == ENDPOINT_IPV6 ? (struct sockaddr *)&ipv6 : (struct sockaddr *)&ipv4,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)WEB_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)WEB_TIMEOUT_S, MHD_OPTION_END);
+        (unsigned)WEB_TIMEOUT_S, MHD_OPTION_ARRAY, parents >= 0 ? given : none, MHD_OPTION_END);
     if (!console->web)
         snprintf(why, why_room, "web: cannot listen on %s", endpoint_print(at, text, sizeof text));
     return console->web != NULL;

@@ -59,8 +59,7 @@ static bool context_load(SSL_CTX *context, const char *certificate, const char *
     return true;
 }
 
-struct tls_context *tls_context_server(const char *certificate, const char *key, char *why,
-                                       size_t why_room)
+struct tls_context *tls_context_bare_server(char *why, size_t why_room)
 {
     static const unsigned char name[] = "holdfast";
     struct tls_context *context = calloc(1, sizeof *context);
@@ -73,6 +72,16 @@ struct tls_context *tls_context_server(const char *certificate, const char *key,
         return NULL;
     }
     SSL_CTX_set_session_id_context(context->plain, name, sizeof name - 1);
+    return context;
+}
+
+struct tls_context *tls_context_server(const char *certificate, const char *key, char *why,
+                                       size_t why_room)
+{
+    struct tls_context *context = tls_context_bare_server(why, why_room);
+
+    if (!context)
+        return NULL;
     if (context_load(context->plain, certificate, key, why, why_room))
         return context;
     tls_context_free(context);

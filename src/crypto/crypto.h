@@ -101,6 +101,34 @@ MUST_USE size_t private_key_sign(const struct private_key *key, struct bytes has
                                  struct span into); /* 0 on failure */
 void private_key_close(struct private_key **key);
 
+/* ------------------------------------------------------------------ keys in another process */
+
+/* The keeper's side. It reads the files when it opens, and never again. */
+struct key_file {
+    const char *name, *path; /* of a section `sign`, for complaints; PEM, RSA or Ed25519 */
+};
+struct key_keeper_settings {
+    const char *certificate, *certificate_key; /* "" for none; PEM, RSA or EC */
+    const struct key_file *files;
+    unsigned count;
+};
+struct key_keeper;
+MUST_USE struct key_keeper *key_keeper_open(const struct key_keeper_settings *settings, char *why,
+                                            size_t why_room);
+/* Answers on one end of a SOCK_SEQPACKET pair until all copies of the other are closed. Blocks. */
+void key_keeper_serve(const struct key_keeper *keeper, int descriptor);
+void key_keeper_close(struct key_keeper **keeper);
+
+/* The user's side, on the other end, which it takes over. It outlives what is made from it. */
+struct key_service;
+MUST_USE struct key_service *key_service_open(int descriptor); /* NULL on failure */
+void key_service_close(struct key_service **service);
+MUST_USE struct tls_context *tls_context_server_by(struct key_service *service, char *why,
+                                                   size_t why_room);
+/* index: into the keeper's files. */
+MUST_USE struct private_key *private_key_open_by(struct key_service *service, unsigned index,
+                                                 char *why, size_t why_room);
+
 /* ------------------------------------------------------------------ passwords */
 
 #define SECRET_KEY_BYTES 32

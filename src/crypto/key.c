@@ -2,7 +2,7 @@
  * Keys and signatures for DKIM and ARC: RSA with PKCS#1 v1.5 over SHA-256 (RFC 6376, RFC 8301) and
  * Ed25519 over the SHA-256 hash (RFC 8463).
  */
-#include "crypto/crypto.h"
+#include "crypto/key_wire.h"
 
 #include <openssl/err.h>
 #include <openssl/evp.h>
@@ -17,8 +17,11 @@ struct public_key {
     enum key_kind kind;
 };
 struct private_key {
-    EVP_PKEY *key;
+    EVP_PKEY *key; /* NULL: it is with the keeper */
     enum key_kind kind;
+    struct key_service *service;
+    unsigned index;
+    size_t longest; /* signature */
 };
 
 /* The contents of the DER value of that type that fills all of `der`, or begins it. */
@@ -169,6 +172,21 @@ static EVP_PKEY *private_from_pem(struct bytes pem)
     return key;
 }
 
+EVP_PKEY *key_from_pem(struct bytes pem, char *why, size_t why_room)
+{
+    EVP_PKEY *key = private_from_pem(pem);
+    const int id = key ? EVP_PKEY_get_base_id(key) : 0;
+
+    ERR_clear_error();
+    if (id == EVP_PKEY_ED25519 || id == EVP_PKEY_RSA)
+        return key;
+    snprintf(why, why_room,
+             key ? "the key is neither RSA nor Ed25519"
+                 : "no PEM private key (one with a passphrase cannot be used)");
+    EVP_PKEY_free(key);
+    return NULL;
+}
+
 struct private_key *private_key_open_pem(struct bytes pem, char *why, size_t why_room)
 {
     struct private_key *key = calloc(1, sizeof *key);
@@ -177,17 +195,29 @@ struct private_key *private_key_open_pem(struct bytes pem, char *why, size_t why
         snprintf(why, why_room, "no memory");
         return NULL;
     }
-    key->key = private_from_pem(pem);
-    const int id = key->key ? EVP_PKEY_get_base_id(key->key) : 0;
-    key->kind = id == EVP_PKEY_ED25519 ? KEY_ED25519 : KEY_RSA;
-    ERR_clear_error();
-    if (id == EVP_PKEY_ED25519 || id == EVP_PKEY_RSA)
-        return key;
-    snprintf(why, why_room,
-             key->key ? "the key is neither RSA nor Ed25519"
-                      : "no PEM private key (one with a passphrase cannot be used)");
-    private_key_close(&key);
-    return NULL;
+    key->key = key_from_pem(pem, why, why_room);
+    if (!key->key) {
+        private_key_close(&key);
+        return NULL;
+    }
+    key->kind = EVP_PKEY_get_base_id(key->key) == EVP_PKEY_ED25519 ? KEY_ED25519 : KEY_RSA;
+    key->longest = (size_t)EVP_PKEY_get_size(key->key);
+    return key;
+}
+
+struct private_key *private_key_open_by(struct key_service *service, unsigned index, char *why,
+                                        size_t why_room)
+{
+    struct private_key *key = calloc(1, sizeof *key);
+
+    snprintf(why, why_room, "the keeper of keys does not answer");
+    if (!key)
+        return NULL;
+    key->service = service;
+    key->index = index + 1; /* the certificate's key is the first */
+    if (!key_service_describe(service, key->index, &key->kind, &key->longest))
+        private_key_close(&key);
+    return key;
 }
 
 enum key_kind private_key_kind(const struct private_key *key)
@@ -217,15 +247,23 @@ static size_t ed25519_sign(EVP_PKEY *key, struct bytes hash, struct span into)
     return good ? count : 0;
 }
 
-size_t private_key_sign(const struct private_key *key, struct bytes hash, struct span into)
+size_t key_sign_hash(EVP_PKEY *key, struct bytes hash, struct span into)
 {
     size_t count = 0;
 
-    if (hash.count == HASH_OCTETS && into.count >= (size_t)EVP_PKEY_get_size(key->key))
-        count = key->kind == KEY_RSA ? rsa_sign(key->key, hash, into)
-                                     : ed25519_sign(key->key, hash, into);
+    if (hash.count == HASH_OCTETS && into.count >= (size_t)EVP_PKEY_get_size(key))
+        count = EVP_PKEY_get_base_id(key) == EVP_PKEY_ED25519 ? ed25519_sign(key, hash, into)
+                                                              : rsa_sign(key, hash, into);
     ERR_clear_error();
     return count;
+}
+
+size_t private_key_sign(const struct private_key *key, struct bytes hash, struct span into)
+{
+    if (hash.count != HASH_OCTETS || into.count < key->longest)
+        return 0;
+    return key->key ? key_sign_hash(key->key, hash, into)
+                    : key_service_sign(key->service, key->index, hash, into);
 }
 
 void private_key_close(struct private_key **key)

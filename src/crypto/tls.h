@@ -31,6 +31,8 @@ int tls_demand_dane(SSL *ssl, const struct tls_peer_demand *demand);
 struct io_result tls_stream_flush(struct tls_stream *tls, uint64_t deadline_us);
 /* Gets something for OpenSSL to read. Sleeps. */
 struct io_result tls_stream_fill(struct tls_stream *tls, uint64_t deadline_us);
+/* A server's context without a certificate. */
+struct tls_context *tls_context_bare_server(char *why, size_t why_room);
 /* OpenSSL's newest complaint in words; its queue is empty afterwards. */
 void crypto_take_error(char *why, size_t why_room);
 

@@ -5,6 +5,7 @@
 #include "kernel/kernel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -18,6 +19,7 @@ struct listener {
     struct poller poller;
     struct endpoint at;
     bool any_address; /* then each connection's own address has to be asked for */
+    bool adopted;     /* the parent's: its socket file stays */
 };
 
 static bool is_any(const struct endpoint *at)
@@ -83,17 +85,112 @@ static int family_of(const struct endpoint *at)
     return at->family == ENDPOINT_UNIX ? AF_UNIX : at->family == ENDPOINT_IPV6 ? AF_INET6 : AF_INET;
 }
 
-struct io_result listener_open(const struct endpoint *at, bool shared, struct listener **listener)
+/* ------------------------------------------------------------------ sockets of a parent */
+
+enum { ADOPTED_MOST = 2048 };
+
+static struct {
+    pthread_mutex_t lock; /* doors open on their own loops */
+    struct adopted {
+        struct endpoint at;
+        int descriptor;
+        unsigned taken;
+    } * all;
+    unsigned count;
+} adopted_sockets = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static bool is_same_place(const struct endpoint *a, const struct endpoint *b)
+{
+    if (a->family != b->family)
+        return false;
+    if (a->family == ENDPOINT_UNIX)
+        return strcmp(a->path, b->path) == 0;
+    return a->port == b->port && ip_equal(&a->ip, &b->ip);
+}
+
+bool listener_adopt(const struct endpoint *at, int descriptor)
+{
+    bool added = false;
+
+    pthread_mutex_lock(&adopted_sockets.lock);
+    if (!adopted_sockets.all)
+        adopted_sockets.all = calloc(ADOPTED_MOST, sizeof *adopted_sockets.all);
+    if (adopted_sockets.all && adopted_sockets.count < ADOPTED_MOST) {
+        adopted_sockets.all[adopted_sockets.count++] =
+            (struct adopted){.at = *at, .descriptor = descriptor};
+        added = true;
+    }
+    pthread_mutex_unlock(&adopted_sockets.lock);
+    return added;
+}
+
+void listener_disown(const struct endpoint *at)
+{
+    unsigned kept = 0;
+
+    pthread_mutex_lock(&adopted_sockets.lock);
+    for (unsigned i = 0; i < adopted_sockets.count; i++) {
+        if (is_same_place(&adopted_sockets.all[i].at, at))
+            close(adopted_sockets.all[i].descriptor);
+        else
+            adopted_sockets.all[kept++] = adopted_sockets.all[i];
+    }
+    adopted_sockets.count = kept;
+    pthread_mutex_unlock(&adopted_sockets.lock);
+}
+
+/* The one that was taken least often, so that each loop gets its own. */
+static int adopted_copy(const struct endpoint *at)
+{
+    struct adopted *chosen = NULL;
+
+    pthread_mutex_lock(&adopted_sockets.lock);
+    for (unsigned i = 0; i < adopted_sockets.count; i++) {
+        struct adopted *one = &adopted_sockets.all[i];
+        if (is_same_place(&one->at, at) && (!chosen || one->taken < chosen->taken))
+            chosen = one;
+    }
+    const int copy = chosen ? fcntl(chosen->descriptor, F_DUPFD_CLOEXEC, 0) : -1;
+    if (copy >= 0)
+        chosen->taken++;
+    pthread_mutex_unlock(&adopted_sockets.lock);
+    return copy;
+}
+
+int listener_adopted(const struct endpoint *at)
+{
+    return adopted_copy(at);
+}
+
+int listener_socket(const struct endpoint *at, bool shared, struct endpoint *bound)
 {
     const int descriptor = socket(family_of(at), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (descriptor < 0)
+        return -1;
+    const int error = bind_and_listen(descriptor, at, shared);
+    if (error == 0) {
+        *bound = endpoint_of_local(descriptor);
+        return descriptor;
+    }
+    close(descriptor);
+    errno = error;
+    return -1;
+}
+
+struct io_result listener_open(const struct endpoint *at, bool shared, struct listener **listener)
+{
     struct listener *opened = calloc(1, sizeof *opened);
-    int error = descriptor < 0 ? errno : 0;
+    struct endpoint bound;
 
     *listener = NULL;
-    if (error == 0 && !opened)
-        error = ENOMEM;
-    if (error == 0)
-        error = bind_and_listen(descriptor, at, shared);
+    if (!opened)
+        return io_failed(ENOMEM);
+    int descriptor = adopted_copy(at);
+    opened->adopted = descriptor >= 0;
+    if (descriptor < 0)
+        descriptor = listener_socket(at, shared, &bound);
+    int error = descriptor < 0 ? errno : 0;
     if (error == 0)
         error = poller_open(&opened->poller, descriptor, false);
     if (error != 0) {
@@ -187,7 +284,7 @@ static void listener_close_now(void *argument)
 {
     struct listener *listener = argument;
 
-    if (listener->at.family == ENDPOINT_UNIX)
+    if (listener->at.family == ENDPOINT_UNIX && !listener->adopted)
         unlink(listener->at.path);
     poller_close(&listener->poller);
     free(listener);

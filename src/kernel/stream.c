@@ -160,6 +160,20 @@ struct io_result stream_wrap(int descriptor, bool for_write, struct stream **str
     return io_ok(0);
 }
 
+bool stream_peer_user(struct stream *stream, uint32_t *user)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+
+    if (stream->ops != &socket_ops ||
+        getsockopt(socket_of(stream)->poller.descriptor, SOL_SOCKET, SO_PEERCRED, &peer, &size) !=
+            0 ||
+        size != sizeof peer)
+        return false;
+    *user = peer.uid;
+    return true;
+}
+
 /* ------------------------------------------------------------------ dialling */
 
 static int set_flag(int descriptor, int level, int name)

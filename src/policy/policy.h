@@ -26,6 +26,7 @@ struct policy_settings {
     const struct config *config;
     struct directory *directory;
     struct resolver *resolver;
+    struct key_service *keys; /* of crypto; NULL: keys are read from their files */
 };
 MUST_USE struct policy *policy_open(const struct policy_settings *settings, char *why,
                                     size_t why_room);

@@ -30,6 +30,17 @@ static bool read_key_file(const char *path, struct buffer *into)
     return whole;
 }
 
+static bool key_open_by(struct signing_key *key, struct key_service *keys, unsigned index,
+                        char *why, size_t why_room)
+{
+    char words[WHY_ROOM] = "";
+
+    key->key = private_key_open_by(keys, index, words, sizeof words);
+    if (!key->key)
+        snprintf(why, why_room, "sign \"%s\": %s", key->sign->name, words);
+    return key->key != NULL;
+}
+
 static bool key_open(struct signing_key *key, char *why, size_t why_room)
 {
     CLEANUP(buffer_free) struct buffer pem = BUFFER_WITH_LIMIT(KEY_FILE_MOST);
@@ -50,6 +61,7 @@ static bool key_open(struct signing_key *key, char *why, size_t why_room)
 bool signing_open(struct policy *policy, char *why, size_t why_room)
 {
     const struct config *config = policy->settings.config;
+    struct key_service *keys = policy->settings.keys;
 
     if (config->sign_count == 0)
         return true;
@@ -62,7 +74,7 @@ bool signing_open(struct policy *policy, char *why, size_t why_room)
         struct signing_key *key = &policy->signing_keys[policy->signing_key_count++];
 
         key->sign = &config->signs[i];
-        if (!key_open(key, why, why_room))
+        if (keys ? !key_open_by(key, keys, i, why, why_room) : !key_open(key, why, why_room))
             return false;
     }
     return true;

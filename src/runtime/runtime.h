@@ -166,6 +166,9 @@ void stream_close_ptr(struct stream **stream); /* fits CLEANUP */
 struct io_result stream_dial(const struct endpoint *to, const struct endpoint *from,
                              uint64_t deadline_us, struct stream **stream);
 
+/* The user of the process at the other end of a Unix socket; false: not known. Not in sim. */
+MUST_USE bool stream_peer_user(struct stream *stream, uint32_t *user);
+
 struct listener;
 /*
  * Binds and listens. With `shared` several loops may each open the same address (SO_REUSEPORT).
@@ -177,6 +180,17 @@ struct io_result listener_accept(struct listener *listener, uint64_t deadline_us
                                  struct stream **stream); /* Sleeps. */
 /* From another loop too, then a moment later. Nobody may be waiting in accept. */
 void listener_close(struct listener *listener);
+
+/*
+ * Sockets that a parent opened for this process; not in sim. listener_socket gives a bound and
+ * listening descriptor, or -1 with errno, and needs no loop. Once adopted, listener_open of that
+ * address takes a copy of it instead of binding, as often as asked: what stands in its queue waits
+ * for whoever comes next. Several of one address are taken in turn. They are for the main fiber.
+ */
+int listener_socket(const struct endpoint *at, bool shared, struct endpoint *bound);
+MUST_USE bool listener_adopt(const struct endpoint *at, int descriptor);
+void listener_disown(const struct endpoint *at); /* closes ours */
+int listener_adopted(const struct endpoint *at); /* a copy for a library; -1: none */
 
 /* Datagrams, for direct DNS questions. */
 struct datagram;
@@ -208,6 +222,10 @@ struct file_facts {
     int64_t modified_wall_us;
     bool is_directory;
 };
+
+/* Who opens for reading what this process may not: a descriptor, or -1 with errno. Set once, before
+ * the world runs; called on any thread, and blocks. Not in sim. */
+void file_set_opener(int (*open_for_us)(const char *path));
 
 /* All of them sleep (in the worker pool, or the thread itself on a LOOP_BLOCKING loop). */
 struct io_result file_open(const char *path, unsigned flags, struct file **file);

@@ -109,12 +109,14 @@ class Server:
 
     limits: text for the limits section; extra: more configuration; text: the whole configuration instead of ours, with
     {folder} for the folder. folder: reuse one (a restart on the same spool); it is then not removed.
-    command: words put in front of the binary (strace and the like)."""
+    command: words put in front of the binary (strace and the like), which then is one process without its locks.
+    user: the worker's. options: more words behind `serve`."""
 
-    def __init__(self, limits='', extra='', text=None, folder=None, command=(), start=True):
+    def __init__(self, limits='', extra='', text=None, folder=None, command=(), start=True, options=()):
         self.own_folder = folder is None
         self.folder = folder or tempfile.mkdtemp(prefix='holdfast-test-')
         self.command = list(command)
+        self.options = [*options, *(['--one-process'] if command else [])]
         self.process = None
         self.lines = []
         self.changed = threading.Condition()
@@ -146,7 +148,7 @@ class Server:
 
     def start(self):
         self.lines = []
-        self.process = subprocess.Popen([*self.command, HOLDFAST, 'serve', '-c', self.config], cwd=self.folder,
+        self.process = subprocess.Popen([*self.command, HOLDFAST, 'serve', '-c', self.config, *self.options], cwd=self.folder,
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
         self.reader.start()
@@ -220,9 +222,22 @@ class Server:
     def wait_mails(self, user, count, domain='rcpt.test'):
         return wait_until(f'{count} messages of {user}', lambda: len(self.mails(user, domain)) >= count and self.mails(user, domain))
 
+    @property
+    def worker_pid(self):
+        """The process that serves: the parent's child of that name, or the only one there is."""
+        with open(f'/proc/{self.process.pid}/task/{self.process.pid}/children') as file:
+            for pid in file.read().split():
+                try:
+                    with open(f'/proc/{pid}/cmdline') as words:
+                        if words.read().split('\0')[1:2] == ['worker']:
+                            return int(pid)
+                except OSError:
+                    continue  # it ended meanwhile
+        return self.process.pid
+
     def memory_kib(self):
         """Resident memory of the server now."""
-        with open(f'/proc/{self.process.pid}/status') as file:
+        with open(f'/proc/{self.worker_pid}/status') as file:
             return int(re.search(r'VmRSS:\s+(\d+)', file.read()).group(1))
 
     def run(self, *words):

@@ -165,10 +165,10 @@ def one_failed_sync():
     with FaultServer() as server:
         expect_accepted(server, Mail())
         trace = subprocess.Popen(['strace', '-f', '-qq', '-e', 'trace=fdatasync', '-e', 'inject=fdatasync:error=EIO:when=1',
-                                  '-o', os.path.join(server.folder, 'trace'), '-p', str(server.process.pid)],
+                                  '-o', os.path.join(server.folder, 'trace'), '-p', str(server.worker_pid)],
                                  stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait_until('strace to be attached', lambda: attached(server.process.pid))
+            wait_until('strace to be attached', lambda: attached(server.worker_pid))
             expect(server, Mail(), '451 4.3.0', 'spool.failed', 'dot')
         finally:
             trace.terminate()

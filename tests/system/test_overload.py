@@ -28,11 +28,11 @@ class House(FaultServer):
         self.start()
 
     def facts(self):
-        with open(f'/proc/{self.process.pid}/status') as file:
+        with open(f'/proc/{self.worker_pid}/status') as file:
             return {name: int(value) for name, value in re.findall(r'(Vm\w+):\s+(\d+)', file.read())}
 
     def descriptors(self):
-        return len(os.listdir(f'/proc/{self.process.pid}/fd'))
+        return len(os.listdir(f'/proc/{self.worker_pid}/fd'))
 
 
 def serves_others(server):
@@ -150,8 +150,8 @@ def descriptors_taken_away():
     with House('limits { connections_per_client = 100000 }') as server:
         with Client(server.address()) as client:
             client.command('EHLO c.example')
-            limit = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
-            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (8, limit[1]))
+            limit = resource.prlimit(server.worker_pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(server.worker_pid, resource.RLIMIT_NOFILE, (8, limit[1]))
             for line in ('MAIL FROM:<a@[127.0.0.1]>', 'RCPT TO:<alice@home.example>'):
                 reply = client.command(line)
                 assert reply.code == 250 or 400 <= reply.code < 500, reply
@@ -163,23 +163,23 @@ def descriptors_taken_away():
                 reply = client.reply()
             print(f'# a large message without descriptors: {reply.lines[-1]}')
             assert reply.code == 250 or 400 <= reply.code < 500, reply
-            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limit)
+            resource.prlimit(server.worker_pid, resource.RLIMIT_NOFILE, limit)
         recovered(server)
 
 
 def memory():
     """The address space ends a little above where it is: sessions are refused with 421, nothing crashes."""
     with House('limits { connections_per_client = 100000 }') as server:
-        limit = resource.prlimit(server.process.pid, resource.RLIMIT_AS)
+        limit = resource.prlimit(server.worker_pid, resource.RLIMIT_AS)
         size = server.facts()['VmSize'] * 1024
-        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (size + (24 << 20), limit[1]))
+        resource.prlimit(server.worker_pid, resource.RLIMIT_AS, (size + (24 << 20), limit[1]))
         flood = Flood(server.address(), 2500)
         asyncio.run(flood.run())
         print(f'# {dict(flood.said)}')
         only(flood.said, '220', '421 4.3.2 server.busy')
         assert flood.said['421 4.3.2 server.busy'] > 0, 'memory did not run out'
         assert server.alive(), 'the server ended'
-        resource.prlimit(server.process.pid, resource.RLIMIT_AS, limit)
+        resource.prlimit(server.worker_pid, resource.RLIMIT_AS, limit)
         recovered(server)
 
 

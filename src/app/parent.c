@@ -1,0 +1,389 @@
+/*
+ * The parent: one loop over poll(2), from the first socket to the last wait.
+ *
+ * Sleeps: in poll; and a moment while a keeper reads its keys. Fails: at start with words and an
+ * exit code. Later it never ends by itself: a worker that fell is replaced, with longer and longer
+ * pauses while it keeps falling.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "app/parent.h"
+#include "guard/guard.h"
+#include "observe/observe.h"
+#include "runtime/runtime.h"
+
+#define PAUSE_LEAST_US (100 * US_PER_MS)
+#define PAUSE_MOST_US (30 * US_PER_S)
+#define STEADY_US (60 * US_PER_S) /* who served so long starts again with the least pause */
+#define STOP_PATIENCE_US (90 * US_PER_S)
+enum { WHY_ROOM = 1024 };
+
+/* ------------------------------------------------------------------ starting a worker */
+
+/* The configuration as the worker reads it: nothing left to look up. -1 with errno. */
+int parent_config_file(const struct config *config)
+{
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(32 * MIB);
+    const int file = memfd_create("configuration", MFD_CLOEXEC);
+
+    config_print(&text, config);
+    if (file < 0 || text.failed) {
+        errno = file < 0 ? errno : ENOMEM;
+        close(file);
+        return -1;
+    }
+    for (size_t done = 0; done < text.count;) {
+        const ssize_t written = write(file, text.at + done, text.count - done);
+        if (written > 0) {
+            done += (size_t)written;
+        } else if (errno != EINTR) {
+            close(file);
+            return -1;
+        }
+    }
+    return lseek(file, 0, SEEK_SET) == 0 ? file : -1;
+}
+
+bool parent_send_config(const struct parent *parent, enum channel_kind kind,
+                        const struct config *config, const struct keeper *keeper)
+{
+    struct channel_packet packet = {.kind = kind, .descriptor_count = 1};
+    const int file = parent_config_file(config);
+
+    if (file < 0)
+        return false;
+    packet.descriptors[0] = file;
+    if (keeper->service >= 0)
+        packet.descriptors[packet.descriptor_count++] = keeper->service;
+    snprintf(packet.text, sizeof packet.text, "%s", config->file);
+    const bool sent = channel_send(parent->channel, &packet);
+    close(file);
+    return sent;
+}
+
+/* Those of `places` that `had` has not. */
+bool parent_send_places(const struct parent *parent, const struct places *places,
+                        const struct places *had)
+{
+    for (unsigned i = 0; i < places->count; i++) {
+        const struct place_bound *row = &places->rows[i];
+        struct channel_packet packet = {
+            .kind = CHANNEL_LISTENER, .at = row->at, .descriptor_count = row->count};
+        if (had && places_find(had, &row->at))
+            continue;
+        memcpy(packet.descriptors, row->sockets, row->count * sizeof row->sockets[0]);
+        if (!channel_send(parent->channel, &packet))
+            return false;
+    }
+    return true;
+}
+
+/* In the child: to the worker's own program, with nothing but its channels. Does not return. */
+__attribute__((noreturn)) static void become_worker(const struct parent *parent, int channel,
+                                                    int broker)
+{
+    char *const arguments[] = {(char *)(uintptr_t) "holdfast", (char *)(uintptr_t) "worker", NULL};
+    char why[WHY_ROOM] = "";
+    sigset_t none;
+    const int self = fcntl(parent->self, F_DUPFD_CLOEXEC, 16);
+    const int high_channel = fcntl(channel, F_DUPFD_CLOEXEC, 16);
+    const int high_broker = fcntl(broker, F_DUPFD_CLOEXEC, 16);
+
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (!guard_become(parent->config->user, why, sizeof why)) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        _exit(EXIT_FINDINGS);
+    }
+    if (dup2(high_channel, WORKER_CHANNEL) >= 0 && dup2(high_broker, WORKER_BROKER) >= 0 &&
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && getppid() == parent->process)
+        fexecve(self, arguments, environ);
+    fprintf(stderr, "holdfast: cannot start the worker: %s\n", strerror(errno));
+    _exit(EXIT_FINDINGS);
+}
+
+static void channels_close(struct parent *parent)
+{
+    if (parent->channel >= 0)
+        close(parent->channel);
+    if (parent->broker >= 0)
+        close(parent->broker);
+    parent->channel = parent->broker = -1;
+}
+
+static bool worker_start(struct parent *parent)
+{
+    int channel[2] = {-1, -1}, broker[2] = {-1, -1};
+
+    parent->ready = false;
+    parent->started_us = clock_now_us();
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0)
+        return false;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, broker) != 0) {
+        close(channel[0]);
+        close(channel[1]);
+        return false;
+    }
+    parent->worker = fork();
+    if (parent->worker == 0)
+        become_worker(parent, channel[1], broker[1]);
+    close(channel[1]);
+    close(broker[1]);
+    parent->channel = channel[0];
+    parent->broker = broker[0];
+    if (parent->worker > 0 && parent_send_places(parent, &parent->places, NULL) &&
+        parent_send_config(parent, CHANNEL_BEGIN, parent->config, &parent->keeper))
+        return true;
+    if (parent->worker < 0)
+        channels_close(parent);
+    return parent->worker > 0; /* its end says the rest */
+}
+
+/* ------------------------------------------------------------------ what the worker says */
+
+/* A place of a file on the list, opened for reading; never a device, never a wait. */
+static int open_for_worker(const struct parent *parent, const char *path)
+{
+    struct stat facts;
+
+    if (!files_allow(parent->config, path) &&
+        !(parent->next_config && files_allow(parent->next_config, path))) {
+        errno = EACCES;
+        return -1;
+    }
+    const int file = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (file < 0 || (fstat(file, &facts) == 0 && S_ISREG(facts.st_mode)))
+        return file;
+    close(file);
+    errno = EACCES;
+    return -1;
+}
+
+static void serve_broker(struct parent *parent)
+{
+    char path[1024];
+
+    if (!broker_receive(parent->broker, path, sizeof path)) {
+        close(parent->broker);
+        parent->broker = -1;
+        return;
+    }
+    const int file = open_for_worker(parent, path);
+    const int error = file < 0 ? errno : 0;
+    if (!broker_answer(parent->broker, file, error))
+        observe_note(LOG_WARNING, "parent", "the worker did not take a file");
+    if (file >= 0)
+        close(file);
+}
+
+static void serve_channel(struct parent *parent)
+{
+    static struct channel_packet packet;
+
+    if (!channel_receive(parent->channel, &packet)) {
+        close(parent->channel);
+        parent->channel = -1;
+        return;
+    }
+    for (unsigned i = 0; i < packet.descriptor_count; i++)
+        close(packet.descriptors[i]); /* it has nothing to give */
+    if (packet.kind == CHANNEL_READY)
+        parent->ready = parent->served = true;
+    else
+        parent_heard(parent, &packet);
+}
+
+/* ------------------------------------------------------------------ ends and signals */
+
+static void tell_end(int status, uint64_t pause_us)
+{
+    const unsigned long long pause_ms = pause_us / US_PER_MS;
+
+    if (WIFSIGNALED(status))
+        observe_note(LOG_ERROR, "parent",
+                     "the worker was ended by signal %d (%s); a new one starts in %llu ms",
+                     WTERMSIG(status), strsignal(WTERMSIG(status)), pause_ms);
+    else
+        observe_note(LOG_ERROR, "parent",
+                     "the worker left with code %d; a new one starts in %llu ms",
+                     WEXITSTATUS(status), pause_ms);
+}
+
+static void worker_ended(struct parent *parent, int status)
+{
+    const bool steady = clock_now_us() - parent->started_us > STEADY_US;
+    const bool replaced = parent->replacing && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+
+    parent->worker = 0;
+    parent->ready = false;
+    channels_close(parent);
+    parent->exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FINDINGS;
+    if (parent->stopping || !parent->served) {
+        parent->over = true;
+        return;
+    }
+    parent_abandon(parent, "the worker ended");
+    parent->pause_us = replaced || steady || parent->pause_us == 0
+                           ? PAUSE_LEAST_US
+                           : MIN_OF(2 * parent->pause_us, PAUSE_MOST_US);
+    parent->start_us = clock_now_us() + (replaced ? 0 : parent->pause_us);
+    if (!replaced)
+        tell_end(status, parent->pause_us);
+    parent->replacing = false;
+}
+
+static void keeper_ended(struct parent *parent)
+{
+    char why[WHY_ROOM];
+
+    /* Without it there are no handshakes and no signatures, so those that have it go, too. */
+    close(parent->keeper.service);
+    parent->keeper = (struct keeper){.service = -1};
+    observe_note(LOG_ERROR, "parent", "the keeper of keys ended; the worker starts anew with it");
+    if (!keeper_start(parent->config, &parent->keeper, why, sizeof why))
+        observe_note(LOG_ERROR, "parent", "the keeper of keys: %s", why);
+    if (parent->worker > 0) {
+        parent->replacing = true;
+        kill(parent->worker, SIGTERM);
+    }
+}
+
+static void reap(struct parent *parent)
+{
+    int status = 0;
+    pid_t ended = 0;
+
+    while ((ended = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (ended == parent->worker)
+            worker_ended(parent, status);
+        else if (ended == parent->keeper.process && !parent->stopping)
+            keeper_ended(parent);
+    }
+}
+
+static void stop(struct parent *parent)
+{
+    if (parent->stopping)
+        return;
+    parent->stopping = true;
+    parent->kill_us = clock_now_us() + STOP_PATIENCE_US;
+    if (parent->worker > 0)
+        kill(parent->worker, SIGTERM);
+    else
+        parent->over = true;
+}
+
+static void take_signal(struct parent *parent)
+{
+    struct signalfd_siginfo info;
+
+    if (read(parent->signals, &info, sizeof info) != sizeof info)
+        return;
+    if (info.ssi_signo == SIGCHLD)
+        reap(parent);
+    else if (info.ssi_signo == SIGHUP)
+        parent_reload(parent);
+    else
+        stop(parent);
+}
+
+/* ------------------------------------------------------------------ the loop */
+
+static int wait_ms(const struct parent *parent)
+{
+    const uint64_t now = clock_now_us();
+    uint64_t until = DEADLINE_NEVER;
+
+    if (parent->worker == 0 && !parent->over)
+        until = parent->start_us;
+    if (parent->stopping)
+        until = MIN_OF(until, parent->kill_us);
+    if (until == DEADLINE_NEVER)
+        return -1;
+    return until <= now ? 0 : (int)MIN_OF((until - now) / US_PER_MS + 1, (uint64_t)60000);
+}
+
+static void turn(struct parent *parent)
+{
+    struct pollfd ready[] = {{.fd = parent->signals, .events = POLLIN},
+                             {.fd = parent->channel, .events = POLLIN},
+                             {.fd = parent->broker, .events = POLLIN}};
+
+    if (poll(ready, COUNT_OF(ready), wait_ms(parent)) < 0)
+        return;
+    if (ready[2].revents && parent->broker >= 0)
+        serve_broker(parent);
+    if (ready[1].revents && parent->channel >= 0)
+        serve_channel(parent);
+    if (ready[0].revents)
+        take_signal(parent);
+    if (parent->worker == 0 && !parent->over && clock_now_us() >= parent->start_us &&
+        !worker_start(parent)) {
+        observe_note(LOG_ERROR, "parent", "cannot start the worker: %s", strerror(errno));
+        parent->start_us = clock_now_us() + PAUSE_MOST_US;
+    }
+    if (parent->stopping && parent->worker > 0 && clock_now_us() >= parent->kill_us) {
+        observe_note(LOG_ERROR, "parent", "the worker did not end in time and is killed");
+        kill(parent->worker, SIGKILL);
+        parent->kill_us = clock_now_us() + STOP_PATIENCE_US;
+    }
+}
+
+static bool parent_open(struct parent *parent, char *why, size_t why_room)
+{
+    sigset_t watched;
+
+    sigemptyset(&watched);
+    sigaddset(&watched, SIGTERM);
+    sigaddset(&watched, SIGINT);
+    sigaddset(&watched, SIGHUP);
+    sigaddset(&watched, SIGCHLD);
+    parent->process = getpid();
+    parent->self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    parent->signals =
+        sigprocmask(SIG_BLOCK, &watched, NULL) == 0 ? signalfd(-1, &watched, SFD_CLOEXEC) : -1;
+    if (parent->self < 0 || parent->signals < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) {
+        snprintf(why, why_room, "cannot start: %s", strerror(errno));
+        return false;
+    }
+    files_name_resolvers(parent->config);
+    return files_prepare(parent->config, why, why_room) &&
+           places_open(&(struct places){0}, parent->config, &parent->places, why, why_room) &&
+           keeper_start(parent->config, &parent->keeper, why, why_room);
+}
+
+int parent_run(const char *config_file, struct config *config)
+{
+    struct parent parent = {.config_file = config_file,
+                            .config = config,
+                            .channel = -1,
+                            .broker = -1,
+                            .keeper = {.service = -1},
+                            .next_keeper = {.service = -1},
+                            .exit_code = EXIT_FINDINGS};
+    char why[WHY_ROOM];
+
+    if (!parent_open(&parent, why, sizeof why)) {
+        fprintf(stderr, "holdfast: %s\n", why);
+    } else {
+        if (*config->user == 0 && geteuid() == 0)
+            observe_note(LOG_WARNING, "parent",
+                         "started by root without `user`: the worker stays root");
+        while (!parent.over)
+            turn(&parent);
+    }
+    places_drop(&parent.places, &(struct places){0});
+    config_free(parent.config);
+    return parent.exit_code;
+}

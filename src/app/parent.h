@@ -1,0 +1,38 @@
+/* Shared by parent.c and reload.c. */
+#ifndef APP_PARENT_H
+#define APP_PARENT_H
+
+#include "app/processes.h"
+
+struct parent {
+    const char *config_file; /* as on the command line */
+    struct config *config;
+    struct places places;
+    struct keeper keeper;
+    pid_t process, worker; /* worker 0: none */
+    int self, signals;     /* our own program; signals as a descriptor */
+    int channel, broker;   /* -1: none */
+    bool ready;            /* this worker serves */
+    bool served;           /* some worker did: from then on one is replaced */
+    bool replacing;        /* the worker was asked to make room for the next */
+    bool stopping, over;
+    int exit_code;
+    uint64_t started_us, start_us, kill_us, pause_us;
+    /* A reload under way; NULL: none. */
+    struct config *next_config;
+    struct places next_places;
+    struct keeper next_keeper;
+};
+
+int parent_config_file(const struct config *config);
+MUST_USE bool parent_send_config(const struct parent *parent, enum channel_kind kind,
+                                 const struct config *config, const struct keeper *keeper);
+MUST_USE bool parent_send_places(const struct parent *parent, const struct places *places,
+                                 const struct places *had);
+
+/* reload.c: begins a reload; hears what the worker says of it; forgets one that came to nothing. */
+void parent_reload(struct parent *parent);
+void parent_heard(struct parent *parent, const struct channel_packet *packet);
+void parent_abandon(struct parent *parent, const char *why);
+
+#endif
