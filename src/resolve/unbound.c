@@ -130,12 +130,31 @@ static int context_configure(struct ub_ctx *context, const struct resolver *reso
     return error ? error : context_settle(context, resolver);
 }
 
+static void on_first_answer(void *argument UNUSED, int error UNUSED, struct ub_result *result)
+{
+    ub_resolve_free(result);
+}
+
+/*
+ * The first question starts libunbound's thread with its event base, for which libevent ends the
+ * process when there is no descriptor or memory left. So it is asked now, while there are some, for
+ * a name that is answered without the network.
+ */
+static int context_start(struct ub_ctx *context)
+{
+    const int error =
+        ub_resolve_async(context, "localhost.", DNS_A, DNS_CLASS_IN, NULL, on_first_answer, NULL);
+
+    return error ? error : ub_wait(context);
+}
+
 /* NULL with *error set. */
 static struct ub_ctx *context_open(const struct resolver *resolver, int *error)
 {
     struct ub_ctx *context = ub_ctx_create();
 
     *error = context ? context_configure(context, resolver) : UB_NOMEM;
+    *error = *error ? *error : context_start(context);
     if (*error != 0 && context) {
         ub_ctx_delete(context);
         return NULL;
