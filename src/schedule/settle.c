@@ -125,6 +125,14 @@ static void report_without_notes(struct report *report)
     }
 }
 
+/* More and more slowly. False: cancelled. */
+static bool settle_pause(unsigned tries)
+{
+    const uint64_t wait_us = MIN_OF(UINT64_C(1) << tries, UINT64_C(60)) * US_PER_S;
+
+    return fiber_sleep_until(deadline_in(wait_us)) == IO_OK;
+}
+
 static bool report_record(struct report *report)
 {
     char id[ID_TEXT_MAX];
@@ -139,8 +147,7 @@ static bool report_record(struct report *report)
             return false;
         if (tries >= 1)
             report_without_notes(report);
-        const uint64_t wait_us = MIN_OF(UINT64_C(1) << tries, UINT64_C(60)) * US_PER_S;
-        if (fiber_sleep_until(deadline_in(wait_us)) != IO_OK)
+        if (!settle_pause(tries))
             return false;
     }
     return false;
@@ -236,18 +243,32 @@ bool settle_report(struct report *report)
     return recorded;
 }
 
+/* A shortage of memory passes; to give up at once would keep the message under its lease until the
+ * restart. NULL when it lasts. */
+static struct decision *decisions_take(const struct schedule *schedule,
+                                       const struct attempt *attempt)
+{
+    struct decision *decisions = NULL;
+
+    for (unsigned tries = 0; tries < SETTLE_TRIES; tries++) {
+        decisions = ARENA_NEW_ARRAY(attempt->arena, attempt->recipient_count, struct decision);
+        if (decisions || schedule->stopping || !settle_pause(tries))
+            break;
+    }
+    return decisions;
+}
+
 bool settle_attempt(const struct place *place, const struct attempt *attempt, uint64_t took_us)
 {
     struct schedule *schedule = place->schedule;
     struct queued_message *message = (struct queued_message *)(uintptr_t)attempt->message;
-    struct report report = {
-        .schedule = schedule,
-        .message = message,
-        .arena = attempt->arena,
-        .decisions = ARENA_NEW_ARRAY(attempt->arena, attempt->recipient_count, struct decision),
-        .took_us = took_us,
-        .destination = bytes_of_text(place->to.key),
-        .transcript = attempt->transcript};
+    struct report report = {.schedule = schedule,
+                            .message = message,
+                            .arena = attempt->arena,
+                            .decisions = decisions_take(schedule, attempt),
+                            .took_us = took_us,
+                            .destination = bytes_of_text(place->to.key),
+                            .transcript = attempt->transcript};
 
     for (uint32_t i = 0; report.decisions && i < attempt->recipient_count; i++) {
         const struct outcome *outcome = &attempt->outcomes[i];
