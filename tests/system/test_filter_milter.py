@@ -90,6 +90,28 @@ def check_shutdown(server, kind):
     kind.at = None
 
 
+def check_refused_recipient(checks):
+    """A recipient that the milter refuses gets nothing; the others of the same message do."""
+    class Picky(Milter):
+        def rcpt(self, recipient, words):
+            return reply('550 5.7.1 not him') if 'bob' in recipient else CONTINUE
+
+    def one_of_two():
+        with Client(server.address()) as client:
+            client.command('EHLO c.example')
+            client.command('MAIL FROM:<a@[127.0.0.1]>')
+            said = [client.command(f'RCPT TO:<{user}@home.example>').code for user in ('alice', 'bob')]
+            assert said == [250, 550], said
+            assert client.command('DATA').code == 354
+            client.send('Subject: x\r\n\r\nx\r\n.\r\n')
+            assert client.reply().code == 250
+        server.wait_events('message.ended', 1)
+        assert [len(server.mails(user, 'home.example')) for user in ('alice', 'bob')] == [1, 0]
+
+    with MilterServer(Picky) as milters, FaultServer(filter_text('picky', milters)) as server:
+        checks.run('a refused recipient gets nothing', one_of_two)
+
+
 def check_hang(checks):
     kind = moody()
     text = 'command_timeout = 300ms  timeout = 300ms'
@@ -301,7 +323,8 @@ def check_stale(checks):
 
 def main():
     checks = Checks()
-    for check in (check_faults, check_hang, check_instances, check_settings, check_order, check_words, check_connections, check_stale):
+    for check in (check_faults, check_refused_recipient, check_hang, check_instances, check_settings, check_order, check_words, check_connections,
+                  check_stale):
         check(checks)
     return checks.done()
 

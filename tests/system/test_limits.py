@@ -182,7 +182,23 @@ def greylist(checks):
                 expect(client.command('RCPT TO:<alice@rcpt.test>'), 451)
                 expect(client.command('DATA'), 554)
 
+    def others_go_on():
+        """The deferred recipient gets nothing of the message that the others get."""
+        with Server(extra=extra) as server:
+            expect(rcpt(server), 451, 'greylisted')
+            with begin(server) as client:
+                expect(client.command('MAIL FROM:<x@y.example>'), 250)
+                expect(client.command('RCPT TO:<alice@rcpt.test>'), 250)
+                expect(client.command('RCPT TO:<bob@rcpt.test>'), 451)
+                expect(client.command('DATA'), 354)
+                client.send('Subject: x\r\n\r\nx\r\n.\r\n')
+                expect(client.reply(), 250)
+            server.wait_events('message.ended', 1)
+            got = [len(server.mails(user)) for user in ('alice', 'bob')]
+            assert got == [1, 0], got
+
     checks.run('greylisted once', first_and_second)
+    checks.run('a deferred recipient gets nothing', others_go_on)
     checks.run('a repeat that comes too early', too_early)
 
 

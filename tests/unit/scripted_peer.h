@@ -7,6 +7,7 @@
  *     .           reads a body up to CR LF . CR LF and keeps it
  *     reset       cuts the connection hard; the end of the script closes it in order
  *     hang        waits until the client goes away
+ *     gone        the same, and the client must not say another octet
  *     wait        waits until the test sets `go`
  *     tls         hands the connection to the server side of TLS
  */
@@ -87,6 +88,17 @@ static void peer_hang(struct peer_session *session)
         ;
 }
 
+static bool peer_gone(struct peer_session *session)
+{
+    struct bytes piece = BYTES_EMPTY;
+    const bool quiet = wire_read_raw(&session->input, 4096, SOON_ENOUGH, &piece) != WIRE_OK;
+
+    CHECK(quiet);
+    if (!quiet)
+        fprintf(stderr, "peer: expected nothing, got '%.*s'\n", BYTES_PRINT(piece));
+    return quiet;
+}
+
 static bool peer_secure(struct peer_session *session)
 {
     struct tls_facts facts = {0};
@@ -113,6 +125,8 @@ static bool peer_step(struct peer_session *session, struct bytes step, bool *res
         peer_hang(session);
         return true;
     }
+    if (bytes_equal_text(step, "gone"))
+        return peer_gone(session);
     if (bytes_equal_text(step, "wait")) {
         session->peer->waits = true;
         fiber_wake(session->peer->owner);

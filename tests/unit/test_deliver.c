@@ -305,6 +305,11 @@ static const struct row ROWS[] = {
     {"data 4yz", TO_DATA "> 451 later\n" QUIT, CAUSE_REMOTE_DEFERRED, STAGE_DATA, 451, false},
     {"data 5yz", TO_DATA "> 554 no\n" QUIT, CAUSE_REMOTE_REFUSED, STAGE_DATA, 554, false},
     {"data 250", TO_DATA "> 250 ok\nhang\n", CAUSE_REMOTE_GARBLED, STAGE_DATA, 250, false},
+    {"data 350", TO_DATA "> 350 go on\ngone\n", CAUSE_REMOTE_GARBLED, STAGE_DATA, 350, false},
+    {"consent before our dot", TO_DATA ">> 354 go\r|250 2.0.0 queued\r|\nhang\n",
+     CAUSE_REMOTE_GARBLED, STAGE_DATA, 0, false},
+    {"refusal before our dot", TO_DATA ">> 354 go\r|554 5.7.1 no\r|\nhang\n", CAUSE_REMOTE_REFUSED,
+     STAGE_DATA, 554, false},
     {"data reset", TO_DATA "reset\n", CAUSE_SESSION_LOST, STAGE_DATA, 0, false},
     {"dot 4yz", TO_DOT "> 450-4.7.1 a\n> 450 4.7.1 b\n" QUIT, CAUSE_REMOTE_DEFERRED, STAGE_DOT, 450,
      false},
@@ -419,7 +424,7 @@ WORLD(test_surplus_goes_in_the_next_transaction)
 WORLD(test_354_to_nobody)
 {
     static const char *const SCRIPTS[] = {
-        EHLO_PIPE "< MAIL\n< RCPT\n< DATA\n> 250 ok\n> 550 5.1.1 no\n> 354 go\nhang\n", NULL};
+        EHLO_PIPE "< MAIL\n< RCPT\n< DATA\n> 250 ok\n> 550 5.1.1 no\n> 354 go\ngone\n", NULL};
     struct scene *scene = scene_new(SCRIPTS, DELIVER_SMTP);
 
     scene_send(scene, 1);
@@ -581,6 +586,19 @@ WORLD(test_tls_demanded_but_not_offered)
     return 0;
 }
 
+/* A message that asked for REQUIRETLS (RFC 8689) goes nowhere in clear, whatever the setting. */
+WORLD(test_requiretls_is_not_dropped)
+{
+    static const char *const SCRIPTS[] = {PLAIN_EHLO QUIT, NULL};
+    struct scene *scene = scene_new(SCRIPTS, DELIVER_SMTP);
+
+    scene->envelope.requiretls = true;
+    scene_send(scene, 1);
+    CHECK(scene->outcomes[0].verdict.cause == CAUSE_REQUIRETLS_UNMET);
+    scene_end(scene);
+    return 0;
+}
+
 /* ------------------------------------------------------------------ faults of ours */
 
 WORLD(test_damaged_body_is_never_sent)
@@ -639,6 +657,7 @@ int main(void)
         cmocka_unit_test(test_8bit_with_8bitmime),
         cmocka_unit_test(test_smtputf8_not_offered),
         cmocka_unit_test(test_tls_demanded_but_not_offered),
+        cmocka_unit_test(test_requiretls_is_not_dropped),
         cmocka_unit_test(test_damaged_body_is_never_sent),
         cmocka_unit_test(test_body_unreadable_half_way),
     };

@@ -377,6 +377,16 @@ static void test_catch_all(void **state)
     assert_string_equal(expand(house, "nobody@example.com"), "all@@elsewhere.example");
 }
 
+/* One member of a list that cannot be looked up fails the whole: it might have led somewhere. */
+static void test_list_half_known(void **state)
+{
+    struct house *house = *state;
+
+    put_file("aliases", "team: alice, ann@sql.example\n"); /* there is no users.db */
+    assert_string_equal(expand(house, "team@example.com"), "misconfigured");
+    assert_string_equal(expand(house, "alice@example.com"), "alice@example.com");
+}
+
 /* ------------------------------------------------------------------ SQLite */
 
 static void run_sql(sqlite3 *database, const char *sql)
@@ -411,6 +421,24 @@ static void test_sqlite(void **state)
     run_sql(database, "INSERT INTO people VALUES('cy@sql.example', '', 0)");
     assert_int_equal(find(house, "cy@sql.example", &user).status, LOOKUP_FOUND);
     sqlite3_close(database);
+}
+
+/* While the database is gone, the last positive answers stand in, but never one that says no. */
+static void test_stale_never_refuses(void **state)
+{
+    struct house *house = *state;
+    struct directory_user user;
+    sqlite3 *database = make_database("users.db");
+
+    house->config.directory.stale_positive_us = 3600 * US_PER_S;
+    assert_int_equal(find(house, "ann@sql.example", &user).status, LOOKUP_FOUND);
+    assert_int_equal(find(house, "ben@sql.example", &user).status, LOOKUP_FOUND);
+    assert_int_equal(user.flags, DIRECTORY_DISABLED);
+    sqlite3_close(database);
+    unlink(path_of("users.db"));
+    assert_int_equal(find(house, "ann@sql.example", &user).status, LOOKUP_FOUND);
+    assert_int_equal(find(house, "ben@sql.example", &user).status, LOOKUP_FAILED);
+    assert_int_equal(find(house, "nobody@sql.example", &user).status, LOOKUP_FAILED);
 }
 
 static void expect_failed(struct house *house, enum lookup_reason reason)
@@ -492,6 +520,8 @@ static int run(void *nothing)
         cmocka_unit_test_setup_teardown(test_aliases, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_aliases_deep, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_alias_file_faults, house_begin, house_end),
+        cmocka_unit_test_setup_teardown(test_list_half_known, house_begin, house_end),
+        cmocka_unit_test_setup_teardown(test_stale_never_refuses, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_catch_all, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_sqlite, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_sqlite_faults, house_begin, house_end),

@@ -164,6 +164,7 @@ static void test_hostile(void **state)
     assert_false(has(&text, "\r\nAction: delivered"));
     assert_true(has(&text, "boundary=\"=_holdfast_0000000000008_2\""));
     assert_true(has(&text, "\r\nStatus: 5.0.0\r\n"));
+    assert_false(has(&text, "\r\nIn-Reply-To:")); /* an id with a blank is nobody's */
     buffer_free(&text);
 }
 

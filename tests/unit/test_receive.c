@@ -447,6 +447,21 @@ static int dispositions_main(void *unused)
     return 0;
 }
 
+/* What policy added to the header does not fit: without it the message is not what was judged. */
+static int header_that_does_not_fit_main(void *unused)
+{
+    static char headers[300 * 1024];
+
+    (void)unused;
+    memset(headers, 'x', sizeof headers - 1);
+    memcpy(headers, "X-Added: ", 9);
+    house.headers = headers;
+    CHECK(talk_is(GREETING MESSAGE, "220 250 250 250 354 421 "));
+    CHECK(house.stored_count == 0);
+    house_clear();
+    return 0;
+}
+
 static int lmtp_main(void *unused)
 {
     (void)unused;
@@ -526,20 +541,31 @@ IN_WORLD(prefixes)
 IN_WORLD(cuts)
 IN_WORLD(lean)
 IN_WORLD(dispositions)
+IN_WORLD(header_that_does_not_fit)
 IN_WORLD(lmtp)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),        cmocka_unit_test(test_table_services),
-        cmocka_unit_test(test_table_faults), cmocka_unit_test(test_dialogues),
-        cmocka_unit_test(test_limits),       cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_chunks),       cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_early),        cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_unread),       cmocka_unit_test(test_stopping),
-        cmocka_unit_test(test_prefixes),     cmocka_unit_test(test_cuts),
-        cmocka_unit_test(test_lean),         cmocka_unit_test(test_dispositions),
-        cmocka_unit_test(test_lmtp),         cmocka_unit_test(test_register),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_table_services),
+        cmocka_unit_test(test_table_faults),
+        cmocka_unit_test(test_dialogues),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_early),
+        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_unread),
+        cmocka_unit_test(test_stopping),
+        cmocka_unit_test(test_prefixes),
+        cmocka_unit_test(test_cuts),
+        cmocka_unit_test(test_lean),
+        cmocka_unit_test(test_dispositions),
+        cmocka_unit_test(test_header_that_does_not_fit),
+        cmocka_unit_test(test_lmtp),
+        cmocka_unit_test(test_register),
     };
 
     observe_configure(LOG_NONE, LOG_ERROR);
