@@ -1,0 +1,551 @@
+"""A server that is struck at exactly the so-many-th call (strike.c), and twenty canonical scenarios to strike it in.
+
+    place = Place(scenario)                      # a folder with a spool that is made already
+    with Run(place) as run:
+        run.start(mode=KILL_BEFORE, at=17)
+        scenario.play(run)                       # sends, waits; errors of the network are the run's affair
+        ...
+        run.start(); run.settle()                # again without a fault: everything comes to its end
+        problems = run.judge()
+
+What the clients were told is in run.letters; what became of it is read from mailboxes, next hops and the queue."""
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+
+from lib import HOLDFAST, Client, Closed, Server, wait_until
+from lib_faults import FaultServer, free_port
+from lib_hop import NextHop
+
+BUILD = os.environ.get('HOLDFAST_BUILD', os.path.dirname(HOLDFAST))
+LIBRARY = os.path.join(BUILD, 'tests/unit/libstrike.so')
+COUNT, KILL_BEFORE, KILL_AFTER, IO, ALLOCATION = range(5)
+LAYOUT = '<IIIIQQQQ32s32sI'
+PATIENCE_S = 60
+MEMORY = '/dev/shm' if os.path.isdir('/dev/shm') else None
+
+
+class Page:
+    """The page that strike.c shares with us."""
+
+    def __init__(self, folder):
+        self.path = os.path.join(folder, 'strike')
+        self.put()
+
+    def put(self, armed=0, mode=COUNT, at=0, for_ever=False, only='', error=0):
+        with open(self.path, 'r+b' if os.path.exists(self.path) else 'w+b') as file:
+            file.write(struct.pack(LAYOUT, armed, mode, int(for_ever), 0, at, 0, 0, 0, b'', only.encode(), error).ljust(4096, b'\0'))
+
+    def arm(self, armed=1):
+        with open(self.path, 'r+b') as file:
+            file.write(struct.pack('<I', armed))
+
+    def get(self):
+        with open(self.path, 'rb') as file:
+            armed, mode, _, struck, at, steps, calls, allocations, what, _, _ = struct.unpack(LAYOUT, file.read(struct.calcsize(LAYOUT)))
+        return {'struck': struck, 'steps': steps, 'calls': calls, 'allocations': allocations, 'what': what.split(b'\0')[0].decode()}
+
+
+class Letter:
+    def __init__(self, number, sender, recipients, size=300):
+        self.token, self.sender, self.recipients, self.size = f'L{number:03d}E', sender, recipients, size
+        self.accepted = 0           # 250 at the dot
+        self.tries = 0
+        self.taken, self.refused = [], {}   # of the accepted try: recipients; recipient -> reply, when 5yz
+
+    def text(self):
+        head = f'From: <{self.sender}>\r\nSubject: {self.token}\r\nMessage-ID: <{self.token}@client.example>\r\n\r\n{self.token}\r\n.leading dot\r\n'
+        line = 'x' * 70 + '\r\n'
+        return (head + line * max(0, (self.size - len(head)) // len(line))).encode()
+
+
+class StruckServer(FaultServer):
+    """The journal is kept; the process is the head of a group that dies as one."""
+
+    def __init__(self, page, extra, **more):
+        self.page = page
+        super().__init__(extra, start=False, **more)
+
+    def start(self, quick=True):
+        self.lines = []
+        env = {**os.environ, 'LD_PRELOAD': LIBRARY, 'STRIKE_PAGE': self.page.path}
+        self.process = subprocess.Popen([HOLDFAST, 'serve', '-c', self.config], cwd=self.folder, env=env, stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        self.reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
+        self.reader.start()
+        try:
+            self._wait('its doors to open', lambda: self._count('server.started') and self.addresses(), PATIENCE_S)
+        except AssertionError:
+            self.kill()
+            raise
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        if self.process:
+            self.reader.join(5)
+
+
+RELAY = 'relay {{ from = {{"127.0.0.0/8"}} }}\nroute "far.example" {{ via = "{kind}:127.0.0.1:{hop}" }}\n'
+RETRY = 'retry {{ schedule = {{200ms}}  warn_after = {warn}  expire_after = {expire}  jitter = 0  ambiguous_pause = 200ms }}\n'
+
+
+def retry(warn, expire):
+    return RETRY.replace('{warn}', warn).replace('{expire}', expire)
+
+
+def relay(kind='smtp', warn='1h', expire='5d'):
+    return RELAY.replace('{kind}', kind) + retry(warn, expire)
+
+
+class Scenario:
+    """name, what it shows, the configuration beyond a plain domain, the letters, and the next hop's manners."""
+
+    def __init__(self, name, about, letters, extra='', hop=None, how='data', filter=None, after=None):
+        self.name, self.about, self.letters, self.hop, self.how = name, about, letters, hop, how
+        self.extra = extra if 'retry' in extra else extra + retry('1h', '5d')
+        self.filter, self.after = filter, after
+
+
+def taking(hop, number):
+    hop.say('220 hop')
+    hop.serve(('PIPELINING', 'DSN'))
+
+
+def lmtp(hop, number):
+    """LMTP: one reply a recipient."""
+    hop.say('220 hop LMTP')
+    sender, recipients = '', []
+    while True:
+        line = hop.line()
+        verb = line[:4].upper()
+        if not line or verb == 'QUIT':
+            return
+        if verb == 'MAIL':
+            sender, recipients = line[10:].split('>')[0].lstrip('<'), []
+        if verb == 'RCPT':
+            recipients.append(line[8:].split('>')[0].lstrip('<'))
+        if verb == 'DATA':
+            hop.say('354 go')
+            body = hop.body()
+            if body is None:
+                return
+            for one in recipients:
+                hop.owner.messages.append((sender, [one], body))
+                hop.say('250 taken')
+            continue
+        hop.say('250-hop\r\n250 PIPELINING' if verb == 'LHLO' else '250 ok')
+
+
+def deferring_first(hop, number):
+    hop.say('220 hop')
+    hop.serve(mail='451 4.3.0 later' if number < 2 else '250 ok')
+
+
+def busy_first(hop, number):
+    if number < 2:
+        hop.say('421 4.3.2 busy')
+        return
+    taking(hop, number)
+
+
+def refusing(hop, number):
+    hop.say('220 hop')
+    hop.serve(rcpt='550 5.1.1 nobody here')
+
+
+def deferring(hop, number):
+    hop.say('220 hop')
+    hop.serve(rcpt='450 4.2.0 later')
+
+
+def silent_first(hop, number):
+    """Takes the message and goes without a word, the first time."""
+    hop.say('220 hop')
+    if number >= 1:
+        hop.serve()
+        return
+    for reply in ('250 hop', '250 ok', '250 ok', '354 go'):
+        if not hop.line():
+            return
+        hop.say(reply)
+    body = hop.body()
+    if body is not None:
+        hop.owner.messages.append(('?', ['silent@far.example'], body))
+
+
+def mixed(hop, number):
+    """Each recipient has its own fate."""
+    hop.say('220 hop')
+    sender, recipients = '', []
+    while True:
+        line = hop.line()
+        verb = line[:4].upper()
+        if not line or verb == 'QUIT':
+            return
+        if verb == 'MAIL':
+            sender, recipients = line[10:].split('>')[0].lstrip('<'), []
+        if verb == 'RCPT':
+            to = line[8:].split('>')[0].lstrip('<')
+            if to.startswith('no'):
+                hop.say('550 5.1.1 nobody')
+                continue
+            if to.startswith('later') and number < 2:
+                hop.say('450 4.2.1 later')
+                continue
+            recipients.append(to)
+        if verb == 'DATA' and recipients:
+            hop.say('354 go')
+            body = hop.body()
+            if body is None:
+                return
+            hop.owner.messages.append((sender, recipients, body))
+        hop.say('250 ok')
+
+
+def clamd(answer):
+    """A scripted clamd: reads INSTREAM whole, then says what `answer(text)` gives."""
+    def serve(connection):
+        data = b''
+        connection.settimeout(PATIENCE_S)
+        while b'\0' not in data:
+            piece = connection.recv(65536)
+            if not piece:
+                return
+            data += piece
+        if data.startswith(b'zPING'):
+            connection.sendall(b'PONG\0')
+            return
+        data, text = data.split(b'\0', 1)[1], b''
+        while True:
+            while len(data) < 4 or len(data) < 4 + struct.unpack('!I', data[:4])[0]:
+                piece = connection.recv(65536)
+                if not piece:
+                    return
+                data += piece
+            size, = struct.unpack('!I', data[:4])
+            if size == 0:
+                break
+            text, data = text + data[4:4 + size], data[4 + size:]
+        connection.sendall(answer(text))
+    return serve
+
+
+def clean_or_found(text):
+    return b'stream: Eicar FOUND\0' if b'INFECTED' in text else b'stream: OK\0'
+
+
+class Doors:
+    """A server of bytes: a thread a connection."""
+
+    def __init__(self, serve):
+        self.listener = socket.create_server(('127.0.0.1', 0))
+        self.port = self.listener.getsockname()[1]
+        self.serve = serve
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def shut(self):
+        """Refuses connections, and resets those that are open, until open_again()."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+    def open_again(self):
+        self.listener = socket.create_server(('127.0.0.1', self.port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        listener = self.listener
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
+
+    def _one(self, connection):
+        try:
+            self.serve(connection)
+        except OSError:
+            pass
+        finally:
+            connection.close()
+
+    def close(self):
+        self.listener.close()
+
+
+ME, US = 'alice@home.example', 'bob@home.example'
+FAR = 'x@far.example'
+FILTER = 'filter av {{ speaks = clamd  address = "127.0.0.1:{filter}"  timeout = 10s }}\n'
+
+SCENARIOS = [
+    Scenario('one', 'one message, one mailbox', [(FAR, [ME])]),
+    Scenario('two-boxes', 'one message, two mailboxes', [(FAR, [ME, US])]),
+    Scenario('alias', 'an alias that leads to three mailboxes', [(FAR, ['team@home.example'])]),
+    Scenario('chunks', 'BDAT in three chunks', [(FAR, [ME], 9000)], how='bdat'),
+    Scenario('pipelined', 'a pipelined envelope', [(FAR, [ME, US])], how='pipelined'),
+    Scenario('large', 'a body in a file of its own', [(FAR, [ME], 700000)]),
+    Scenario('large-relayed', 'the same, to a next hop', [(ME, [FAR], 700000)], relay(), taking),
+    Scenario('five-in-a-row', 'five messages in one session', [(FAR, [ME])] * 5),
+    Scenario('null-sender', 'a message that must not bounce', [('', [US])]),
+    Scenario('relayed', 'to a next hop by SMTP', [(ME, [FAR])], relay(), taking),
+    Scenario('lmtp', 'to a next hop by LMTP, two recipients', [(ME, [FAR, 'y@far.example'])], relay('lmtp'), lmtp),
+    Scenario('deferred', 'the next hop defers twice, then takes', [(ME, [FAR])], relay(), deferring_first),
+    Scenario('busy', 'the next hop says 421 twice, then takes', [(ME, [FAR])], relay(), busy_first),
+    Scenario('refused', 'the next hop refuses: a notification', [(ME, ['no@far.example'])], relay(), refusing),
+    Scenario('mixed', 'delivered, refused and deferred in one message', [(ME, [FAR, 'no@far.example', 'later@far.example'])], relay(), mixed),
+    Scenario('ambiguous', 'the next hop takes the message and goes without a reply', [(ME, ['silent@far.example'])], relay(), silent_first),
+    Scenario('warned', 'a delay is told', [(ME, [FAR])], relay(warn='300ms'), lambda hop, number: (deferring if number < 4 else taking)(hop, number)),
+    Scenario('expired', 'the lifetime is over: a notification', [(ME, ['never@far.example'])], relay(expire='700ms'), deferring),
+    Scenario('scanned', 'a clean and an infected message through a filter', [(FAR, [ME]), (FAR, [US], 400, 'INFECTED')], FILTER, filter=clean_or_found),
+    Scenario('to-both', 'a mailbox and a next hop', [(ME, [US, FAR])], relay(), taking),
+]
+
+
+class Place:
+    """A folder with the scenario's configuration and a spool that was opened once; copied for each run."""
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix='holdfast-strike-', dir=MEMORY)
+        self.spool = os.path.join(self.folder, 'spool')
+        with open(os.path.join(self.folder, 'holdfast.conf'), 'w') as file:
+            file.write(f'hostname = "mx.home.example"\nspool = "{self.spool}"\nlisten smtp {{ address = "127.0.0.1:0" }}\n'
+                       f'domain "home.example" {{ users = "file:{self.folder}/users"  deliver = "maildir:{self.folder}/mail/{{user}}" }}\n')
+        with open(os.path.join(self.folder, 'users'), 'w') as file:
+            file.write('alice\n')
+        server = Server(folder=self.folder, text=open(os.path.join(self.folder, 'holdfast.conf')).read())
+        wait_until('both spares', lambda: os.path.exists(os.path.join(self.spool, 'log/spare-1')))
+        server.stop()
+
+    def copy(self, into):
+        subprocess.run(['cp', '-a', '--sparse=always', self.spool, into], check=True)
+
+    def close(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Run:
+    def __init__(self, place, scenario):
+        self.scenario = scenario
+        self.folder = tempfile.mkdtemp(prefix='holdfast-struck-', dir=MEMORY)
+        place.copy(os.path.join(self.folder, 'spool'))
+        self.page = Page(self.folder)
+        self.sessions = 0
+        self.hop = NextHop(self._hop) if scenario.hop else None
+        self.doors = Doors(clamd(self._scan)) if scenario.filter else None
+        self.scanned = []
+        extra = scenario.extra.format(hop=self.hop.port if self.hop else 0, filter=self.doors.port if self.doors else 0)
+        with open(os.path.join(self.folder, 'aliases'), 'w') as file:
+            file.write('team: alice, bob, carol\n')
+        self.server = StruckServer(self.page, extra, folder=self.folder, aliases='file:{folder}/aliases')
+        self.letters = []
+        for number, (sender, recipients, *rest) in enumerate(scenario.letters):
+            letter = Letter(number, sender, recipients, *rest[:1])
+            letter.word = rest[1] if len(rest) > 1 else ''
+            self.letters.append(letter)
+
+    def _hop(self, hop):
+        number, self.sessions = self.sessions, self.sessions + 1
+        self.scenario.hop(hop, number)
+
+    def _scan(self, text):
+        self.scanned.append(text)
+        return self.scenario.filter(text)
+
+    # ------------------------------------------------------------ the server
+
+    def start(self, mode=COUNT, at=0, for_ever=False, from_start=False):
+        self.page.put(int(from_start), mode, at, for_ever)
+        self.server.start()
+        if not from_start:
+            self.page.arm()
+
+    def gone(self):
+        return self.server.process.poll() is not None
+
+    # ------------------------------------------------------------ the clients
+
+    def send(self, letter):
+        """One try. What was told is kept in the letter; a lost connection is no answer."""
+        text = letter.text().replace(b'leading', letter.word.encode() or b'leading')
+        letter.tries += 1
+        taken, refused = [], {}
+        client = Client(self.server.address('smtp'))
+        client.socket.settimeout(20)
+        try:
+            def said(line):
+                reply = client.command(line)
+                assert 200 <= reply.code < 600, reply
+                return reply
+            if client.banner.code != 220 or said('EHLO client.example').code != 250:
+                return 400
+            if self.scenario.how == 'pipelined':
+                client.send('\r\n'.join([f'MAIL FROM:<{letter.sender}>', *(f'RCPT TO:<{to}>' for to in letter.recipients), 'DATA', '']))
+                first, *others, data = client.replies(len(letter.recipients) + 2)
+            else:
+                first = said(f'MAIL FROM:<{letter.sender}>')
+                others = [said(f'RCPT TO:<{to}>') for to in letter.recipients] if first.code == 250 else []
+                data = said('DATA') if self.scenario.how == 'data' and any(one.code == 250 for one in others) else None
+            for to, reply in zip(letter.recipients, others):
+                if reply.code == 250:
+                    taken.append(to)
+                elif reply.code >= 500 and first.code == 250:
+                    refused[to] = reply.lines[-1]
+            if first.code >= 500:
+                refused.update({to: first.lines[-1] for to in letter.recipients})
+            if not taken or (data and data.code != 354):
+                letter.refused = refused
+                return first.code if first.code >= 400 else 400
+            if self.scenario.how == 'bdat':
+                wire = text
+                third = len(wire) // 3
+                for piece, last in ((wire[:third], ''), (wire[third:2 * third], ''), (wire[2 * third:], ' LAST')):
+                    client.send(f'BDAT {len(piece)}{last}\r\n'.encode() + piece)
+                    reply = client.reply()
+                    if reply.code >= 400:
+                        break
+            else:
+                client.send(b'\r\n'.join((b'.' + line if line.startswith(b'.') else line) for line in text.split(b'\r\n')) + b'.\r\n')
+                reply = client.reply()
+            if reply.code == 250:
+                letter.accepted += 1
+                letter.taken, letter.refused = taken, refused
+            elif reply.code >= 500:
+                letter.refused = {to: reply.lines[-1] for to in letter.recipients}
+            return reply.code
+        finally:
+            client.close()
+
+    def send_all(self):
+        """Each letter that has no final answer yet, once; False when the server went away under it."""
+        for letter in self.letters:
+            if letter.accepted or letter.refused:
+                continue
+            try:
+                self.send(letter)
+            except (OSError, Closed, AssertionError, EOFError):
+                pass
+
+    def play(self, patience_s=3.0):
+        """What the scenario is: send, and a while for what follows. Ends early when the server is gone."""
+        self.send_all()
+        end = time.monotonic() + patience_s
+        while time.monotonic() < end and not self.gone() and not self.is_settled():
+            time.sleep(0.02)
+
+    # ------------------------------------------------------------ what became of it
+
+    def found(self):
+        """(where, recipient, token) of every copy, notifications apart."""
+        copies, notes, bad = [], [], []
+        for user in ('alice', 'bob', 'carol'):
+            for mail in self.server.mails(user, 'home.example'):
+                tokens = set(re.findall(rb'\bL\d{3}E\b', mail))
+                token = tokens.pop().decode() if tokens else '?'
+                if b'report-type=delivery-status' in mail:
+                    failed = re.findall(rb'Final-Recipient: rfc822; ?(\S+)(?:\r?\n\S[^\n]*)*?\r?\nAction: (\w+)', mail)
+                    notes += [(token, to.decode(), action.decode()) for to, action in failed] or [(token, '?', '?')]
+                    continue
+                copies.append((token, f'{user}@home.example'))
+                letter = next((one for one in self.letters if one.token == token), None)
+                if letter and self.body_of(letter).replace(b'\r\n', b'\n') not in mail.replace(b'\r\n', b'\n'):
+                    bad.append(f'{token} is cut in the mailbox of {user}')
+        for _, recipients, body in self.hop.messages if self.hop else ():
+            token = re.search(rb'\bL\d{3}E\b', body)
+            token = token.group().decode() if token else '?'
+            copies += [(token, to) for to in recipients]
+            letter = next((one for one in self.letters if one.token == token), None)
+            plain = b'\r\n'.join(line[1:] if line.startswith(b'.') else line for line in body.split(b'\r\n'))
+            if letter and self.body_of(letter) not in plain:
+                bad.append(f'{token} is cut at the next hop')
+        return copies, notes, bad
+
+    def body_of(self, letter):
+        return letter.text().replace(b'leading', letter.word.encode() or b'leading').split(b'\r\n\r\n', 1)[1]
+
+    def expected(self, letter):
+        return [one for to in letter.taken for one in
+                (['alice@home.example', 'bob@home.example', 'carol@home.example'] if to.startswith('team@') else [to])]
+
+    def is_settled(self):
+        """Has every accepted message come to its end, and every letter an answer?"""
+        copies, notes, _ = self.found()
+        if self.scenario.name == 'ambiguous' and self.sessions < 2:
+            return False    # a copy is there before the server knows of it
+        for letter in self.letters:
+            if not letter.accepted and not letter.refused:
+                return False
+            for to in self.expected(letter) if letter.accepted else ():
+                if (letter.token, to) not in copies and (letter.token, to, 'failed') not in notes:
+                    return False
+        return True
+
+    def settle(self, patience_s=PATIENCE_S):
+        """Without a fault from here on: clients try again, and all comes to its end and the queue is empty."""
+        end = time.monotonic() + patience_s
+        while time.monotonic() < end:
+            self.send_all()
+            if self.is_settled() and self.queue_is_empty():
+                return True
+            time.sleep(0.05)
+        return False
+
+    def queue_is_empty(self):
+        try:
+            return self.server.metric('holdfast_queue_messages') == 0
+        except (OSError, AssertionError):
+            return False
+
+    def judge(self, ambiguous=0):
+        """Problems, as text. `ambiguous`: how many events allow a copy more at a next hop, or a message that no client
+        was told of: a strike is one of each."""
+        copies, notes, bad = self.found()
+        problems = list(bad)
+        for letter in self.letters:
+            wanted = self.expected(letter)
+            for to in wanted if letter.accepted else ():
+                count = copies.count((letter.token, to))
+                failed = notes.count((letter.token, to, 'failed'))
+                if count == 0 and failed == 0 and letter.sender:
+                    problems.append(f'{letter.token} to {to}: acknowledged and lost')
+                if count == 0 and not letter.sender:
+                    problems.append(f'{letter.token} to {to}: acknowledged and lost')
+                spare = ambiguous + (1 if to.startswith('silent') else 0) if to.endswith('far.example') else 0
+                spare += letter.tries - 1      # a try whose 250 was lost is a message of its own
+                if count > letter.accepted + spare:
+                    problems.append(f'{letter.token} to {to}: {count} copies')
+                if failed > 1 + letter.tries - 1:
+                    problems.append(f'{letter.token} to {to}: {failed} notifications')
+                if failed and not to.startswith(('no', 'never', 'silent')):
+                    problems.append(f'{letter.token} to {to}: bounced for nothing')
+            for to, line in letter.refused.items():
+                if letter.word != 'INFECTED':
+                    problems.append(f'{letter.token} to {to}: refused: {line}')
+            if letter.word == 'INFECTED' and (letter.accepted or any(token == letter.token for token, _ in copies)):
+                problems.append(f'{letter.token} is infected and was taken')
+            if self.doors and letter.accepted and not any(letter.token.encode() in text for text in self.scanned):
+                problems.append(f'{letter.token} was taken unscanned')
+        return problems
+
+    def close(self):
+        self.server.kill()
+        if self.hop:
+            self.hop.listener.close()
+        if self.doors:
+            self.doors.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault):
+        self.close()

@@ -1,0 +1,357 @@
+#!/usr/bin/env python3
+"""The fault matrix for real: each fault strikes the running server while a client stands at each stage of the dialogue; in `data` and
+`dot` the peer's kernel has acknowledged every byte that was sent so far, so the server is in the middle of this very message. The
+client's own log is then reconciled with the mailboxes and, row by row, with the server's ledger.
+
+    test_matrix.py [--only FAULT] [--write]       --write: the table into docs/matrix.md
+
+A fault may be answered 4yz with its own cause, or with 250 where the answer did not depend on it; never 5yz, and never silence but
+where the process itself dies. When it is over the same letter has to be taken, and be delivered as often as it was accepted."""
+import argparse
+import errno
+import fcntl
+import os
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lib import ROOT, Checks, Client, Closed, wait_until  # noqa: E402
+from lib_dns import SERVFAIL, ScriptedDns  # noqa: E402
+from lib_faults import write_file  # noqa: E402
+from lib_load import SIOCOUTQ, Letter, Told, expect_account, expect_delivered_once  # noqa: E402
+from lib_strike import ALLOCATION, IO, LIBRARY, Doors, Page, StruckServer, clamd  # noqa: E402
+
+checks = Checks()
+STAGES = ('connect', 'ehlo', 'mail', 'rcpt', 'data', 'dot')
+PATIENCE_S = 90
+
+
+class Filter:
+    """A scripted clamd whose mood may change while it holds a message."""
+
+    def __init__(self):
+        self.mood = 'well'
+        self.whole = clamd(lambda text: b'stream: OK\0')
+        self.answers = {'garbage': b'\x00\xff\x00 what?\0', 'half': b'stream: O', 'no end': b'stream: OK', 'error': b'Can not fork ERROR\0',
+                        'too large': b'INSTREAM size limit exceeded. ERROR\0'}
+        self.doors = Doors(self.serve)
+        self.port = self.doors.port
+
+    def serve(self, connection):
+        if self.mood == 'hangs':
+            until = time.monotonic() + 20
+            while self.mood == 'hangs' and time.monotonic() < until:
+                time.sleep(0.02)
+            return
+        if self.mood == 'dies':
+            connection.recv(100)
+            return
+        if self.mood in self.answers:
+            clamd(lambda text: self.answers[self.mood])(connection)
+            return
+        self.whole(connection)
+
+    def close(self):
+        self.doors.close()
+
+
+class House:
+    """One server with everything that can fail, each letter with a domain of its own, so that no answer is remembered."""
+
+    def __init__(self):
+        self.filter = Filter()
+        self.names = ScriptedDns({('', 'NS'): 'ns.example.', ('mx.home.example', 'A'): '127.0.0.1'})
+        self.server = StruckServer(None, f'filter av {{ speaks = clamd  address = "127.0.0.1:{self.filter.port}"  timeout = 1s  connect_timeout = 1s }}\n'
+                                   f'resolver {{ forward = {{"127.0.0.1@{self.names.port}"}}  timeout = 1s  patience = 1s }}\n'
+                                   'checks { sender_domain = enforce }\nlimits { after_dot = 10s }\n'
+                                   'retry { schedule = {200ms}  jitter = 0 }\n', users='sqlite:{folder}/users.db?table=users')
+        self.server.page = self.page = Page(self.server.folder)
+        self.users = os.path.join(self.server.folder, 'users.db')
+        self.database = sqlite3.connect(self.users, isolation_level=None, check_same_thread=False)
+        self.database.execute('CREATE TABLE users(address TEXT PRIMARY KEY, password TEXT)')
+        self.database.execute('INSERT INTO users VALUES("alice@home.example", "")')
+        self.letters = []
+        self.server.start()
+        self.address = self.server.address()
+
+    def letter(self):
+        letter = Letter(size=30000)
+        letter.sender = f's@n{letter.number}.client.example'
+        self.names.script[(f'n{letter.number}.client.example', 'MX')] = '10 mx.client.example.'
+        self.letters.append(letter)
+        return letter
+
+    def restart(self):
+        self.server.kill()
+        self.page.put()
+        self.server.start()
+        self.address = self.server.address()
+
+    def close(self):
+        self.server.kill()
+        self.database.close()
+        self.filter.close()
+        self.names.close()
+        self.server.own_folder = True
+        self.server.__exit__(None, None, None)
+
+
+# ------------------------------------------------------------------ one letter, struck at one stage
+
+class Sender:
+    """One try of a letter, step by step; what it is told goes into the letter's log."""
+
+    def __init__(self, house, letter):
+        self.house, self.letter, self.client = house, letter, None
+
+    def told(self, stage, reply):
+        line = reply.lines[-1]
+        cause = line[line.rfind('(') + 1:-1] if line.endswith(')') else ''
+        self.letter.log.append(Told(time.time(), stage, reply.code, cause, line))
+        return reply
+
+    def bytes_arrived(self):
+        def all_of_them():
+            if not self.house.server.alive():
+                raise Closed('the server is gone')
+            pending = fcntl.ioctl(self.client.socket.fileno(), SIOCOUTQ, struct.pack('i', 0))
+            return struct.unpack('i', pending)[0] == 0
+        wait_until('every byte to be acknowledged', all_of_them)
+
+    def run(self, at, strike):
+        """Until the end or the first 4yz or 5yz; `strike` is called when stage `at` is next. The last (stage, reply)."""
+        text = self.letter.text()
+        half = len(text) // 2
+        stage = 'connect'
+        try:
+            for stage in STAGES:
+                if stage == 'dot':
+                    self.client.send(text[half:])
+                    self.bytes_arrived()
+                if stage == at:
+                    strike()
+                if stage == 'connect':
+                    self.client = Client(self.house.address)
+                    reply = self.client.banner
+                elif stage == 'data':
+                    continue                # half of the body is there, and nothing is due
+                elif stage == 'dot':
+                    self.client.send(b'.\r\n')
+                    reply = self.client.reply()
+                else:
+                    reply = self.client.command({'ehlo': 'EHLO client.example', 'mail': f'MAIL FROM:<{self.letter.sender}>',
+                                                 'rcpt': f'RCPT TO:<{self.letter.to}>'}[stage])
+                if reply.code >= 400 or stage == 'dot':
+                    self.told(stage, reply)
+                    return stage, reply
+                if stage == 'rcpt':
+                    reply = self.client.command('DATA')
+                    if reply.code != 354:
+                        self.told('data', reply)
+                        return 'data', reply
+                    self.client.send(text[:half])
+                    self.bytes_arrived()
+            return stage, reply
+        except (OSError, Closed, EOFError):
+            self.letter.log.append(Told(time.time(), stage, 0, '', ''))
+            return stage, None
+        finally:
+            if self.client:
+                self.client.close()
+
+
+def again_until_taken(house, letter):
+    def once():
+        stage, reply = Sender(house, letter).run(None, lambda: None)
+        assert reply is None or reply.code < 500, f'refused after the fault: {reply.lines}'
+        return reply is not None and reply.code == 250 and stage == 'dot'
+    wait_until('the letter to be taken when the fault is over', once, PATIENCE_S)
+    letter.accepted += 1
+
+
+def cell(house, fault, stage):
+    """What the client was answered, as text for the table; AssertionError when it was wrong."""
+    letter = house.letter()
+    try:
+        where, reply = Sender(house, letter).run(stage, lambda: fault.strike(house))
+        if reply is None:
+            assert fault.silent, f'no reply at {where}'
+            shown = 'connection lost'
+        else:
+            told = letter.log[-1]
+            assert reply.code == 250 or (400 <= reply.code < 500 and told.cause in fault.causes), f'at {where}: {told.line}'
+            shown = '250' if reply.code == 250 else f'{reply.code} `{told.cause}`' + (f' at {where}' if where != stage else '')
+    finally:
+        fault.heal(house)
+    if reply is not None and reply.code == 250:
+        letter.accepted += 1
+    else:
+        again_until_taken(house, letter)
+    return shown
+
+
+# ------------------------------------------------------------------ the faults
+
+class Fault:
+    def __init__(self, dependency, name, causes, strike, heal, silent=False):
+        self.dependency, self.name, self.causes, self.strike, self.heal, self.silent = dependency, name, causes.split(), strike, heal, silent
+
+
+def mood(name, word, causes):
+    def set_to(value):
+        def change(house):
+            house.filter.mood = value
+        return change
+    return Fault('filter', name, causes, set_to(word), set_to('well'))
+
+
+def filter_gone():
+    def strike(house):
+        house.filter.doors.shut()
+    return Fault('filter', 'connection refused', 'filter.unreachable filter.crashed filter.down', strike, lambda house: house.filter.doors.open_again())
+
+
+def dns(name, value, causes='dns.sender.temperror dns.resolver_down'):
+    def strike(house):
+        house.kept = dict(house.names.script)
+        if value == 'dead':
+            house.names.dead = True
+            return
+        for key in house.names.script:
+            house.names.script[key] = value
+
+    def heal(house):
+        house.names.script, house.names.dead = house.kept, False
+    return Fault('DNS', name, causes, strike, heal)
+
+
+def directory_locked(house):
+    house.database.execute('BEGIN EXCLUSIVE')
+
+
+def directory_free(house):
+    house.database.execute('COMMIT')
+
+
+def rename(old, new):
+    return lambda house: os.rename(house.users + old, house.users + new)
+
+
+def directory_table(command):
+    return lambda house: house.database.execute(command)
+
+
+def disk(name, call, number, causes='spool.failed spool.full spool.down local.failed'):
+    def strike(house):
+        house.page.put(1, IO, 1, True, call, number)
+    return Fault('spool', name, causes, strike, lambda house: house.page.put())
+
+
+def stopped(seconds):
+    """SIGSTOP: the whole process stands still for a while."""
+    def strike(house):
+        os.kill(house.server.process.pid, signal.SIGSTOP)
+        threading.Timer(seconds, lambda: os.kill(house.server.process.pid, signal.SIGCONT)).start()
+    return strike
+
+
+def descriptors(house):
+    house.limit = subprocess.run(['prlimit', '--pid', str(house.server.process.pid), '--nofile', '--output=SOFT', '--noheadings', '--raw'],
+                                 capture_output=True, text=True).stdout.strip()
+    used = len(os.listdir(f'/proc/{house.server.process.pid}/fd'))
+    subprocess.run(['prlimit', '--pid', str(house.server.process.pid), f'--nofile={used - 2}:'], check=True)
+
+
+def descriptors_back(house):
+    subprocess.run(['prlimit', '--pid', str(house.server.process.pid), f'--nofile={house.limit}:'], check=True)
+
+
+OURS = 'server.busy server.stopping undecided spool.failed spool.down filter.unreachable directory.unavailable directory.misconfigured dns.sender.temperror dns.resolver_down local.failed'
+FAULTS = [
+    disk('every sync fails with EIO', 'fdatasync', errno.EIO),
+    disk('every write fails with EIO', 'pwritev64', errno.EIO),
+    disk('every write fails with ENOSPC', 'pwritev64', errno.ENOSPC),
+    disk('every write fails with EDQUOT', 'pwritev64', errno.EDQUOT),
+    disk('every write fails with EROFS', 'pwritev64', errno.EROFS),
+    filter_gone(),
+    mood('hangs', 'hangs', 'filter.timeout filter.down'),
+    mood('dies in the middle', 'dies', 'filter.crashed filter.garbled filter.down'),
+    mood('garbage', 'garbage', 'filter.garbled filter.down'),
+    mood('half an answer', 'half', 'filter.garbled filter.down'),
+    mood('an answer without its end', 'no end', 'filter.garbled filter.down'),
+    mood('its own error', 'error', 'filter.misconfigured filter.down'),
+    mood('over its size limit', 'too large', 'filter.unscannable'),
+    dns('silent', 'dead'),
+    dns('SERVFAIL', SERVFAIL),
+    Fault('directory', 'locked', 'directory.unavailable', directory_locked, directory_free),
+    Fault('directory', 'file gone', 'directory.misconfigured directory.unavailable', rename('', '.away'), rename('.away', '')),
+    Fault('directory', 'table gone', 'directory.misconfigured', directory_table('ALTER TABLE users RENAME TO away'),
+          directory_table('ALTER TABLE away RENAME TO users')),
+    Fault('machine', 'no descriptors', OURS, descriptors, descriptors_back, silent=True),
+    Fault('machine', 'no memory', OURS + ' filter.timeout filter.crashed filter.garbled recipient.too_many', lambda house: house.page.put(1, ALLOCATION, 1, True),
+          lambda house: house.page.put(), silent=True),
+    Fault('machine', 'stands still for 2 s', '', stopped(2), lambda house: wait_until('the server to go on', lambda: 'stopped' not in open(
+        f'/proc/{house.server.process.pid}/status').read())),
+    Fault('machine', 'killed and started again', '', lambda house: house.server.kill(), lambda house: house.restart(), silent=True),
+]
+
+
+def table(rows):
+    lines = ['| what fails | how | ' + ' | '.join(f'at {stage}' for stage in STAGES) + ' | reconciled |', '|' + '---|' * (len(STAGES) + 3)]
+    lines += [f'| {fault.dependency} | {fault.name} | ' + ' | '.join(cells) + f' | {reconciled} |' for fault, cells, reconciled in rows]
+    return '\n'.join(lines) + '\n'
+
+
+def one(fault):
+    house = House()
+    cells = []
+    try:
+        for stage in STAGES:
+            try:
+                cells.append(cell(house, fault, stage))
+                checks.ok(f'{fault.dependency}: {fault.name}, at {stage}: {cells[-1]}', True)
+            except (AssertionError, OSError) as wrong:
+                cells.append('**wrong**')
+                checks.ok(f'{fault.dependency}: {fault.name}, at {stage}', False, wrong)
+                if not house.server.alive():
+                    house.restart()
+        letters = [letter for letter in house.letters if letter.accepted]
+        expect_delivered_once(house.server, letters)
+        lost = any(told.code == 0 for letter in house.letters for told in letter.log)
+        if not lost:
+            expect_account(house.server, house.letters)
+        reconciled = f'{len(letters)} delivered once' + ('' if lost else ', ledger agrees')
+        checks.ok(f'{fault.dependency}: {fault.name}: {reconciled}', True)
+    except (AssertionError, OSError) as wrong:
+        reconciled = '**wrong**'
+        checks.ok(f'{fault.dependency}: {fault.name}: reconciled', False, wrong)
+    finally:
+        house.close()
+    return fault, cells, reconciled
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--only', help='faults whose "WHAT: HOW" contains this')
+    parser.add_argument('--write', action='store_true')
+    options = parser.parse_args()
+    if not os.path.exists(LIBRARY):
+        print(f'SKIP {LIBRARY} is not built\n0 passed, 0 failed, 1 skipped')
+        return 0
+    rows = [one(fault) for fault in FAULTS if not options.only or options.only in f'{fault.dependency}: {fault.name}']
+    if options.write and not options.only and not checks.failed:
+        path = os.path.join(ROOT, 'docs', 'matrix.md')
+        text = open(path, encoding='utf-8').read()
+        begin, end = '<!-- matrix -->\n', '<!-- end matrix -->'
+        with open(path, 'w', encoding='utf-8') as file:
+            file.write(text.split(begin)[0] + begin + table(rows) + end + text.split(end)[1])
+    return checks.done()
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Power cuts on real file systems. The spool works on an ext4 or xfs whose device (logdisk.c: a FUSE file under a loop device)
+logs every write and every flush, and, in the same order, what the program said. From that log come the disks that a power cut could
+have left: all that was flushed, and a random part of what was written since, in sectors. Each is mounted (the file
+system recovers), the spool is opened, and what was acknowledged before the cut has to be there, whole and once.
+
+    test_power_cut.py [--draws N] [--seconds N] [--only ext4|xfs] [--seed N] [--write]
+
+A plain run tries a slice of the boundaries; with --draws (or HOLDFAST_FULL=1) every one. Needs root, FUSE and loop devices."""
+import argparse
+import datetime
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lib import ROOT, wait_until  # noqa: E402
+from spool_crash import DRIVER, Said, compare  # noqa: E402
+
+LOGDISK = os.path.join(os.path.dirname(DRIVER), 'logdisk')
+WRITE, SYNC, MARK = 1, 2, 3
+SECTOR = 4096
+MESSAGES = 60
+SYSTEMS = {'ext4': (96 << 20, ['mkfs.ext4', '-q', '-F', '-m', '0']), 'xfs': (320 << 20, ['mkfs.xfs', '-q', '-f'])}
+MEMORY = '/dev/shm' if os.path.isdir('/dev/shm') else None
+
+
+def call(*words):
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True).stdout.strip()
+
+
+class Work:
+    """The spool at work on a logged disk; afterwards only the log is left: self.entries."""
+
+    def __init__(self, folder, system):
+        size, make = SYSTEMS[system]
+        self.size, log = size, os.path.join(folder, f'{system}.log')
+        doors, mounted = os.path.join(folder, 'doors'), os.path.join(folder, 'at')
+        os.makedirs(doors, exist_ok=True)
+        os.makedirs(mounted, exist_ok=True)
+        daemon = subprocess.Popen([LOGDISK, str(size), log, doors])
+        loop = None
+        try:
+            wait_until('the logged disk', lambda: os.path.exists(os.path.join(doors, 'disk')))
+            loop = call('losetup', '-f', '--show', os.path.join(doors, 'disk'))
+            call(*make, loop)
+            call('mount', loop, mounted)
+            try:
+                with open(os.path.join(doors, 'mark'), 'ab', buffering=0) as mark:
+                    subprocess.run([DRIVER, 'work', os.path.join(mounted, 'spool'), str(MESSAGES)], stdout=mark, stderr=subprocess.DEVNULL,
+                                   check=True, timeout=120)
+            finally:
+                call('umount', mounted)
+        finally:
+            if loop:
+                call('losetup', '-d', loop)
+            call('umount', doors)
+            daemon.wait(30)
+        with open(log, 'rb') as file:
+            self.entries = list(self._parse(file.read()))
+
+    @staticmethod
+    def _parse(data):
+        at = 0
+        while at + 16 <= len(data):
+            kind, length, offset = data[at], *struct.unpack_from('<IQ', data, at + 4)
+            yield kind, offset, data[at + 16:at + 16 + length]
+            at += 16 + length
+
+    def windows(self):
+        """[(first, end)]: the entries behind one sync up to and without the next."""
+        syncs = [number for number, (kind, _, _) in enumerate(self.entries) if kind == SYNC]
+        return list(zip([0, *(number + 1 for number in syncs)], [*syncs, len(self.entries)]))
+
+    def said(self, end):
+        text = b''.join(data for kind, _, data in self.entries[:end] if kind == MARK).decode()
+        return [line.split() for line in text.split('\n')[:-1] if line]
+
+
+def put(image, offset, data):
+    image.seek(offset)
+    image.write(data)
+
+
+def tear(image, work, first, end, chance, share):
+    """Of what was written in the window, a part: whole writes, or sectors of them."""
+    for kind, offset, data in work.entries[first:end]:
+        if kind != WRITE or chance.random() >= share:
+            continue
+        if chance.random() < 0.7:
+            put(image, offset, data)
+            continue
+        for at in range(0, len(data), SECTOR):
+            if chance.random() < 0.5:
+                put(image, offset + at, data[at:at + SECTOR])
+
+
+def look(folder, image, said):
+    """Mounts what the cut left, opens the spool and compares. Problems as text."""
+    mounted = os.path.join(folder, 'cut')
+    os.makedirs(mounted, exist_ok=True)
+    made = subprocess.run(['mount', '-o', 'loop', image, mounted], capture_output=True, text=True)
+    if made.returncode != 0:
+        return [] if not said.acked else [f'the file system cannot be mounted: {made.stderr.strip()}']
+    try:
+        if not os.path.isdir(os.path.join(mounted, 'spool')) and not said.acked:
+            return []
+        found = []
+        for _ in range(2):      # the second opening has to read what the first one did
+            done = subprocess.run([DRIVER, 'check', os.path.join(mounted, 'spool')], capture_output=True, text=True, timeout=60)
+            found.append([line.split() for line in done.stdout.split('\n') if line])
+        problems = compare(said, found[0])
+        if sorted(found[0]) != sorted(found[1]):
+            problems.append('opened twice, read differently')
+        return problems
+    finally:
+        subprocess.run(['umount', mounted], check=False)
+
+
+class Result:
+    def __init__(self, system):
+        self.system, self.syncs, self.writes, self.boundaries, self.images, self.acked, self.problems = system, 0, 0, 0, 0, 0, []
+
+
+def cut(folder, system, draws, seconds, chance):
+    work = Work(folder, system)
+    windows = [window for window in work.windows() if any(kind == WRITE for kind, _, _ in work.entries[window[0]:window[1]])]
+    opened = next((number for number, (kind, _, data) in enumerate(work.entries) if kind == MARK and b'opened' in data), 0)
+    chosen = windows if draws else sorted(chance.sample([one for one in windows if one[1] > opened], min(30, len(windows) // 2)))
+    result, end = Result(system), time.monotonic() + seconds
+    result.syncs, result.writes = (sum(1 for kind, _, _ in work.entries if kind == one) for one in (SYNC, WRITE))
+    base, image = os.path.join(folder, 'base'), os.path.join(folder, 'image')
+    with open(base, 'wb') as file:
+        file.truncate(work.size)
+        applied = 0
+        for first, last in chosen:
+            if time.monotonic() > end:
+                break
+            for kind, offset, data in work.entries[applied:first]:
+                if kind == WRITE:
+                    put(file, offset, data)
+            file.flush()
+            applied = first
+            result.boundaries += 1
+            for draw in range(draws or 2):
+                call('cp', '--sparse=always', base, image)
+                # None of it, at the window's very end; then parts of it, at any moment.
+                until = last if draw == 0 else chance.randint(first, last)
+                with open(image, 'r+b') as torn:
+                    tear(torn, work, first, until, chance, 0 if draw == 0 else chance.choice((0.3, 0.7, 1)))
+                said = Said(work.said(until))
+                result.images += 1
+                result.acked += len(said.acked)
+                result.problems += [f'{system}: cut at entry {until} of {len(work.entries)}, behind sync at {first}, draw {draw}: {problem}'
+                                    for problem in look(folder, image, said)]
+    return result
+
+
+def document(results):
+    lines = ['| file system | writes logged | syncs logged | boundaries cut at | images | acknowledged messages looked for | problems |', '|---|---|---|---|---|---|---|']
+    lines += [f'| {one.system} | {one.writes} | {one.syncs} | {one.boundaries} | {one.images} | {one.acked:,} | {len(one.problems)} |' for one in results]
+    path = os.path.join(ROOT, 'docs', 'durability.md')
+    text = open(path, encoding='utf-8').read()
+    begin, end = '<!-- power -->\n', '<!-- end power -->'
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(text.split(begin)[0] + begin + '\n'.join(lines) + '\n' + end + text.split(end)[1])
+
+
+def cannot():
+    if os.geteuid() != 0:
+        return 'not root'
+    if not os.path.exists(LOGDISK) or not os.path.exists(DRIVER):
+        return 'logdisk is not built (libfuse3-dev)'
+    if not os.path.exists('/dev/fuse'):
+        return 'no FUSE here'
+    return '' if os.path.exists('/dev/loop-control') else 'no loop devices here'
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--draws', type=int, default=4 if os.environ.get('HOLDFAST_FULL') else 0)
+    parser.add_argument('--seconds', type=float, help='of each file system')
+    parser.add_argument('--only', choices=list(SYSTEMS))
+    parser.add_argument('--seed', type=int, default=datetime.date.today().toordinal())
+    parser.add_argument('--write', action='store_true', help='the table into docs/durability.md')
+    options = parser.parse_args()
+    why = cannot()
+    if why:
+        print(f'SKIP {why}\n0 passed, 0 failed, 1 skipped')
+        return 0
+    chance, results = random.Random(options.seed), []
+    passed = failed = skipped = 0
+    for system in [options.only] if options.only else SYSTEMS:
+        if not shutil.which(SYSTEMS[system][1][0]):
+            print(f'SKIP {SYSTEMS[system][1][0]} is not installed')
+            skipped += 1
+            continue
+        folder = tempfile.mkdtemp(prefix='holdfast-power-', dir=MEMORY)
+        try:
+            one = cut(folder, system, options.draws, options.seconds or (600 if options.draws else 40), chance)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        results.append(one)
+        fine = not one.problems and one.acked > 0
+        passed, failed = passed + fine, failed + (not fine)
+        print(f'{"ok" if fine else "not ok"} power cuts on {system}: {one.images} images at {one.boundaries} of {one.syncs} syncs, '
+              f'{one.acked} acknowledged messages looked for, {len(one.problems)} problems', flush=True)
+        for problem in one.problems[:10]:
+            print('    ' + problem)
+    if options.write and not failed and results:
+        document(results)
+    print(f'{passed} passed, {failed} failed, {skipped} skipped')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
