@@ -44,6 +44,11 @@ bool app_config_is_default(const struct config *config);
 #include "app/commands.def"
 #undef COMMAND
 
+/* Called by the name of sendmail, mailq or newaliases (docs/sendmail.md); exit codes of sysexits.h.
+ */
+bool sendmail_is_called(const char *program);
+int sendmail_main(int count, char **words);
+
 /* Prints a JSON document and frees it, or text; false when standard output failed. */
 struct json_t;
 int app_print_buffer(struct buffer *text);

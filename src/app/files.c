@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "app/processes.h"
+#include "observe/observe.h"
 
 enum { ALIASES_MOST = 16 * 1024 * 1024, INCLUDES_DEEP = 8 };
 
@@ -139,6 +140,21 @@ static struct bytes mailbox_root(struct bytes target)
     return (struct bytes){target.at, count > 1 ? count - 1 : 0};
 }
 
+/* Where every user may leave mail (docs/sendmail.md). Without it the server runs all the same; a
+ * directory that is there already stays as it is. */
+static void drop_prepare(const struct config *config, const struct owner *owner)
+{
+    char path[CONFIG_DROP_ROOM];
+
+    config_drop_path(config->spool, path, sizeof path);
+    if (mkdir(path, 0700) != 0 && errno == EEXIST)
+        return;
+    /* The owner first: a change of it takes the set-group-id bit away. */
+    if ((owner->given && chown(path, owner->uid, owner->gid) != 0) || chmod(path, 03733) != 0)
+        observe_note(LOG_WARNING, "parent", "drop %s: %s: sendmail cannot leave mail there", path,
+                     strerror(errno));
+}
+
 bool files_prepare(const struct config *config, char *why, size_t why_room)
 {
     struct owner owner = {.given = *config->user && geteuid() == 0};
@@ -153,6 +169,8 @@ bool files_prepare(const struct config *config, char *why, size_t why_room)
         owner.gid = entry->pw_gid;
     }
     bool fine = folder_prepare(bytes_of_text(config->spool), &owner, why, why_room);
+    if (fine)
+        drop_prepare(config, &owner);
     for (unsigned i = 0; fine && i < config->domain_count; i++)
         if (config->domains[i].deliver.kind == DELIVER_MAILDIR)
             fine = folder_prepare(mailbox_root(config->domains[i].deliver.target), &owner, why,

@@ -81,6 +81,7 @@ bool house_open_doors(struct house *house)
                                              .spool = house->spool,
                                              .directory = house->directory,
                                              .tls = house->tls_in,
+                                             .picks_up = house->picks_up,
                                              .connections_max = house->connections_max};
 
     house->receive = receive_open(&receive, house->why, HOUSE_WHY_ROOM);

@@ -30,6 +30,7 @@ struct house {
     struct spool_settings spool_sizes; /* zero members: the defaults; its directory is not read */
     struct tls_context *tls_in, *tls_out; /* NULL: no TLS that way */
     struct key_service *keys;             /* NULL: keys are read from their files */
+    bool picks_up;                        /* what sendmail left in the drop directory */
     uint32_t connections_max;             /* what the machine can bear; 0: as configured */
 
     struct spool *spool;

@@ -127,6 +127,8 @@ int main(int count, char **arguments)
 {
     struct command_line line = {0};
 
+    if (count > 0 && sendmail_is_called(arguments[0]))
+        return sendmail_main(count, arguments);
     if (count < 2)
         return print_usage(stderr);
     if (strcmp(arguments[1], "help") == 0 || strcmp(arguments[1], "--help") == 0 ||

@@ -150,6 +150,7 @@ static int serve_main(void *argument)
 int serve_run(struct server *server, struct config *config)
 {
     server->house.config = config;
+    server->house.picks_up = true;
     server->house.connections_max = connections_by_descriptors();
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
     const int code = world_run(serve_main, server, config->loops);

@@ -376,6 +376,11 @@ static const void *find_sorted(const void *array, unsigned count, size_t size, s
     return NULL;
 }
 
+void config_drop_path(const char *spool, char *into, size_t room)
+{
+    snprintf(into, room, "%s-drop", spool);
+}
+
 const struct config_domain *config_find_domain(const struct config *config, struct bytes domain)
 {
     return find_sorted(config->domains, config->domain_count, sizeof *config->domains, domain);

@@ -198,6 +198,9 @@ void config_errors_free(struct config_errors *errors);
 void config_print(struct buffer *into, const struct config *config);
 /* The manual's tables of settings in Markdown: docs/configuration.md. */
 void config_print_manual(struct buffer *into);
+/* "SPOOL-drop": beside the spool, since everybody may leave mail there (docs/sendmail.md). */
+#define CONFIG_DROP_ROOM 1024
+void config_drop_path(const char *spool, char *into, size_t room);
 const struct config_domain *config_find_domain(const struct config *config, struct bytes domain);
 const struct config_route *config_find_route(const struct config *config, struct bytes domain);
 

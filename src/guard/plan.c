@@ -187,11 +187,14 @@ static void plan_hosts(struct guard_plan *plan, const struct config *config)
 struct guard_plan *guard_plan_of(const struct config *config)
 {
     struct guard_plan *plan = calloc(1, sizeof *plan);
+    char drop[CONFIG_DROP_ROOM];
 
     if (!plan)
         return NULL;
     plan_system(plan);
     plan_text(plan, config->spool, GUARD_WRITE);
+    config_drop_path(config->spool, drop, sizeof drop);
+    plan_text(plan, drop, GUARD_WRITE);
     plan_text(plan, config->resolver.trust_anchor, GUARD_READ);
     for (unsigned i = 0; i < config->domain_count; i++) {
         plan_source(plan, config->domains[i].users);

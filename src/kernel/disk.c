@@ -79,7 +79,8 @@ struct io_result file_open(const char *path, unsigned flags, struct file **file)
         return io_failed(ENOMEM);
     const int system_flags = O_CLOEXEC | (flags & FILE_WRITE ? O_RDWR : O_RDONLY) |
                              (flags & (FILE_CREATE | FILE_NEW) ? O_CREAT : 0) |
-                             (flags & FILE_NEW ? O_EXCL : 0);
+                             (flags & FILE_NEW ? O_EXCL : 0) |
+                             (flags & FILE_FOREIGN ? O_NOFOLLOW | O_NONBLOCK : 0);
     const struct io_result result = disk_call(
         (struct disk_call){run_open, .path = path, .file = opened, .flags = system_flags});
     if (result.status == IO_OK)
@@ -216,6 +217,9 @@ static void facts_from(const struct stat *from, struct file_facts *facts)
         .modified_wall_us =
             (int64_t)from->st_mtim.tv_sec * (int64_t)US_PER_S + from->st_mtim.tv_nsec / 1000,
         .is_directory = S_ISDIR(from->st_mode),
+        .is_regular = S_ISREG(from->st_mode),
+        .links = (unsigned)from->st_nlink,
+        .owner = from->st_uid,
     };
 }
 

@@ -47,6 +47,17 @@ bool address_is_ascii(struct address address);
 MUST_USE bool
 domain_is_valid(struct bytes domain); /* LDH labels (or UTF-8), or an address literal */
 
+/*
+ * The addresses of To, Cc or Bcc, one after the other, as they stand: names, comments and blanks
+ * gone, quoted strings whole; with or without a domain. False at the end. `malformed` (sticky):
+ * something there was no address and was passed over. `spec` is cleared for each.
+ */
+struct address_list {
+    struct bytes rest;
+    bool malformed;
+};
+MUST_USE bool address_list_next(struct address_list *list, struct buffer *spec);
+
 /* ------------------------------------------------------------------ envelope */
 
 enum notify_flags {

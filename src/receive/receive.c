@@ -4,6 +4,7 @@
  * Sleeps: receive_open and receive_stop. Fails: receive_open with a reason in words; then every
  * door that was opened is closed again.
  */
+#include "receive/pickup.h"
 #include "receive/session.h"
 
 enum {
@@ -256,12 +257,23 @@ MUST_USE static bool tables_open(struct receive *receive, char *why, size_t why_
     return receive->greylist != NULL;
 }
 
+/* The spool's lock says that no other server lives here, so a socket left behind is a dead one. */
+MUST_USE static bool drop_open(struct receive *receive)
+{
+    receive->pickup = pickup_open(receive);
+    if (!receive->pickup)
+        return false;
+    const struct config_listen *listen = pickup_listen(receive->pickup);
+    const struct io_result removed UNUSED = disk_remove(listen->address.path);
+    return listen_open(receive, listen) && pickup_begin(receive->pickup);
+}
+
 struct receive *receive_open(const struct receive_settings *settings, char *why, size_t why_room)
 {
     const struct config *config = settings->config;
     struct receive *receive = calloc(1, sizeof *receive);
     struct door *doors =
-        calloc((size_t)config->listen_count * loop_session_count() + 1, sizeof *doors);
+        calloc((size_t)config->listen_count * loop_session_count() + 2, sizeof *doors);
 
     if (!receive || !doors) {
         free(receive);
@@ -282,6 +294,10 @@ struct receive *receive_open(const struct receive_settings *settings, char *why,
             open_failed(receive, why, why_room);
             return NULL;
         }
+    }
+    if (settings->picks_up && !drop_open(receive)) {
+        open_failed(receive, why, why_room);
+        return NULL;
     }
     return receive;
 }
@@ -307,7 +323,8 @@ static void receive_drain(struct receive *receive, uint64_t deadline_us)
     struct waiter waiter;
 
     waitlist_join(&receive->changed, &waiter);
-    while (receive_session_count(receive) > 0 || !doors_all(receive, door_is_shut))
+    while (receive_session_count(receive) > 0 || !doors_all(receive, door_is_shut) ||
+           !pickup_is_over(receive->pickup))
         if (fiber_park(deadline_us) != IO_OK)
             break;
     waitlist_leave(&receive->changed, &waiter);
@@ -317,6 +334,7 @@ void receive_stop(struct receive *receive, uint64_t deadline_us)
 {
     pthread_mutex_lock(&receive->lock);
     atomic_store(&receive->stopping, true);
+    pickup_cancel(receive->pickup);
     pthread_mutex_unlock(&receive->lock);
     for (unsigned i = 0; i < receive->door_count; i++)
         if (atomic_load(&receive->doors[i].state) == DOOR_OPEN)
@@ -332,7 +350,8 @@ bool receive_close(struct receive *receive)
     if (!receive)
         return true;
     /* A fiber that is still in there would use what is freed here; leaving it costs nothing now. */
-    if (receive_session_count(receive) > 0 || !doors_all(receive, door_is_shut)) {
+    if (receive_session_count(receive) > 0 || !doors_all(receive, door_is_shut) ||
+        !pickup_is_over(receive->pickup)) {
         observe_note(LOG_WARNING, "receive", "%u sessions did not end in time",
                      receive_session_count(receive));
         return false;
@@ -341,6 +360,7 @@ bool receive_close(struct receive *receive)
     pthread_mutex_unlock(&receive->lock);
     pthread_mutex_destroy(&receive->lock);
     rates_close(receive->rates);
+    pickup_close(receive->pickup);
     greylist_close(receive->greylist);
     free(receive->doors);
     free(receive);

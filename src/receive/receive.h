@@ -25,6 +25,7 @@ struct receive_settings {
     struct spool *spool;
     struct directory *directory;
     struct tls_context *tls;  /* NULL: no STARTTLS */
+    bool picks_up;            /* mail left in the drop directory */
     uint32_t connections_max; /* what the machine can bear, below the configuration; 0: any */
 };
 /* Opens the listeners on every session loop. Sleeps. */
@@ -39,5 +40,11 @@ void receive_stop(struct receive *receive, uint64_t deadline_us);
  * use may be. */
 bool receive_close(struct receive *receive);
 uint32_t receive_session_count(const struct receive *receive);
+
+/* ------------------------------------------------------------------ the drop directory
+ * (docs/sendmail.md) */
+
+#define PICKUP_OPEN "new-"   /* names of files that are being written */
+#define PICKUP_READY "mail-" /* that are picked up */
 
 #endif

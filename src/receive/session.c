@@ -5,6 +5,7 @@
  * Sleeps: on the client. Fails: towards the client by a reply with a cause; a command whose handler
  * forgot to answer gets `undecided`, never silence.
  */
+#include "receive/pickup.h"
 #include "receive/session.h"
 
 enum {
@@ -183,7 +184,8 @@ static void session_open(struct session *session, struct guest *guest)
         .client = {.session = random_u64(),
                    .remote = stream->remote,
                    .local = stream->local,
-                   .kind = guest->listen->kind},
+                   .kind = guest->listen->kind,
+                   .may_relay = pickup_owns(guest->receive->pickup, guest->listen)},
     };
     session->client.arena = &session->connection_arena;
     session->peer = stream->remote.ip;

@@ -43,6 +43,7 @@ struct door {
     struct io_result fault;
 };
 
+struct pickup;
 struct receive {
     struct receive_settings settings;
     struct door *doors;
@@ -53,6 +54,7 @@ struct receive {
     pthread_mutex_t lock;    /* the buckets; held around memory operations only */
     struct guest *buckets[GUEST_BUCKETS];
     struct rates *rates;
+    struct pickup *pickup;               /* NULL: off */
     struct greylist *greylist;           /* NULL: off */
     uint8_t decoy_key[SECRET_KEY_BYTES]; /* what unknown users' SCRAM salts are made of */
 };

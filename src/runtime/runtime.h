@@ -212,15 +212,17 @@ struct file;
 
 enum file_flags {
     FILE_READ = 0,
-    FILE_WRITE = 1,  /* read and write */
-    FILE_CREATE = 2, /* may create; mode 0600 */
-    FILE_NEW = 4,    /* must create (O_EXCL) */
+    FILE_WRITE = 1,   /* read and write */
+    FILE_CREATE = 2,  /* may create; mode 0600 */
+    FILE_NEW = 4,     /* must create (O_EXCL) */
+    FILE_FOREIGN = 8, /* others may have put it there: no link is followed, no pipe waited for */
 };
 
 struct file_facts {
     uint64_t size_bytes;
     int64_t modified_wall_us;
-    bool is_directory;
+    bool is_directory, is_regular;
+    unsigned links, owner; /* names that it has; whose it is */
 };
 
 /* Who opens for reading what this process may not: a descriptor, or -1 with errno. Set once, before

@@ -304,7 +304,9 @@ static void fill_facts(const struct inode *inode, struct file_facts *facts)
 {
     *facts = (struct file_facts){.size_bytes = inode->size,
                                  .modified_wall_us = inode->modified_wall_us,
-                                 .is_directory = inode->is_directory};
+                                 .is_directory = inode->is_directory,
+                                 .is_regular = !inode->is_directory,
+                                 .links = 1};
 }
 
 struct io_result file_facts(struct file *file, struct file_facts *facts)

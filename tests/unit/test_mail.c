@@ -71,6 +71,59 @@ static void test_address_questions(void **state)
     check_bytes(address_text(&arena, (struct address){B("a\r\nb"), B("c")}), "\"a??b\"@c");
 }
 
+/* Addresses found, "|" behind each; "!" at the end when something was none. */
+static void check_list(const char *list, const char *expected)
+{
+    char got[256] = "";
+    size_t count = 0;
+    struct buffer spec = BUFFER_WITH_LIMIT(MAIL_ADDRESS_MAX);
+    struct address_list walk = {.rest = bytes_of_text(list)};
+
+    while (address_list_next(&walk, &spec))
+        count += (size_t)snprintf(got + count, sizeof got - count, "%.*s|",
+                                  BYTES_PRINT(buffer_view(&spec)));
+    snprintf(got + count, sizeof got - count, "%s", walk.malformed ? "!" : "");
+    buffer_free(&spec);
+    assert_string_equal(got, expected);
+}
+
+static void test_address_lists(void **state)
+{
+    (void)state;
+    check_list("", "");
+    check_list(" , ,\r\n\t,", "");
+    check_list("bob", "bob|");
+    check_list("a@b.example, \"B, \\\"C\\\"\" <c@d.example>,e@f.example", "a@b.example|c@d.example|e@f.example|");
+    check_list("team: a@b.example, c (x, y (z)) @ d . example;, \"q r\"@s", "a@b.example|c@d.example|\"q r\"@s|");
+    check_list("<@x.example,@y.example:a@b.example>", "a@b.example|");
+    check_list("undisclosed-recipients:;", "");
+    check_list("a@[IPv6:::1], b", "a@[IPv6:::1]|b|");
+    check_list("John Smith, a@b.example", "a@b.example|!");
+    check_list("John <a@b.example", "!");
+    check_list("J <a@b.example> (c) d, e", "a@b.example|e|");
+    check_list("(never closed a@b.example", "");
+    check_list("\"never closed a@b.example", "\"never closed a@b.example|"); /* its reader refuses it */
+}
+
+static void test_every_prefix_of_a_list(void **state)
+{
+    static const char list[] = "\"B \\\" (x)\" <@r:c@d.example>, g: e@[1.2.3.4] (a(b)c), h; \"q\"@s";
+    struct buffer spec = BUFFER_WITH_LIMIT(64);
+
+    (void)state;
+    for (size_t count = 0; count < sizeof list; count++) {
+        uint8_t *exact = malloc(count + 1); /* so that a sanitizer sees what is read behind it */
+        memcpy(exact, list, count);
+        struct address_list walk = {.rest = bytes_of(exact, count)};
+        unsigned found = 0;
+        while (address_list_next(&walk, &spec))
+            found++;
+        assert_true(found <= 4);
+        free(exact);
+    }
+    buffer_free(&spec);
+}
+
 static void test_path_leaves_the_rest(void **state)
 {
     struct bytes rest = B("<a@b.example> SIZE=1");
@@ -250,6 +303,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_addresses, clear_arena),
         cmocka_unit_test_teardown(test_address_questions, clear_arena),
+        cmocka_unit_test(test_address_lists),
+        cmocka_unit_test(test_every_prefix_of_a_list),
         cmocka_unit_test_teardown(test_path_leaves_the_rest, clear_arena),
         cmocka_unit_test_teardown(test_every_prefix_of_paths, clear_arena),
         cmocka_unit_test_teardown(test_xtext, clear_arena),
