@@ -51,8 +51,8 @@ static bool is_plain_name(const char *text)
 /* The title of each as the first member; host names are lower-cased in place. */
 static void check_names(struct scan *scan, enum section section, void *array, unsigned count)
 {
-    const bool host =
-        section == SECTION_DOMAIN || section == SECTION_ROUTE || section == SECTION_DNSBL;
+    const bool host = section == SECTION_DOMAIN || section == SECTION_ROUTE ||
+                      section == SECTION_DNSBL || section == SECTION_DESTINATION;
 
     for (unsigned i = 0; i < count; i++) {
         char *name = NULL;
@@ -181,12 +181,22 @@ static void check_incidents(const struct config *config, struct scan *scan)
                    config->operator_command);
 }
 
+static void check_verps(const struct config *config, struct scan *scan)
+{
+    for (unsigned i = 0; i < config->verp_count; i++)
+        if (!strchr(config->verps[i].sender, '@'))
+            errors_add(scan->errors, head_of(scan, SECTION_VERP, i),
+                       "verp \"%.80s\": the title has to be an address", config->verps[i].sender);
+}
+
 void config_check(struct config *config, struct scan *scan)
 {
     check_names(scan, SECTION_LISTEN, config->listens, config->listen_count);
     check_names(scan, SECTION_DOMAIN, config->domains, config->domain_count);
     check_names(scan, SECTION_ROUTE, config->routes, config->route_count);
     check_names(scan, SECTION_FILTER, config->filters, config->filter_count);
+    check_names(scan, SECTION_DESTINATION, config->destinations, config->destination_count);
+    check_verps(config, scan);
     check_names(scan, SECTION_DNSBL, config->dnsbls, config->dnsbl_count);
     check_auth(config, scan);
     check_names(scan, SECTION_SIGN, config->signs, config->sign_count);

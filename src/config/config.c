@@ -255,6 +255,8 @@ static void fill_all(const struct filling *filling)
     config->domains = fill_titled(filling, SECTION_DOMAIN, &config->domain_count);
     config->routes = fill_titled(filling, SECTION_ROUTE, &config->route_count);
     config->filters = fill_titled(filling, SECTION_FILTER, &config->filter_count);
+    config->destinations = fill_titled(filling, SECTION_DESTINATION, &config->destination_count);
+    config->verps = fill_titled(filling, SECTION_VERP, &config->verp_count);
     config->dnsbls = fill_titled(filling, SECTION_DNSBL, &config->dnsbl_count);
     config->signs = fill_titled(filling, SECTION_SIGN, &config->sign_count);
     if (config->arena.failed)

@@ -101,6 +101,17 @@ struct config_dnsbl {
     enum check_mode mode;
 };
 
+/* Bounds towards a recipient's domain, or a provider's mail hosts. */
+struct config_destination {
+    const char *name;
+    uint32_t connections, messages; /* at once; an hour, 0: any */
+};
+
+struct config_verp {
+    const char *sender;
+    char separator;
+};
+
 struct config_greylist {
     bool enabled;
     uint64_t delay_us, retry_us, keep_us;
@@ -156,6 +167,11 @@ struct config {
     unsigned filter_count;
     struct config_sign *signs;
     unsigned sign_count;
+    struct config_destination *destinations;
+    unsigned destination_count;
+    struct config_verp *verps;
+    unsigned verp_count;
+    bool chunking;
     struct config_dnsbl *dnsbls;
     unsigned dnsbl_count;
     struct config_greylist greylist;

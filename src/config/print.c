@@ -245,6 +245,11 @@ void config_print(struct buffer *into, const struct config *config)
         print_section(into, SECTION_DOMAIN, config->domains[i].name, &config->domains[i]);
     for (unsigned i = 0; i < config->route_count; i++)
         print_section(into, SECTION_ROUTE, config->routes[i].domain, &config->routes[i]);
+    for (unsigned i = 0; i < config->destination_count; i++)
+        print_section(into, SECTION_DESTINATION, config->destinations[i].name,
+                      &config->destinations[i]);
+    for (unsigned i = 0; i < config->verp_count; i++)
+        print_section(into, SECTION_VERP, config->verps[i].sender, &config->verps[i]);
     for (unsigned i = 0; i < config->filter_count; i++)
         print_section(into, SECTION_FILTER, config->filters[i].name, &config->filters[i]);
     for (unsigned i = 0; i < config->dnsbl_count; i++)

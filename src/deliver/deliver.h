@@ -95,6 +95,9 @@ MUST_USE struct deliver_channel *
 deliver_channel_open(struct deliver *deliver,
                      const struct destination *destination); /* NULL: memory */
 void deliver_channel_close(struct deliver_channel *channel); /* QUIT when idle. Sleeps, briefly. */
+/* The name of the mail host that the next session goes to, or has gone to; empty when it is not
+ * known (a literal address, names that fail). Views live in the arena. Sleeps. */
+struct bytes deliver_channel_mail_host(struct deliver_channel *channel, struct arena *arena);
 /*
  * Fills every outcome. host_failed: nothing could be said to any host (connect, banner, EHLO), so
  * the destination backs off, not the message. A cancelled fiber leaves what was not decided as

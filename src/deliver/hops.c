@@ -5,6 +5,8 @@
  */
 #include "deliver/inside.h"
 
+#include <string.h>
+
 static void hops_add(struct next_hops *hops, struct next_hop hop)
 {
     if (hops->count < DELIVER_HOPS_MAX)
@@ -162,4 +164,31 @@ struct verdict hops_find(struct deliver_channel *channel, struct next_hops *hops
     if (!channel->deliver->resolver)
         return verdict_with(CAUSE_LOCAL_FAILED, BYTES_LITERAL("no resolver"));
     return via ? hops_of_host(channel, hops) : hops_of_domain(channel, hops);
+}
+
+void hop_name(const struct next_hop *hop, char *into, size_t room)
+{
+    char at[ENDPOINT_TEXT_MAX], ip[ENDPOINT_TEXT_MAX];
+
+    if (hop->name.count > 0)
+        snprintf(into, room, "%.*s[%s]:%u", BYTES_PRINT(hop->name),
+                 ip_print(&hop->at.ip, ip, sizeof(ip)), hop->at.port);
+    else
+        snprintf(into, room, "%s", endpoint_print(&hop->at, at, sizeof(at)));
+}
+
+/* RFC 1047: the host that may have taken the message is the one that can know it again. */
+void hops_prefer(const struct deliver_channel *channel, struct next_hops *hops)
+{
+    char name[sizeof(channel->prefer)];
+
+    for (unsigned i = 1; i < hops->count && channel->prefer[0]; i++) {
+        const struct next_hop hop = hops->hops[i];
+        hop_name(&hop, name, sizeof(name));
+        if (strcmp(name, channel->prefer) != 0)
+            continue;
+        memmove(&hops->hops[1], &hops->hops[0], i * sizeof(hop));
+        hops->hops[0] = hop;
+        return;
+    }
 }

@@ -11,6 +11,7 @@
 #define DELIVER_PIECE_BYTES (64 * KIB)     /* of a body at a time */
 #define DELIVER_TRANSACTION_RECIPIENTS 100 /* what every server must take: RFC 5321 4.5.3.1.8 */
 #define DELIVER_GIVE_UP_LOOK_US (250 * US_PER_MS)
+#define NO_FINAL_REPLY "no final reply from " /* and the host: what an ambiguous dot is told as */
 #define DELIVER_PIPELINE_STEPS 50 /* commands in flight; their replies fit any socket buffer */
 
 struct deliver {
@@ -37,6 +38,8 @@ struct deliver_channel {
     unsigned extensions;
     uint64_t size_limit; /* of the SIZE extension, 0: none */
     char host[320];      /* "mx1.example.org[192.0.2.1]:25" */
+    char prefer[320];    /* the host that may have this attempt's message already; or "" */
+    bool no_chunking;    /* it offered BDAT and did not know it */
     char tls[96];
     struct dialogue dialogue; /* of the attempt at work */
     uint8_t *piece;           /* DELIVER_PIECE_BYTES, made at first need */
@@ -56,6 +59,10 @@ struct next_hops {
 
 /* ACCEPT with at least one hop, or why there is none. Sleeps on DNS. */
 MUST_USE struct verdict hops_find(struct deliver_channel *channel, struct next_hops *hops);
+
+/* Puts the host that is preferred in front. */
+void hops_prefer(const struct deliver_channel *channel, struct next_hops *hops);
+void hop_name(const struct next_hop *hop, char *into, size_t room); /* as in channel->host */
 
 /* What the peer, or its silence, means. Views stay in the channel's arena. */
 struct outcome outcome_of_verdict(const struct deliver_channel *channel, enum stage stage,

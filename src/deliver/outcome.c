@@ -47,7 +47,12 @@ static enum cause cause_of_silence(enum stage stage, enum wire_status status)
 struct outcome outcome_of_status(const struct deliver_channel *channel, enum stage stage,
                                  enum wire_status status)
 {
-    return outcome_of_verdict(channel, stage, verdict_of(cause_of_silence(stage, status)));
+    struct outcome outcome =
+        outcome_of_verdict(channel, stage, verdict_of(cause_of_silence(stage, status)));
+
+    if (outcome.verdict.cause == CAUSE_AMBIGUOUS_DOT)
+        outcome.reply = arena_print(channel->arena, NO_FINAL_REPLY "%s", channel->host);
+    return outcome;
 }
 
 /* RFC 5321 4.5.3.1.10: 552 to RCPT once meant "too many recipients", and is 452 then. An enhanced

@@ -139,24 +139,12 @@ static enum cause cause_of_dial(struct io_result result, enum endpoint_family fa
     return CAUSE_CONNECT_REFUSED;
 }
 
-static void session_name(struct deliver_channel *channel, const struct next_hop *hop)
-{
-    char at[ENDPOINT_TEXT_MAX], ip[ENDPOINT_TEXT_MAX];
-
-    if (hop->name.count > 0)
-        snprintf(channel->host, sizeof(channel->host), "%.*s[%s]:%u", BYTES_PRINT(hop->name),
-                 ip_print(&hop->at.ip, ip, sizeof(ip)), hop->at.port);
-    else
-        snprintf(channel->host, sizeof(channel->host), "%s",
-                 endpoint_print(&hop->at, at, sizeof(at)));
-}
-
 static bool session_dial(struct deliver_channel *channel, const struct next_hop *hop,
                          struct outcome *trouble)
 {
     const uint64_t deadline_us = deadline_in(channel->deliver->timeouts.connect_us);
 
-    session_name(channel, hop);
+    hop_name(hop, channel->host, sizeof(channel->host));
     const struct io_result dialled = stream_dial(&hop->at, NULL, deadline_us, &channel->stream);
     dialogue_note(&channel->dialogue, "%s %s%s%s",
                   dialled.status == IO_OK ? "connected to" : "no connection to", channel->host,
@@ -365,6 +353,7 @@ bool channel_open(struct deliver_channel *channel, struct outcome *trouble)
         return false;
     }
     *trouble = (struct outcome){0};
+    hops_prefer(channel, &hops);
     for (unsigned i = 0; i < hops.count; i++) {
         struct outcome now = {0};
         if (session_open_at(channel, &hops.hops[i], &now))

@@ -26,10 +26,11 @@ struct transaction {
     uint32_t chosen_count, taken_count, surplus_count;
     struct step steps[STEPS_MAX];
     uint32_t step_count;
-    bool use_utf8, use_8bit;
-    bool mail_said_yes, go_ahead; /* 250 to MAIL; 354 to DATA */
-    bool stale;                   /* the reused connection was dead before MAIL's reply */
-    bool over;                    /* no further command of this transaction */
+    bool use_utf8, use_8bit, use_chunks;
+    const struct config_verp *verp; /* its sender has an address of its own for each recipient */
+    bool mail_said_yes, go_ahead;   /* 250 to MAIL; 354 to DATA */
+    bool stale;                     /* the reused connection was dead before MAIL's reply */
+    bool over;                      /* no further command of this transaction */
 };
 
 static struct outcome *outcome_at(struct transaction *transaction, uint32_t chosen)
@@ -39,6 +40,23 @@ static struct outcome *outcome_at(struct transaction *transaction, uint32_t chos
 
 /* ------------------------------------------------------------------ commands */
 
+/* list@here.example, to bob@there.example, is list+bob=there.example@here.example. */
+static void print_sender(const struct transaction *transaction, struct buffer *out)
+{
+    const struct address from = transaction->attempt->message->envelope.from;
+    CLEANUP(buffer_free) struct buffer local = BUFFER_WITH_LIMIT(MAIL_ADDRESS_MAX);
+
+    if (!transaction->verp || transaction->chosen_count != 1) {
+        address_print(out, from);
+        return;
+    }
+    const struct address to =
+        attempt_recipient(transaction->attempt, transaction->chosen[0])->address;
+    buffer_print(&local, "%.*s%c%.*s=%.*s", BYTES_PRINT(from.local), transaction->verp->separator,
+                 BYTES_PRINT(to.local), BYTES_PRINT(to.domain));
+    address_print(out, local.failed ? from : (struct address){buffer_view(&local), from.domain});
+}
+
 static void print_mail(const struct transaction *transaction, struct buffer *out)
 {
     const struct queued_message *message = transaction->attempt->message;
@@ -46,7 +64,7 @@ static void print_mail(const struct transaction *transaction, struct buffer *out
     const unsigned offered = transaction->channel->extensions;
 
     buffer_add_text(out, "MAIL FROM:<");
-    address_print(out, envelope->from);
+    print_sender(transaction, out);
     buffer_add_text(out, ">");
     if (offered & EXTENSION_SIZE)
         buffer_print(out, " SIZE=%llu", (unsigned long long)message->size_bytes);
@@ -135,7 +153,8 @@ static void transaction_plan(struct transaction *transaction)
     transaction->steps[count++] = (struct step){.kind = STEP_MAIL};
     for (uint32_t i = 0; i < transaction->chosen_count; i++)
         transaction->steps[count++] = (struct step){.kind = STEP_RCPT, .chosen = i};
-    transaction->steps[count++] = (struct step){.kind = STEP_DATA};
+    if (!transaction->use_chunks)
+        transaction->steps[count++] = (struct step){.kind = STEP_DATA};
     transaction->step_count = count;
 }
 
@@ -342,6 +361,8 @@ static bool transaction_address(struct transaction *transaction)
         from = to;
     }
     transaction->channel->needs_reset = true;
+    if (transaction->use_chunks) /* BDAT asks for no leave */
+        transaction->go_ahead = transaction->taken_count > 0;
     if (transaction->go_ahead && (transaction->taken_count == 0 || transaction->over)) {
         channel_abort(transaction->channel); /* 354 to nobody: the one way not to send a message */
         return false;
@@ -433,6 +454,15 @@ static bool transaction_interrupted(struct transaction *transaction)
     return true;
 }
 
+/* The whole message is one chunk, the last (RFC 3030 3): the peer has it with its last octet, which
+ * is then what the dot is otherwise. */
+static void add_chunk(struct buffer *out, uint64_t offset, uint64_t size, struct bytes piece)
+{
+    if (offset == 0)
+        buffer_print(out, "BDAT %llu LAST\r\n", (unsigned long long)size);
+    buffer_add(out, piece);
+}
+
 /* Streams the body. What went out cut can only be ended by a reset, never by a dot. The piece with
  * the dot is sent with cancellation masked, and the caller keeps it so until the reply came. */
 static bool transaction_send_body(struct transaction *transaction)
@@ -446,10 +476,14 @@ static bool transaction_send_body(struct transaction *transaction)
         struct bytes piece = BYTES_EMPTY;
         buffer_clear(&channel->out);
         const bool read = size == 0 || body_next(transaction, offset, &piece);
-        wire_stuff(&stuffer, &channel->out, piece);
+        if (transaction->use_chunks)
+            add_chunk(&channel->out, offset, size, piece);
+        else
+            wire_stuff(&stuffer, &channel->out, piece);
         offset += piece.count;
         if (read && offset >= size) {
-            wire_stuff_end(&stuffer, &channel->out);
+            if (!transaction->use_chunks)
+                wire_stuff_end(&stuffer, &channel->out);
             fiber_mask_cancel(true);
         }
         if (!read || channel->out.failed) {
@@ -466,8 +500,8 @@ static bool transaction_send_body(struct transaction *transaction)
             return false;
         }
     } while (offset < size);
-    dialogue_note(&channel->dialogue, "a message of %llu octets, and the dot",
-                  (unsigned long long)size);
+    dialogue_note(&channel->dialogue, "a message of %llu octets, %s", (unsigned long long)size,
+                  transaction->use_chunks ? "by BDAT" : "and the dot");
     return true;
 }
 
@@ -504,6 +538,21 @@ static enum wire_status transaction_hear_dot(struct transaction *transaction,
     return channel_read_reply(channel, MIN_OF(deadline_us, deliver->give_up_us), reply);
 }
 
+/* A peer that offers CHUNKING and does not know BDAT took the message for commands: it is asked
+ * anew, on another connection, by DATA. */
+static bool chunks_unknown(struct transaction *transaction, const struct smtp_reply *reply)
+{
+    struct deliver_channel *channel = transaction->channel;
+
+    if (!transaction->use_chunks || reply->code < 500 || reply->code > 504)
+        return false;
+    dialogue_note(&channel->dialogue, "BDAT is offered but not known: again by DATA");
+    channel->no_chunking = true;
+    transaction->stale = true;
+    channel_abort(channel);
+    return true;
+}
+
 /* One reply for all, or with LMTP one for each recipient taken, in their order (RFC 2033 4.2). */
 static void transaction_hear_end(struct transaction *transaction)
 {
@@ -523,6 +572,8 @@ static void transaction_hear_end(struct transaction *transaction)
                 channel_abort(channel);
                 return;
             }
+            if (chunks_unknown(transaction, &reply))
+                return;
             outcome = outcome_of_dot(transaction, &reply);
             closing = closing || reply.code == 421 || outcome.verdict.cause == CAUSE_REMOTE_GARBLED;
         }
@@ -614,6 +665,8 @@ static void transaction_screen(struct transaction *transaction)
     if (envelope->requiretls &&
         (channel->tls[0] == 0 || !(channel->extensions & EXTENSION_REQUIRETLS)))
         screen_all(transaction, CAUSE_REQUIRETLS_UNMET, "the next hop does not offer REQUIRETLS");
+    transaction->use_chunks = channel->extensions & EXTENSION_CHUNKING && !channel->no_chunking &&
+                              channel->deliver->config->chunking && message->size_bytes > 0;
     transaction->use_8bit = is_8bit && channel->extensions & EXTENSION_8BITMIME;
     if (is_8bit && !transaction->use_8bit && body_has_8bit(transaction, message->size_bytes))
         screen_all(transaction, CAUSE_REMOTE_NO_8BIT, "the next hop does not offer 8BITMIME");
@@ -624,14 +677,31 @@ static void transaction_screen(struct transaction *transaction)
 
 /* ------------------------------------------------------------------ the attempt */
 
+/* Only towards other hosts: a mailbox here has no use for it, and a notification no sender. */
+static const struct config_verp *verp_of(const struct deliver_channel *channel,
+                                         const struct attempt *attempt)
+{
+    const struct config *config = channel->deliver->config;
+    const struct address from = attempt->message->envelope.from;
+
+    for (unsigned i = 0; i < config->verp_count && channel->to.kind == DELIVER_SMTP; i++) {
+        struct bytes local;
+        const struct bytes domain = bytes_cut(bytes_of_text(config->verps[i].sender), '@', &local);
+        if (bytes_equal_nocase(local, from.local) && bytes_equal_nocase(domain, from.domain))
+            return &config->verps[i];
+    }
+    return NULL;
+}
+
 static uint32_t transaction_choose(struct transaction *transaction)
 {
     const struct attempt *attempt = transaction->attempt;
+    const uint32_t most = transaction->verp ? 1 : DELIVER_TRANSACTION_RECIPIENTS;
 
     transaction->chosen_count = 0;
     for (uint32_t i = 0; i < attempt->recipient_count; i++) {
         if (attempt->outcomes[i].verdict.cause == CAUSE_UNDECIDED &&
-            transaction->chosen_count < DELIVER_TRANSACTION_RECIPIENTS)
+            transaction->chosen_count < most)
             transaction->chosen[transaction->chosen_count++] = i;
     }
     return transaction->chosen_count;
@@ -674,6 +744,25 @@ static void attempt_transact(struct transaction *transaction, bool *host_failed)
     }
 }
 
+/* What may have been delivered goes to the host that may have it; a session with another one ends.
+ */
+static void attempt_prefer(struct deliver_channel *channel, const struct attempt *attempt)
+{
+    const struct bytes told = BYTES_LITERAL(NO_FINAL_REPLY);
+
+    channel->prefer[0] = 0;
+    for (uint32_t i = 0; i < attempt->recipient_count && channel->prefer[0] == 0; i++) {
+        const struct queued_recipient *recipient =
+            &attempt->message->recipients[attempt->recipients[i]];
+        if (recipient->cause == CAUSE_AMBIGUOUS_DOT &&
+            bytes_starts_with(recipient->last_reply, told))
+            snprintf(channel->prefer, sizeof(channel->prefer), "%.*s",
+                     BYTES_PRINT(bytes_skip(recipient->last_reply, told.count)));
+    }
+    if (channel->prefer[0] && channel->stream && strcmp(channel->prefer, channel->host) != 0)
+        channel_quit(channel);
+}
+
 void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed)
 {
     CLEANUP(spool_body_close) struct spool_body *body = NULL;
@@ -684,6 +773,9 @@ void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool
         attempt_fill(attempt, outcome_of_verdict(channel, STAGE_COMMIT, opened));
         return;
     }
-    struct transaction transaction = {.channel = channel, .attempt = attempt, .body = body};
+    struct transaction transaction = {
+        .channel = channel, .attempt = attempt, .body = body, .verp = verp_of(channel, attempt)};
+    attempt_prefer(channel, attempt);
     attempt_transact(&transaction, host_failed);
+    channel->prefer[0] = 0;
 }

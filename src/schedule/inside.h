@@ -78,8 +78,17 @@ struct place {
     char last_words[256];
 };
 
+/* A `destination` section at work. */
+struct limit {
+    const struct config_destination *config;
+    uint32_t active;  /* slots */
+    uint64_t next_us; /* when the next message may go */
+};
+
 struct slot {
     struct schedule *schedule;
+    struct limit *limit; /* that counts it */
+    bool limit_known;
     struct place *place;
     struct fiber *fiber;
     struct deliver_channel *channel;
@@ -103,6 +112,7 @@ struct schedule {
     struct order *retired_orders; /* a place may still go by what they say */
     unsigned order_count;
     bool orders_saving;
+    struct limit *limits; /* one a `destination` section, or NULL */
     struct flush *flushes;
     unsigned flush_count;
     struct slot *slots;
@@ -178,6 +188,12 @@ struct order_route {
     const char *domain;
 };
 MUST_USE struct lookup order_reroute(struct schedule *schedule, const struct order_route *route);
+
+/* limits.c */
+MUST_USE bool limits_open(struct schedule *schedule);
+/* 0: go on; else the message has to wait, untried, until then. Sleeps on DNS. */
+int64_t limits_delay_until(struct slot *slot);
+void limit_leave(struct slot *slot); /* the slot ends */
 
 /* flush.c: brings back what waits in the spool for its next time, as fast as it can be tried. */
 struct flush_request {

@@ -366,9 +366,15 @@ struct schedule *schedule_open(const struct schedule_settings *settings, char *w
     schedule->deliver = settings->deliver;
     schedule->share_after_us = settings->share_after_us ? settings->share_after_us : SHARE_AFTER_US;
     schedule->loop = loop_session(0);
+    if (!limits_open(schedule)) {
+        snprintf(why, why_room, "schedule: out of memory");
+        free(schedule);
+        return NULL;
+    }
     schedule->taker = fiber_start_on(schedule->loop, "schedule", taker_main, schedule);
     if (!schedule->taker) {
         snprintf(why, why_room, "schedule: no fiber");
+        free(schedule->limits);
         free(schedule);
         return NULL;
     }
@@ -440,6 +446,7 @@ bool schedule_close(struct schedule *schedule)
     holds_free(schedule);
     places_free(schedule);
     orders_free(schedule);
+    free(schedule->limits);
     free(schedule);
     return true;
 }

@@ -184,8 +184,11 @@ static void slot_run(struct slot *slot, struct job *job)
     struct place *place = slot->place;
 
     place->busy++;
+    const int64_t bound = place->suspended ? 0 : limits_delay_until(slot);
     if (place->suspended)
         job_postpone(slot->schedule, job, suspended_until(place));
+    else if (bound > 0)
+        job_postpone(slot->schedule, job, bound);
     else if (place_pauses(place) && !job_is_overdue(job))
         job_postpone(slot->schedule, job, place->resume_wall_us);
     else
@@ -260,6 +263,7 @@ static void slot_main(void *argument)
         else if (!slot_linger(slot))
             break;
     }
+    limit_leave(slot);
     place->slots--;
     slot->place = NULL;
     if (slot->channel)

@@ -34,9 +34,11 @@ static const char *only;
 static const struct scenario {
     const char *name;
     uint64_t (*play)(uint64_t seed, struct scenario_tally *tally);
+    unsigned every; /* played for the first of so many seeds, unless it is asked for */
 } scenarios[] = {
-    {"spool", scenario_spool},
-    {"server", scenario_server},
+    {"spool", scenario_spool, 1},
+    {"server", scenario_server, 1},
+    {"outage", scenario_outage, 20},
 };
 
 /* One a child, in memory that both see: it survives the child. */
@@ -63,7 +65,8 @@ static void play_seed(uint64_t seed, struct scenario_tally *tally)
 {
     scenario_seed = seed;
     for (size_t i = 0; i < COUNT_OF(scenarios); i++) {
-        if (only && strcmp(only, scenarios[i].name) != 0)
+        if (only ? strcmp(only, scenarios[i].name) != 0
+                 : seed % scenarios[i].every != 1 % scenarios[i].every)
             continue;
         const uint64_t hash = scenarios[i].play(seed, tally);
 
@@ -216,8 +219,9 @@ static uint64_t number(const char *text)
     uint64_t value = 0;
 
     if (!text || !bytes_to_u64(bytes_of_text(text), &value)) {
-        fprintf(stderr,
-                "usage: holdfast-sim [--only spool|server] SEED [N] | --trace SEED | --soak\n");
+        fprintf(
+            stderr,
+            "usage: holdfast-sim [--only spool|server|outage] SEED [N] | --trace SEED | --soak\n");
         exit(2);
     }
     return value;

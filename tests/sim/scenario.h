@@ -27,5 +27,6 @@ extern bool scenario_trace; /* print every event */
 /* Each opens and closes the world itself and returns its trace hash. */
 uint64_t scenario_spool(uint64_t seed, struct scenario_tally *tally);
 uint64_t scenario_server(uint64_t seed, struct scenario_tally *tally);
+uint64_t scenario_outage(uint64_t seed, struct scenario_tally *tally);
 
 #endif

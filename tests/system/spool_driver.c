@@ -5,6 +5,8 @@
  *   spool_driver work DIR COUNT    commits COUNT messages from several fibers and settles them
  *   spool_driver check DIR         opens, prints what lives and whether its body is whole
  *   spool_driver bench DIR COUNT FIBERS [settle]
+ *   spool_driver fill DIR COUNT    makes a queue: nine of ten messages for dead.example, the others
+ *                                  for a thousand domains, from a hundred senders
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -370,9 +372,83 @@ static int bench(void)
     return 0;
 }
 
+/* ------------------------------------------------------------------ fill */
+
+enum { FILL_FIBERS = 200, FILL_BODY = 1024 };
+
+static struct verdict fill_one(unsigned number)
+{
+    CLEANUP(spool_draft_close) struct spool_draft *draft = spool_draft_open(driver.spool);
+    char body[FILL_BODY], local[32], domain[64], sender[32];
+    struct recipient to = {0};
+    struct spool_receipt receipt;
+
+    if (!draft)
+        return verdict_of(CAUSE_SERVER_BUSY);
+    memset(body, 'x', sizeof body);
+    memcpy(body, "Subject: fill\r\n\r\n", 17);
+    memcpy(body + sizeof body - 2, "\r\n", 2);
+    snprintf(local, sizeof local, "user%u", number);
+    snprintf(sender, sizeof sender, "sender%u", number % 100);
+    snprintf(domain, sizeof domain, number % 10 ? "dead.example" : "d%u.example",
+             number / 10 % 1000);
+    to.address = (struct address){bytes_of_text(local), bytes_of_text(domain)};
+    const struct envelope envelope = {
+        .from = {bytes_of_text(sender), bytes_of_text("here.example")},
+        .recipients = &to,
+        .recipient_count = 1,
+        .accepted_wall_us = clock_wall_us() - (int64_t)(number % 36000 * US_PER_S)};
+    const struct spool_commit_options options = {.deadline_us = deadline_in(60 * US_PER_S)};
+    REQUIRE(spool_draft_write(draft, bytes_of(body, sizeof body)));
+    return spool_commit(draft, &envelope, &options, &receipt);
+}
+
+/* What the spool puts off is tried again: it lets in only what its index can keep up with. */
+static void filler(void *argument)
+{
+    (void)argument;
+    for (;;) {
+        const unsigned number = __atomic_fetch_add(&driver.next, 1, __ATOMIC_RELAXED);
+        if (number >= driver.count)
+            break;
+        for (;;) {
+            const struct verdict verdict = fill_one(number);
+            if (verdict_accepts(&verdict))
+                break;
+            fiber_sleep_until(deadline_in(200 * US_PER_MS));
+        }
+    }
+    __atomic_fetch_sub(&driver.committing, 1, __ATOMIC_ACQ_REL);
+    waitlist_wake_all(&driver.done);
+}
+
+static int fill(void)
+{
+    struct waiter waiter;
+
+    driver.spool = open_spool(0);
+    if (!driver.spool)
+        return 2;
+    driver.committing = FILL_FIBERS;
+    const uint64_t began_us = clock_now_us();
+    for (unsigned i = 0; i < FILL_FIBERS; i++)
+        if (!fiber_start_on(loop_session(i % loop_session_count()), "fill", filler, NULL))
+            return 2;
+    waitlist_join(&driver.done, &waiter);
+    while (still_committing())
+        if (fiber_park(deadline_in(US_PER_S)) == IO_CANCELLED)
+            break;
+    waitlist_leave(&driver.done, &waiter);
+    spool_close(driver.spool);
+    say("filled %u in %.1f s\n", driver.count, (double)(clock_now_us() - began_us) / 1e6);
+    return 0;
+}
+
 static int driver_main(void *argument)
 {
     (void)argument;
+    if (strcmp(driver.mode, "fill") == 0)
+        return fill();
     if (strcmp(driver.mode, "work") == 0)
         return work();
     return strcmp(driver.mode, "check") == 0 ? check() : bench();

@@ -9,7 +9,7 @@ import threading
 import time
 
 from lib import Checks, Client, Server, wait_until
-from lib_hop import NextHop
+from lib_hop import Names, NextHop
 from test_delivery import answers, far, planned, retry, send
 
 checks = Checks()
@@ -269,6 +269,27 @@ def passing_a_dead_domain():
 
 # ---------------------------------------------------------------- the dot
 
+class At(NextHop):
+    """A next hop at another address of loopback."""
+
+    def __init__(self, address, script, port):
+        super().__init__(script)
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.listener = socket.create_server((address, port))
+        self.port = port
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+
+def cut_at_dot(hop):
+    hop.say('220 hop')
+    while hop.line()[:4].lower() != 'data':
+        hop.say('250 hop')
+    hop.say('354 go')
+    hop.owner.messages.append(('', [], hop.body()))
+
+
 class Swallowing:
     """Between the server and its next hop: passes everything on but the final reply, so many times, and then goes silent."""
 
@@ -333,6 +354,109 @@ def lost_reply(number=3):
         assert code == 0 and out.count('ambiguous.dot (theirs)') == number and 'may have been delivered' in out, out
 
 
+def same_host_first():
+    """The reply was lost at the second host, since the first was away; now the first is back, but the second may have it."""
+    port = free_port()
+    zone = {('far.example', 'MX'): ['10 mx1.far.example', '20 mx2.far.example'],
+            ('mx1.far.example', 'A'): ['127.0.0.2'], ('mx2.far.example', 'A'): ['127.0.0.3']}
+    with Names(zone) as names, At('127.0.0.3', planned(cut_at_dot), port) as second, \
+            Server(extra=f'relay {{ from = {{"127.0.0.0/8"}}  port = {port} }}\nresolver {{ forward = {{"{names.address}"}} }}\n'
+                   + retry('100ms', pause='1s')) as server:
+        message = send(server, 'u@far.example')
+        maybe, = server.wait_events('delivery.deferred', 1, message=message)
+        assert maybe['cause'] == 'ambiguous.dot' and 'mx2.far.example[127.0.0.3]' in maybe['mx'], maybe
+        with At('127.0.0.2', planned(), port) as first:
+            done, = server.wait_events('delivery.done', 1, message=message)
+            assert 'mx2.far.example[127.0.0.3]' in done['mx'] and not first.messages, done
+            assert len(second.messages) == 2, second.messages
+            wait_until('the kept connection to end', lambda: second.hops[-1].lines[-1:] == ['QUIT'])
+            other = send(server, 'v@far.example')    # another message goes by preference
+            done, = server.wait_events('delivery.done', 1, message=other)
+            assert 'mx1.far.example[127.0.0.2]' in done['mx'], done
+
+
+# ---------------------------------------------------------------- how it is sent
+
+def chunked(hop, known=True):
+    """A next hop that offers CHUNKING; and knows it, or not."""
+    hop.say('220 hop')
+    recipients = []
+    while True:
+        line = hop.line()
+        verb = line[:4].lower()
+        if not verb or verb == 'quit':
+            return
+        if verb == 'bdat' and known:
+            size = int(line.split()[1])
+            while len(hop.pending) < size:
+                hop.pending += hop.socket.recv(65536)
+            body, hop.pending = hop.pending[:size], hop.pending[size:]
+            assert line.endswith(' LAST'), line
+            hop.owner.messages.append(('bdat', recipients, body))
+            hop.say('250 taken')
+            continue
+        if verb == 'rcpt':
+            recipients.append(line)
+        if verb == 'data':
+            hop.say('354 go')
+            hop.owner.messages.append(('data', recipients, hop.body()))
+            hop.say('250 taken')
+            continue
+        hop.say('250-hop\r\n250-PIPELINING\r\n250 CHUNKING' if verb == 'ehlo' else '250 fine' if verb in ('mail', 'rcpt', 'rset') else '500 what?')
+
+
+LONG = 'Subject: long\r\n\r\n' + ''.join(f'.{number} {"x" * 60}\r\n' for number in range(5000))
+
+
+def chunking():
+    with NextHop(chunked) as hop, Server(extra=far(hop.port)) as server:
+        for body in (LONG, 'Subject: short\r\n\r\n.\r\n..\r\n'):
+            message = send(server, ['u@far.example', 'v@far.example'], body=body)
+            server.wait_events('delivery.done', 2, message=message)
+        assert [how for how, _, _ in hop.messages] == ['bdat', 'bdat'], hop.messages
+        assert hop.messages[0][2].endswith(LONG.encode()) and hop.messages[1][2].endswith(b'\r\n\r\n.\r\n..\r\n')
+    with NextHop(lambda hop: chunked(hop, False)) as hop, Server(extra=far(hop.port)) as server:
+        message = send(server, 'u@far.example')
+        server.wait_events('delivery.done', 1, message=message)
+        assert [how for how, _, _ in hop.messages] == ['data'], hop.messages
+    with NextHop(chunked) as hop, Server(extra=far(hop.port).replace('relay {', 'relay { chunking = no ')) as server:
+        server.wait_events('delivery.done', 1, message=send(server, 'u@far.example'))
+        assert [how for how, _, _ in hop.messages] == ['data'], hop.messages
+
+
+def verp():
+    with NextHop(planned()) as hop, Server(extra=far(hop.port) + 'verp "list@rcpt.test" { separator = "+" }\n') as server:
+        message = send(server, ['u@far.example', 'v@far.example'], sender='list@rcpt.test')
+        server.wait_events('delivery.done', 2, message=message)
+        other = send(server, ['u@far.example', 'v@far.example'], sender='alice@rcpt.test')
+        server.wait_events('delivery.done', 2, message=other)
+        lines = [line for each in hop.hops for line in each.lines if line.startswith(('MAIL', 'RCPT'))]
+        senders = sorted(re.search('<(.*?)>', line).group(1) for line in lines if line.startswith('MAIL'))
+        assert senders == ['alice@rcpt.test', 'list+u=far.example@rcpt.test', 'list+v=far.example@rcpt.test'], lines
+
+
+def bounds():
+    """Connections at once to a domain, and to all domains of a provider; messages an hour."""
+    ramp, port = Ramp(), free_port()
+    zone = {('one.example', 'MX'): ['10 a.mx.provider.example'], ('two.example', 'MX'): ['10 b.mx.provider.example'],
+            ('a.mx.provider.example', 'A'): ['127.0.0.2'], ('b.mx.provider.example', 'A'): ['127.0.0.2']}
+    with Names(zone) as names, At('127.0.0.2', ramp, port) as hop, \
+            Server(extra=f'relay {{ from = {{"127.0.0.0/8"}}  port = {port} }}\nresolver {{ forward = {{"{names.address}"}} }}\n'
+                   'destination "provider.example" { connections = 2 }\n') as server:
+        for number in range(30):
+            send(server, f'u{number}@{"one" if number % 2 else "two"}.example')
+        server.wait_events('delivery.done', 30)
+        assert len(hop.messages) == 30 and ramp.most <= 2, ramp.begun
+    with NextHop(planned()) as hop, Server(extra=f'relay {{ from = {{"127.0.0.0/8"}}  via = "smtp:localhost:{hop.port}" }}\n'
+                                           'destination "localhost" { messages = 18000 }\n') as server:
+        began = time.monotonic()
+        for number in range(10):
+            send(server, f'u{number}@far.example')
+        server.wait_events('delivery.done', 10)
+        assert time.monotonic() - began > 9 * 0.2, 'ten messages at five a second'
+        assert all(event['attempt'] == 1 for event in server.events('delivery.done'))
+
+
 def main():
     checks.run('choosing by id, destination, cause, sender; each action told', choosing)
     checks.run('reroute: by message, by destination, over a restart, and back', reroute)
@@ -344,6 +468,10 @@ def main():
     checks.run('a bulk is passed by others', passing_a_bulk)
     checks.run('a dead domain is passed by others', passing_a_dead_domain)
     checks.run('a lost final reply: maybe delivered', lost_reply)
+    checks.run('what may have been delivered goes to the same host first', same_host_first)
+    checks.run('BDAT where it is offered, DATA where it is not known', chunking)
+    checks.run('VERP: a sender for each recipient', verp)
+    checks.run('bounds by destination and by provider', bounds)
     return checks.done()
 
 
