@@ -24,7 +24,7 @@ struct command_line {
     const char *resolvers[COMMAND_WORDS_MAX]; /* --resolver, as often as wanted */
     unsigned resolver_count;
     struct word_list ips, selectors, servers; /* all of --ip, --selector, --server */
-    const char *port;
+    const char *port, *https_port, *authorities;
     bool connect, ask_public;
     bool json, all, in, arc, one_process;
     const char *words[COMMAND_WORDS_MAX]; /* what is no option */

@@ -4,8 +4,12 @@
  */
 #include "app/app.h"
 
+#include <arpa/inet.h>
+#include <ifaddrs.h>
 #include <jansson.h>
+#include <netdb.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "diagnose/diagnose.h"
 #include "resolve/resolve.h"
@@ -30,6 +34,9 @@ struct dns_job {
     struct bytes name; /* without the final dot */
     json_t *answer;
     json_t *(*work)(struct dns_job *job);
+    struct config *config; /* of this machine's server, or NULL */
+    unsigned ip_count;
+    uint64_t https_port;
 };
 
 /* ------------------------------------------------------------------ what was typed */
@@ -61,6 +68,12 @@ static bool parse_line(struct dns_job *job)
         fprintf(stderr, "holdfast: --port %s is no port\n", line->port);
         return false;
     }
+    if (line->https_port && (!bytes_to_u64(bytes_of_text(line->https_port), &job->https_port) ||
+                             job->https_port > UINT16_MAX)) {
+        fprintf(stderr, "holdfast: --https-port %s is no port\n", line->https_port);
+        return false;
+    }
+    job->ip_count = line->ips.count;
     job->name = bytes_of_text(line->words[2]);
     if (job->name.count > 1 && job->name.at[job->name.count - 1] == '.')
         job->name.count--;
@@ -94,11 +107,14 @@ static json_t *work_check(struct dns_job *job)
         .resolver = job->resolver,
         .domain = job->name,
         .ips = job->ips,
-        .ip_count = job->line->ips.count,
+        .ip_count = job->ip_count,
         .selectors = job->line->selectors.words,
         .selector_count = job->line->selectors.count,
         .validator = job->resolver_count > 0 ? &job->resolvers[0] : NULL,
         .connect = job->line->connect,
+        .config = job->config,
+        .authorities = job->line->authorities,
+        .https_port = (uint16_t)job->https_port,
         .port = (uint16_t)job->port,
         .deadline_us = deadline_in(PATIENCE_S * US_PER_S)};
 
@@ -174,6 +190,63 @@ static bool job_run(struct dns_job *job)
     return code == EXIT_FINE && job->answer;
 }
 
+/* ------------------------------------------------------------------ this machine's own */
+
+/* An address of an interface that the Internet can reach. */
+static void add_interface(struct dns_job *job, const struct sockaddr *at)
+{
+    static const char *const private[] = {"10.0.0.0/8",     "100.64.0.0/10", "127.0.0.0/8",
+                                          "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+                                          "::1/128",        "fc00::/7",      "fe80::/10"};
+    char text[INET6_ADDRSTRLEN];
+    struct ip_address ip;
+    struct ip_network network;
+
+    if (!at || getnameinfo(at,
+                           at->sa_family == AF_INET ? sizeof(struct sockaddr_in)
+                                                    : sizeof(struct sockaddr_in6),
+                           text, sizeof text, NULL, 0, NI_NUMERICHOST) != 0)
+        return;
+    if (!ip_parse(bytes_of_text(text), &ip) || job->ip_count == COUNT_OF(job->ips))
+        return;
+    for (size_t i = 0; i < COUNT_OF(private); i++)
+        if (ip_network_parse(bytes_of_text(private[i]), &network) &&
+            ip_network_contains(&network, &ip))
+            return;
+    job->ips[job->ip_count++] = ip;
+}
+
+static bool is_own(const struct config *config, struct bytes domain)
+{
+    for (unsigned i = 0; i < config->sign_count; i++)
+        if (bytes_equal_text_nocase(domain, config->signs[i].domain))
+            return true;
+    return config_find_domain(config, domain) != NULL;
+}
+
+/* The server's configuration, where there is one that may be read. For a domain of its own the
+ * addresses that it sends from are checked, too, unless they were named, or another host sends. */
+static bool take_own(struct dns_job *job)
+{
+    struct ifaddrs *interfaces = NULL;
+    const bool named = job->line->config_file || getenv("HOLDFAST_CONFIG");
+
+    if (!named && access("/etc/holdfast/holdfast.conf", R_OK) != 0)
+        return true;
+    job->config = app_config_open(job->line->config_file);
+    if (!job->config)
+        return false;
+    if (job->ip_count > 0 || !is_own(job->config, job->name) ||
+        job->config->relay_via.kind != DELIVER_NONE || getifaddrs(&interfaces) != 0)
+        return true;
+    for (const struct ifaddrs *one = interfaces; one; one = one->ifa_next)
+        if (one->ifa_addr &&
+            (one->ifa_addr->sa_family == AF_INET || one->ifa_addr->sa_family == AF_INET6))
+            add_interface(job, one->ifa_addr);
+    freeifaddrs(interfaces);
+    return true;
+}
+
 /* ------------------------------------------------------------------ commands */
 
 static int command_dns_check(struct dns_job *job)
@@ -181,7 +254,11 @@ static int command_dns_check(struct dns_job *job)
     job->work = work_check;
     if (!parse_line(job))
         return EXIT_USAGE;
+    if (!take_own(job))
+        return EXIT_FINDINGS;
     const bool done = job_run(job);
+    if (job->config)
+        config_free(job->config);
     const int code =
         done ? print_answer(job, diagnose_print_dns_check, diagnose_dns_has_error(job->answer))
              : EXIT_FINDINGS;
@@ -216,7 +293,7 @@ int command_dns(const struct command_line *line)
         return command_dns_check(&job);
     if (line->word_count >= 3 && strcmp(line->words[1], "propagation") == 0)
         return command_dns_propagation(&job);
-    fputs("usage: holdfast dns check DOMAIN [--ip IP]... [--selector S]... [--connect]\n"
+    fputs("usage: holdfast dns check DOMAIN [--ip IP]... [--selector S]... [--connect] [-c FILE]\n"
           "       holdfast dns propagation NAME [TYPE]... [--server IP[@PORT]]... [--public]\n"
           "       both with [--resolver IP[@PORT]]... [--json]\n",
           stderr);

@@ -254,6 +254,7 @@ struct dkim_key_facts {
     unsigned bits; /* 0: the key cannot be used */
     bool testing, revoked;
 };
+struct bytes dkim_key_data(struct bytes text); /* p=, base 64; empty when it cannot be read */
 /* A key record (RFC 6376 3.6.1). NULL when good, else what is wrong with it. Never sleeps. */
 MUST_USE const char *dkim_key_lint(struct arena *arena, struct bytes text,
                                    struct dkim_key_facts *facts);

@@ -33,3 +33,10 @@ const char *dkim_key_lint(struct arena *arena, struct bytes text, struct dkim_ke
     facts->bits = public_key_bits(opened);
     return NULL;
 }
+
+struct bytes dkim_key_data(struct bytes text)
+{
+    struct dkim_key key;
+
+    return dkim_key_parse(text, &key) ? BYTES_EMPTY : key.data;
+}

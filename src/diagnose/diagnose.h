@@ -12,6 +12,7 @@
 #include <jansson.h>
 
 #include "base/base.h"
+#include "config/config.h"
 #include "diagnose/explain.h"
 #include "history/history.h"
 #include "observe/observe.h"
@@ -56,6 +57,20 @@ void diagnose_print_queue(struct buffer *into, const json_t *rows, enum diagnose
 json_t *diagnose_cause(enum cause cause);
 void diagnose_print_cause(struct buffer *into, const json_t *cause);
 
+/* ------------------------------------------------------------------ DMARC */
+
+struct dmarc_record;
+struct dmarc_report_request {
+    const char *spool_directory, *hostname;
+    struct bytes domain; /* of the policy */
+    const struct dmarc_record *record;
+    int64_t since_wall_us, until_wall_us;
+};
+/* XML of RFC 9990. False: the history cannot be read. `why` is empty unless there is something to
+ * say. Blocks. */
+MUST_USE bool diagnose_dmarc_report(struct buffer *into, const struct dmarc_report_request *request,
+                                    char *why, size_t why_room);
+
 /* ------------------------------------------------------------------ DNS. Both need a fiber and
  * sleep, until the deadline at the latest. The answer is the caller's; NULL: memory. */
 
@@ -67,12 +82,15 @@ struct dns_check_request {
     const char *const *selectors; /* of DKIM, beside the common ones */
     unsigned selector_count;
     const struct endpoint *validator; /* a resolver whose word on DNSSEC is taken, or NULL */
-    bool connect;                     /* to the mail hosts: STARTTLS and DANE */
-    uint16_t port;                    /* there; 0: 25 */
+    bool connect;                     /* to the mail hosts: STARTTLS, DANE, open relay */
+    const struct config *config; /* of this server, or NULL: its own domains are compared with it */
+    const char *authorities;     /* PEM file for the policy host of MTA-STS; NULL: the system's */
+    uint16_t https_port;         /* there; 0: 443 */
+    uint16_t port;               /* there; 0: 25 */
     uint64_t deadline_us;
 };
 /* {"domain","findings":[...],"spf":{},"mx":[],"dmarc":{},"dkim":[],"dane":[],"mta_sts":{},
- * "tls_rpt":{}} */
+ * "tls_rpt":{},"dnssec":{"chain":[]}} */
 json_t *diagnose_dns_check(struct arena *arena, const struct dns_check_request *request);
 void diagnose_print_dns_check(struct buffer *into, const json_t *answer);
 

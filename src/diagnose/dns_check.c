@@ -1,12 +1,10 @@
 /*
  * `dns check`: one domain's records as receivers and senders see them. The parts fill the answer's
- * members; here are the hosts that take its mail, the addresses that send it, and DNSSEC.
+ * members; here are the hosts that take its mail and the addresses that send it.
  */
 #include <string.h>
 
 #include "diagnose/dns_inside.h"
-
-enum { RCODE_SERVFAIL = 2 };
 
 struct bytes dns_number(struct arena *arena, uint64_t number)
 {
@@ -30,7 +28,7 @@ enum lookup_status dns_check_ask(struct dns_check *check, struct bytes name, enu
 
 /* ------------------------------------------------------------------ MX (RFC 5321 5.1, RFC 7505) */
 
-static bool is_private(const struct ip_address *ip)
+bool dns_check_is_private(const struct ip_address *ip)
 {
     static const char *const networks[] = {
         "0.0.0.0/8",     "10.0.0.0/8",     "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
@@ -55,7 +53,7 @@ static unsigned add_addresses(struct dns_check *check, struct bytes host, enum d
     for (unsigned i = 0; i < answer.count; i++) {
         ip_print(&answer.records[i].ip, text, sizeof text);
         json_array_append_new(list, json_string(text));
-        if (is_private(&answer.records[i].ip))
+        if (dns_check_is_private(&answer.records[i].ip))
             dns_find(&check->findings, FINDING_MX_PRIVATE, host, bytes_of_text(text));
     }
     return answer.count;
@@ -207,56 +205,6 @@ void dns_check_reverse(struct dns_check *check)
         check_address(check, &check->request->ips[i]);
 }
 
-/* ------------------------------------------------------------------ DNSSEC */
-
-/* We ask a resolver for its word (AD); we do not follow the chain ourselves. */
-static struct direct_question validated_question(const struct dns_check *check, struct bytes name,
-                                                 enum dns_type type)
-{
-    return (struct direct_question){.server = *check->request->validator,
-                                    .name = name,
-                                    .type = (uint16_t)type,
-                                    .edns = true,
-                                    .dnssec = true,
-                                    .recursive = true,
-                                    .timeout_us = 5 * US_PER_S};
-}
-
-bool dns_check_is_validated(struct dns_check *check, struct bytes name, enum dns_type type)
-{
-    struct direct_answer answer;
-
-    if (!check->request->validator)
-        return false;
-    const struct direct_question question = validated_question(check, name, type);
-    resolve_direct(check->arena, &question, &answer);
-    return answer.outcome == DIRECT_ANSWERED && answer.authenticated;
-}
-
-static void check_dnssec(struct dns_check *check)
-{
-    struct direct_answer answer, unchecked;
-    char server[ENDPOINT_TEXT_MAX];
-
-    if (!check->request->validator)
-        return;
-    struct direct_question question = validated_question(check, check->request->domain, DNS_SOA);
-    resolve_direct(check->arena, &question, &answer);
-    if (answer.outcome != DIRECT_ANSWERED)
-        return; /* the other look-ups say so */
-    endpoint_print(check->request->validator, server, sizeof server);
-    enum dns_finding finding =
-        answer.authenticated ? FINDING_DNSSEC_SECURE : FINDING_DNSSEC_INSECURE;
-    if (answer.rcode == RCODE_SERVFAIL) {
-        question.unchecked = true;
-        resolve_direct(check->arena, &question, &unchecked);
-        if (unchecked.outcome != DIRECT_ANSWERED || unchecked.rcode == RCODE_SERVFAIL)
-            return;
-        finding = FINDING_DNSSEC_BOGUS;
-    }
-    dns_find(&check->findings, finding, check->request->domain, bytes_of_text(server));
-}
-
 /* ------------------------------------------------------------------ the whole */
 
 json_t *diagnose_dns_check(struct arena *arena, const struct dns_check_request *request)
@@ -272,11 +220,13 @@ json_t *diagnose_dns_check(struct arena *arena, const struct dns_check_request *
     dns_check_reverse(&check);
     dns_check_spf(&check);
     dns_check_dmarc(&check);
+    dns_check_learn(&check);
     dns_check_dkim(&check);
     dns_check_dane(&check);
     dns_check_sts(&check);
     dns_check_tlsrpt(&check);
-    check_dnssec(&check);
+    dns_check_dnssec(&check);
+    dns_check_own(&check);
     return check.answer;
 }
 

@@ -1,6 +1,6 @@
 /*
- * DKIM keys at the selectors that were named, and at those that are common: what is there, how
- * long, revoked, readable (RFC 6376 3.6.1, RFC 8301).
+ * DKIM keys at the selectors that were named, that were seen in mail, and that are common: what is
+ * there, how long, revoked, readable (RFC 6376 3.6.1, RFC 8301).
  */
 #include "diagnose/dns_inside.h"
 
@@ -76,6 +76,14 @@ static enum lookup_status check_selector(struct dns_check *check, const char *se
     return status;
 }
 
+static bool is_learned(const struct dns_check *check, const char *selector)
+{
+    for (unsigned i = 0; i < check->learned_count; i++)
+        if (bytes_equal_text_nocase(bytes_of_text(selector), check->learned[i]))
+            return true;
+    return false;
+}
+
 static bool is_named(const struct dns_check_request *request, const char *selector)
 {
     for (unsigned i = 0; i < request->selector_count; i++)
@@ -92,10 +100,14 @@ void dns_check_dkim(struct dns_check *check)
     json_object_set_new(check->answer, "dkim", list);
     for (unsigned i = 0; i < request->selector_count; i++)
         check_selector(check, request->selectors[i], true);
+    /* Mail was signed with these, so a key that is gone matters. */
+    for (unsigned i = 0; i < check->learned_count; i++)
+        if (!is_named(request, check->learned[i]))
+            check_selector(check, check->learned[i], true);
     for (size_t i = 0; i < COUNT_OF(COMMON); i++)
-        if (!is_named(request, COMMON[i]) &&
+        if (!is_named(request, COMMON[i]) && !is_learned(check, COMMON[i]) &&
             check_selector(check, COMMON[i], false) == LOOKUP_FAILED)
             break; /* one such answer is enough; the rest is only guessed */
-    if (json_array_size(list) == 0 && request->selector_count == 0)
+    if (json_array_size(list) == 0 && request->selector_count + check->learned_count == 0)
         dns_find(&check->findings, FINDING_DKIM_NONE_KNOWN, request->domain, BYTES_EMPTY);
 }

@@ -24,6 +24,8 @@ void dns_find(struct dns_findings *findings, enum dns_finding finding, struct by
 bool dns_findings_have_error(const json_t *list);
 void dns_print_findings(struct buffer *into, const json_t *list);
 
+enum { DNS_LEARNED_MAX = 32 };
+
 /* One check of a domain. */
 struct dns_check {
     const struct dns_check_request *request;
@@ -31,6 +33,8 @@ struct dns_check {
     struct dns_findings findings;
     json_t *answer;
     bool null_mx;
+    const char *learned[DNS_LEARNED_MAX]; /* selectors that this server signs with or has seen */
+    unsigned learned_count;
 };
 
 /* A question within the check's time; a failure becomes a finding. Sleeps. */
@@ -46,9 +50,15 @@ void dns_check_reverse(struct dns_check *check);
 void dns_check_spf(struct dns_check *check);
 void dns_check_dkim(struct dns_check *check);
 void dns_check_dmarc(struct dns_check *check);
-void dns_check_sts(struct dns_check *check);
+void dns_check_sts(struct dns_check *check); /* after dns_check_mx */
+void dns_check_sts_policy(struct dns_check *check, json_t *object);
 void dns_check_tlsrpt(struct dns_check *check);
 void dns_check_dane(struct dns_check *check); /* after dns_check_mx */
+void dns_check_dnssec(struct dns_check *check);
+void dns_check_learn(struct dns_check *check); /* before dns_check_dkim */
+void dns_check_own(struct dns_check *check);   /* after dns_check_mx */
+void dns_check_relay(struct dns_check *check, struct bytes host, const struct endpoint *to);
+bool dns_check_is_private(const struct ip_address *ip);
 void dns_check_starttls(struct dns_check *check, struct bytes host, const struct dns_answer *tlsa);
 
 #endif

@@ -125,4 +125,5 @@ void dns_check_starttls(struct dns_check *check, struct bytes host, const struct
     wire_input_close(&visit.input);
     if (begun)
         shake_hands(&visit, &stream, tlsa);
+    dns_check_relay(check, host, &to);
 }

@@ -1,6 +1,5 @@
 /*
- * What tells senders to encrypt: MTA-STS (RFC 8461), TLS-RPT (RFC 8460), TLSA (RFC 7672). The
- * policy of MTA-STS is not fetched here.
+ * What tells senders to encrypt: MTA-STS (RFC 8461), TLS-RPT (RFC 8460), TLSA (RFC 7672).
  */
 #include "diagnose/dns_inside.h"
 
@@ -49,19 +48,6 @@ static bool stands_twice(struct bytes text, const char *wanted)
 
 /* ------------------------------------------------------------------ MTA-STS */
 
-static void judge_policy_host(struct dns_check *check)
-{
-    const struct bytes host =
-        arena_print(check->arena, "mta-sts.%.*s", BYTES_PRINT(check->request->domain));
-    struct dns_answer answer;
-
-    if (dns_check_ask(check, host, DNS_A, &answer) == LOOKUP_ABSENT &&
-        dns_check_ask(check, host, DNS_AAAA, &answer) == LOOKUP_ABSENT)
-        dns_find(&check->findings, FINDING_STS_NO_HOST, host, BYTES_EMPTY);
-    else
-        dns_find(&check->findings, FINDING_STS_NOT_FETCHED, host, BYTES_EMPTY);
-}
-
 void dns_check_sts(struct dns_check *check)
 {
     static const struct versioned kind = {"_mta-sts.", BYTES_LITERAL("v=STSv1"),
@@ -79,7 +65,7 @@ void dns_check_sts(struct dns_check *check)
         return;
     }
     json_object_set_new(object, "id", diagnose_text(id));
-    judge_policy_host(check);
+    dns_check_sts_policy(check, object);
 }
 
 /* ------------------------------------------------------------------ TLS-RPT */

@@ -58,6 +58,10 @@ MUST_USE bool history_of_message(const char *directory, uint64_t message, histor
 MUST_USE bool history_of_session(const char *directory, uint64_t session, history_each *each,
                                  void *argument, char *why, size_t why_room);
 
+/* All events since then that are kept, in the order of writing. */
+MUST_USE bool history_since(const char *directory, int64_t since_wall_us, history_each *each,
+                            void *argument, char *why, size_t why_room);
+
 /* The ledger (faults.md, section 2): one row a fingerprint of client network, sender and recipient.
  */
 enum ledger_state { LEDGER_STILL_OUT = 0, LEDGER_CAME_BACK, LEDGER_REFUSED_LATER, LEDGER_OVERDUE };

@@ -224,6 +224,50 @@ bool history_of_session(const char *directory, uint64_t session, history_each *e
     return session == 0 || story_tell(directory, &story, why, why_room);
 }
 
+/* Row by row, so that a long time takes no more memory than one of them. */
+static bool rows_tell(struct view *view, sqlite3_stmt *statement, history_each *each,
+                      void *argument)
+{
+    const uint64_t message = (uint64_t)sqlite3_column_int64(statement, 1);
+    const int64_t base_us = sqlite3_column_int64(statement, 0);
+    struct bytes rest = column_bytes(statement, 2);
+    struct kept kept;
+
+    while (rest.count > 0 && kept_unpack(&rest, &kept, base_us)) {
+        const struct history_row row = row_of(view, &kept, message);
+        if (!each(argument, &row))
+            return false;
+    }
+    return true;
+}
+
+bool history_since(const char *directory, int64_t since_wall_us, history_each *each, void *argument,
+                   char *why, size_t why_room)
+{
+    CLEANUP(view_close) struct view *view = calloc(1, sizeof *view);
+    sqlite3_stmt *statement = NULL;
+    int result = SQLITE_ERROR;
+    bool wanted = true;
+
+    if (!view) {
+        snprintf(why, why_room, "no memory");
+        return false;
+    }
+    const int open = view_open(view, directory, why, why_room);
+    if (open <= 0)
+        return open == 0;
+    if (view_names(view) &&
+        store_prepare(view->database,
+                      "SELECT wall_us, message, packed FROM events WHERE wall_us >= ?1 ORDER BY id",
+                      &statement)) {
+        sqlite3_bind_int64(statement, 1, since_wall_us);
+        while (wanted && (result = sqlite3_step(statement)) == SQLITE_ROW)
+            wanted = rows_tell(view, statement, each, argument);
+    }
+    sqlite3_finalize(statement);
+    return result == SQLITE_DONE || !wanted || view_fail(view, why, why_room);
+}
+
 /* ------------------------------------------------------------------ the ledger */
 
 #define LEDGER_COLUMNS                                                                             \

@@ -147,8 +147,8 @@ static void load_mailauth_zone(const json_t *zone)
 static const struct {
     const char *path, *reason;
 } NOT_OURS[] = {
-    {"pct", "pct is gone (RFC 9989, Appendix C); such a tag is passed over"},
-    {"ri", "ri is gone (RFC 9989, Appendix C); such a tag is passed over"},
+    {"pct", "pct is gone (RFC 9989 C.5.2); such a tag is passed over"},
+    {"ri", "ri is gone (RFC 9989 C.5.2); such a tag is passed over"},
     {"error", "the wording of mailauth's own interface"},
     {"rr", "a member of mailauth's own interface (the raw record)"},
     {"info", "a member of mailauth's own interface (a text)"},
@@ -164,7 +164,7 @@ static const struct {
 };
 static const char SEVERAL[] =
     "several addresses of one domain are one author domain, and several are all evaluated, the "
-    "strictest counts (RFC 9989, extraction of the author domain)";
+    "strictest counts (RFC 9989 5.3.1)";
 
 static const char *reason_not_ours(const char *path)
 {
@@ -331,8 +331,8 @@ struct rspamd_facts {
 static const struct {
     const char *name, *reason;
 } RSPAMD_DIFFERS[] = {
-    {"DMARC PCT ZERO REJECT", "pct is gone: p applies as it stands (RFC 9989, Appendix C)"},
-    {"DMARC PCT ZERO SP QUARANTINE", "pct is gone: sp applies as it stands (RFC 9989, Appendix C)"},
+    {"DMARC PCT ZERO REJECT", "pct is gone: p applies as it stands (RFC 9989 C.5.2)"},
+    {"DMARC PCT ZERO SP QUARANTINE", "pct is gone: sp applies as it stands (RFC 9989 C.5.2)"},
     {"DMARC SUBDOMAIN PASS DKIM RELAXED ALIGNMENT",
      "by the tree walk my.mom.za.org, the only one with a record, is its own organizational "
      "domain; mom.za.org is another (RFC 9989 4.10.2)"},
