@@ -107,6 +107,16 @@ def relay(kind='smtp', warn='1h', expire='5d'):
     return RELAY.replace('{kind}', kind) + retry(warn, expire)
 
 
+def processes(server):
+    """The server's process and all that it started."""
+    found, more = [], [server.process.pid]
+    while more:
+        found.append(more.pop())
+        with open(f'/proc/{found[-1]}/task/{found[-1]}/children') as file:
+            more += [int(word) for word in file.read().split()]
+    return found
+
+
 class Scenario:
     """name, what it shows, the configuration beyond a plain domain, the letters, and the next hop's manners."""
 
@@ -339,7 +349,7 @@ class Run:
         self.folder = tempfile.mkdtemp(prefix='holdfast-struck-', dir=MEMORY)
         place.copy(os.path.join(self.folder, 'spool'))
         self.page = Page(self.folder)
-        self.sessions = 0
+        self.sessions, self.closed = 0, False
         self.hop = NextHop(self._hop) if scenario.hop else None
         self.doors = Doors(clamd(self._scan)) if scenario.filter else None
         self.scanned = []
@@ -365,9 +375,23 @@ class Run:
 
     def start(self, mode=COUNT, at=0, for_ever=False, from_start=False):
         self.page.put(int(from_start), mode, at, for_ever)
+        if mode in (KILL_BEFORE, KILL_AFTER):
+            threading.Thread(target=self._executioner, args=(self.server,), daemon=True).start()
         self.server.start()
         if not from_start:
             self.page.arm()
+
+    def _executioner(self, server):
+        """Kills the whole group as soon as the page says that it was struck."""
+        before = server.process
+        while not self.closed:
+            if self.page.get()['struck'] and server.process is not before:
+                try:
+                    os.killpg(server.process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                return
+            time.sleep(0.003)
 
     def gone(self):
         return self.server.process.poll() is not None
@@ -537,6 +561,7 @@ class Run:
         return problems
 
     def close(self):
+        self.closed = True
         self.server.kill()
         if self.hop:
             self.hop.listener.close()

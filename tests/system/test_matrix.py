@@ -11,10 +11,10 @@ import argparse
 import errno
 import fcntl
 import os
+import resource
 import signal
 import sqlite3
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -24,7 +24,7 @@ from lib import ROOT, Checks, Client, Closed, wait_until  # noqa: E402
 from lib_dns import SERVFAIL, ScriptedDns  # noqa: E402
 from lib_faults import write_file  # noqa: E402
 from lib_load import SIOCOUTQ, Letter, Told, expect_account, expect_delivered_once  # noqa: E402
-from lib_strike import ALLOCATION, IO, LIBRARY, Doors, Page, StruckServer, clamd  # noqa: E402
+from lib_strike import ALLOCATION, IO, LIBRARY, Doors, Page, StruckServer, clamd, processes  # noqa: E402
 
 checks = Checks()
 STAGES = ('connect', 'ehlo', 'mail', 'rcpt', 'data', 'dot')
@@ -253,22 +253,36 @@ def disk(name, call, number, causes='spool.failed spool.full spool.down local.fa
 
 
 def stopped(seconds):
-    """SIGSTOP: the whole process stands still for a while."""
+    """SIGSTOP: all of it stands still for a while."""
     def strike(house):
-        os.kill(house.server.process.pid, signal.SIGSTOP)
-        threading.Timer(seconds, lambda: os.kill(house.server.process.pid, signal.SIGCONT)).start()
+        group = house.server.process.pid
+        os.killpg(group, signal.SIGSTOP)
+        threading.Timer(seconds, lambda: os.killpg(group, signal.SIGCONT)).start()
     return strike
 
 
+def goes_on(house):
+    def runs():
+        with open(f'/proc/{house.server.process.pid}/status') as file:
+            return 'stopped' not in file.read()
+    wait_until('the server to go on', runs)
+
+
 def descriptors(house):
-    house.limit = subprocess.run(['prlimit', '--pid', str(house.server.process.pid), '--nofile', '--output=SOFT', '--noheadings', '--raw'],
-                                 capture_output=True, text=True).stdout.strip()
-    used = len(os.listdir(f'/proc/{house.server.process.pid}/fd'))
-    subprocess.run(['prlimit', '--pid', str(house.server.process.pid), f'--nofile={used - 2}:'], check=True)
+    """Each of its processes may open nothing any more."""
+    house.limits = {}
+    for pid in processes(house.server):
+        house.limits[pid] = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = len(os.listdir(f'/proc/{pid}/fd'))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used - 2, house.limits[pid][1]))
 
 
 def descriptors_back(house):
-    subprocess.run(['prlimit', '--pid', str(house.server.process.pid), f'--nofile={house.limit}:'], check=True)
+    for pid, limits in house.limits.items():
+        try:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        except ProcessLookupError:
+            pass
 
 
 OURS = 'server.busy server.stopping undecided spool.failed spool.down filter.unreachable directory.unavailable directory.misconfigured dns.sender.temperror dns.resolver_down local.failed'
@@ -295,8 +309,7 @@ FAULTS = [
     Fault('machine', 'no descriptors', OURS, descriptors, descriptors_back, silent=True),
     Fault('machine', 'no memory', OURS + ' filter.timeout filter.crashed filter.garbled recipient.too_many', lambda house: house.page.put(1, ALLOCATION, 1, True),
           lambda house: house.page.put(), silent=True),
-    Fault('machine', 'stands still for 2 s', '', stopped(2), lambda house: wait_until('the server to go on', lambda: 'stopped' not in open(
-        f'/proc/{house.server.process.pid}/status').read())),
+    Fault('machine', 'stands still for 2 s', '', stopped(2), goes_on),
     Fault('machine', 'killed and started again', '', lambda house: house.server.kill(), lambda house: house.restart(), silent=True),
 ]
 
