@@ -2,6 +2,7 @@
 """The filter's fault domain, with a real clamd that is stopped, paused and killed, and with a fake that answers by halves.
 Each time the reply, the journal and the metrics have to agree on the cause, and nothing unscanned may be taken."""
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import threading
 
 from lib import Checks, wait_until
 from lib_faults import EICAR, FaultServer, FromAddress, Mail, expect, expect_accepted, expect_healed
+from lib_strike import Doors
 
 CLEAN = 'stream: OK\0'
 SIGNATURE = 'Holdfast.Test'
@@ -237,6 +239,33 @@ def by_halves(checks):
     fake.close()
 
 
+# ------------------------------------------------------------------ scores
+
+def scores(checks):
+    """spamd: from reject_score on, and not a tenth below."""
+    score = ['5.0']
+
+    def serve(connection):
+        data = b''
+        while b'\r\n\r\n' not in data:
+            data += connection.recv(65536)
+        if not data.startswith(b'PING'):
+            head, body = data.split(b'\r\n\r\n', 1)
+            size = int(re.search(rb'Content-length: (\d+)', head).group(1))
+            while len(body) < size:
+                body += connection.recv(65536)
+        spam = f'X-Spam-Score: {score[0]}\r\n\r\n'
+        connection.sendall(f'SPAMD/1.1 0 EX_OK\r\nContent-length: {len(spam)}\r\nSpam: False ; {score[0]} / 9.0\r\n\r\n{spam}'.encode())
+
+    doors = Doors(serve)
+    text = f'filter spam {{ speaks = spamd  address = "127.0.0.1:{doors.port}"  reject_score = 5.0 }}\n'
+    with FaultServer(text) as server:
+        checks.run('spamd: exactly reject_score is refused', lambda: expect(server, Mail(), '550 5.7.1', 'filter.refused', 'dot'))
+        score[0] = '4.9'
+        checks.run('spamd: below it is taken', lambda: expect_accepted(server, Mail()))
+    doors.close()
+
+
 # ------------------------------------------------------------------ on_fault
 
 def accepted_with_header(server, fake):
@@ -295,6 +324,7 @@ def main():
     checks = Checks()
     real(checks)
     by_halves(checks)
+    scores(checks)
     settings(checks)
     return checks.done()
 

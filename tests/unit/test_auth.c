@@ -43,6 +43,38 @@ static void test_spf_cut(void **state UNUSED)
     }
 }
 
+/* RFC 7208 4.6.4: ten terms that ask DNS and no more; 5: a failed one is a temporary error. */
+static void test_spf_limits(void **state UNUSED)
+{
+    const struct auth_dns dns = dns_of_test();
+    const struct spf_request request = {.client = {ENDPOINT_IPV4, {192, 0, 2, 9}},
+                                        .helo = BYTES_LITERAL("h.example"),
+                                        .from = {BYTES_LITERAL("x"), BYTES_LITERAL("a.example")}};
+    struct spf_facts facts;
+    char record[400] = "v=spf1";
+
+    for (unsigned terms = 1; terms <= 11; terms++) {
+        snprintf(record + strlen(record), 30, " include:i%u.example", terms % 10);
+        char whole[440], name[20];
+        snprintf(whole, sizeof whole, "%s +all", record);
+        fake_zone_clear();
+        fake_zone_add("a.example", DNS_TXT, bytes_of_text(whole));
+        for (unsigned i = 0; i < 10; i++) {
+            snprintf(name, sizeof name, "i%u.example", i);
+            fake_zone_add(name, DNS_TXT, BYTES_LITERAL("v=spf1 -all"));
+        }
+        spf_check(&dns, &request, &facts);
+        assert_int_equal(facts.result, terms <= 10 ? AUTH_PASS : AUTH_PERMERROR);
+        arena_clear(&arena);
+    }
+    fake_zone_clear();
+    fake_zone_add("a.example", DNS_TXT, BYTES_LITERAL("v=spf1 a:sick.example -all"));
+    fake_zone_fault("sick.example", DNS_A, FAKE_SERVFAIL);
+    spf_check(&dns, &request, &facts);
+    assert_int_equal(facts.result, AUTH_TEMPERROR);
+    arena_clear(&arena);
+}
+
 static void test_dmarc_cut(void **state UNUSED)
 {
     static const char record[] = "v=DMARC1; p=reject; sp=quarantine; np=none; t=y; psd=n; adkim=s; "
@@ -397,12 +429,13 @@ static void test_patience(void **state UNUSED)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spf_cut),       cmocka_unit_test(test_dmarc_cut),
-        cmocka_unit_test(test_dmarc_grammar), cmocka_unit_test(test_authres_cut),
-        cmocka_unit_test(test_sts_cut),       cmocka_unit_test(test_from),
-        cmocka_unit_test(test_dmarc_ill),     cmocka_unit_test(test_tree_walk),
-        cmocka_unit_test(test_strip),         cmocka_unit_test(test_strip_nothing),
-        cmocka_unit_test(test_strip_long),    cmocka_unit_test(test_patience),
+        cmocka_unit_test(test_spf_cut),       cmocka_unit_test(test_spf_limits),
+        cmocka_unit_test(test_dmarc_cut),     cmocka_unit_test(test_dmarc_grammar),
+        cmocka_unit_test(test_authres_cut),   cmocka_unit_test(test_sts_cut),
+        cmocka_unit_test(test_from),          cmocka_unit_test(test_dmarc_ill),
+        cmocka_unit_test(test_tree_walk),     cmocka_unit_test(test_strip),
+        cmocka_unit_test(test_strip_nothing), cmocka_unit_test(test_strip_long),
+        cmocka_unit_test(test_patience),
     };
 
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
