@@ -150,6 +150,16 @@ static void check_routes(const struct config *config, struct scan *scan)
                        config->routes[i].domain);
 }
 
+/* A seal says what became of the chain that was there, so that has to be looked at. */
+static void check_signs(const struct config *config, struct scan *scan)
+{
+    for (unsigned i = 0; i < config->sign_count; i++)
+        if (config->signs[i].seal && config->checks.arc == CHECK_OFF)
+            errors_add(scan->errors, head_of(scan, SECTION_SIGN, i),
+                       "sign \"%s\": seal needs arc = record or enforce in section checks",
+                       config->signs[i].name);
+}
+
 static int compare_first(const void *a, const void *b)
 {
     const char *first = NULL, *second = NULL;
@@ -207,7 +217,8 @@ void config_check(struct config *config, struct scan *scan)
     check_incidents(config, scan);
     if (config->domain_count > 1)
         qsort(config->domains, config->domain_count, sizeof *config->domains, compare_first);
-    check_routes(config, scan); /* while they stand as in the file */
+    check_routes(config, scan);
+    check_signs(config, scan); /* while they stand as in the file */
     if (config->route_count > 1)
         qsort(config->routes, config->route_count, sizeof *config->routes, compare_first);
 }

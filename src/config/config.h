@@ -87,6 +87,7 @@ struct config_checks {
 struct config_sign {
     const char *name;
     const char *domain, *selector, *key;
+    bool seal; /* ARC, of what is passed on */
 };
 
 struct config_resolver {

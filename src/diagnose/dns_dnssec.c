@@ -191,26 +191,30 @@ static unsigned count_of(const struct direct_answer *answer, unsigned type)
     return count;
 }
 
-static bool any_matches(struct dns_check *check, struct bytes zone, const struct direct_answer *all,
-                        const struct direct_answer *keys)
+bool dnssec_ds_names_key(struct arena *arena, struct bytes zone, struct bytes ds_text,
+                         struct bytes key_text)
 {
     static _Thread_local struct key key; /* more than a fiber's stack should hold */
     struct ds ds = {0};
 
-    for (unsigned i = 0; i < all->answer_count; i++) {
-        if (all->answers[i].type != TYPE_DS || !read_ds(all->answers[i].data, &ds))
-            continue;
-        for (unsigned j = 0; j < keys->answer_count; j++)
+    return read_ds(ds_text, &ds) && read_key(arena, key_text, &key) &&
+           ds_names_key(zone, &ds, &key);
+}
+
+static bool any_matches(struct dns_check *check, struct bytes zone, const struct direct_answer *all,
+                        const struct direct_answer *keys)
+{
+    for (unsigned i = 0; i < all->answer_count; i++)
+        for (unsigned j = 0; all->answers[i].type == TYPE_DS && j < keys->answer_count; j++)
             if (keys->answers[j].type == TYPE_DNSKEY &&
-                read_key(check->arena, keys->answers[j].data, &key) &&
-                ds_names_key(zone, &ds, &key))
+                dnssec_ds_names_key(check->arena, zone, all->answers[i].data,
+                                    keys->answers[j].data))
                 return true;
-    }
     return false;
 }
 
 /* "SOA 13 2 3600 20261231235959 20261201000000 1234 zone. signature": when it ends. */
-static int64_t signature_end(struct bytes text)
+int64_t dnssec_signature_end(struct bytes text)
 {
     struct bytes word = BYTES_EMPTY;
     struct tm parts = {0};
@@ -238,7 +242,7 @@ static int64_t signed_until(const struct direct_answer *answer)
 
     for (unsigned i = 0; i < answer->answer_count; i++)
         if (answer->answers[i].type == TYPE_RRSIG) {
-            const int64_t until = signature_end(answer->answers[i].data);
+            const int64_t until = dnssec_signature_end(answer->answers[i].data);
             latest = MAX_OF(latest, until);
         }
     return latest;

@@ -70,6 +70,9 @@ MUST_USE struct verdict authenticate_message(struct policy *policy, struct trans
 
 /* Adds Authentication-Results and Received-SPF to transaction->headers. */
 void authenticate_print(const struct authentication *it, const struct transaction *transaction);
+/* The value of Authentication-Results, our id first. */
+void authenticate_results(const struct authentication *it, const struct transaction *transaction,
+                          struct buffer *into);
 /* One line of the journal with what an aggregate report needs (RFC 9990). */
 void authenticate_tell(const struct authentication *it, const struct transaction *transaction,
                        const struct verdict *verdict);

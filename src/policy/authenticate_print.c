@@ -18,11 +18,11 @@ static struct bytes iprev_result(const struct authentication *it, const struct c
     return BYTES_LITERAL("temperror");
 }
 
-void authenticate_print(const struct authentication *it, const struct transaction *transaction)
+void authenticate_results(const struct authentication *it, const struct transaction *transaction,
+                          struct buffer *into)
 {
-    const struct config *config = it->policy->settings.config;
     const struct auth_facts facts = {
-        .authserv_id = config->hostname,
+        .authserv_id = it->policy->settings.config->hostname,
         .spf_request = it->has_from ? &it->from_request : NULL,
         .spf = it->has_from ? &it->from : NULL,
         .dkim = it->has_dkim ? &it->dkim_report : NULL,
@@ -32,8 +32,15 @@ void authenticate_print(const struct authentication *it, const struct transactio
         .client = transaction->client->remote.ip,
     };
 
+    authres_print(into, &facts);
+}
+
+void authenticate_print(const struct authentication *it, const struct transaction *transaction)
+{
+    const struct config *config = it->policy->settings.config;
+
     buffer_add_text(transaction->headers, "Authentication-Results: ");
-    authres_print(transaction->headers, &facts);
+    authenticate_results(it, transaction, transaction->headers);
     buffer_add_text(transaction->headers, "\r\n");
     if (it->has_from && config->checks.spf != CHECK_OFF)
         spf_print_received(transaction->headers, &it->from_request, &it->from);

@@ -1,6 +1,7 @@
 /*
  * signing: DKIM-Signature for what our own clients send, with every key that the configuration has
- * for the author's domain or the nearest domain above it. Keys are read once, when the server
+ * for the author's domain or the nearest domain above it; and an ARC seal for what others sent and
+ * is passed on. Keys are read once, when the server
  * opens, while it may still read them.
  */
 #include <errno.h>
@@ -126,12 +127,66 @@ static bool sign_with(const struct signing_key *key, const struct policy_message
     return false;
 }
 
+/* ------------------------------------------------------------------ what is passed on */
+
+/* Mail of others that an alias leads to a domain that is not ours. */
+static bool is_passed_on(const struct policy *policy, const struct transaction *transaction)
+{
+    const struct envelope *envelope = &transaction->envelope;
+
+    for (uint32_t i = 0; i < envelope->recipient_count; i++)
+        if (!config_find_domain(policy->settings.config, envelope->recipients[i].address.domain))
+            return true;
+    return false;
+}
+
+static const struct signing_key *sealing_key(const struct policy *policy)
+{
+    for (unsigned i = 0; i < policy->signing_key_count; i++)
+        if (policy->signing_keys[i].sign->seal)
+            return &policy->signing_keys[i];
+    return NULL;
+}
+
+/* The chain on top of which the seal goes is the one that arrived; where its state is not known, as
+ * when a key could not be fetched, there is no seal. The message goes on in any case. */
+static void seal(const struct policy *policy, struct transaction *transaction,
+                 const struct policy_message *message)
+{
+    const struct authentication *it = transaction->authentication;
+    const struct signing_key *key = sealing_key(policy);
+    CLEANUP(buffer_free) struct buffer results = BUFFER_WITH_LIMIT(64 * KIB);
+    struct bytes id = BYTES_EMPTY;
+    char why[WHY_ROOM] = "";
+
+    if (!key || !it || !it->has_arc || !is_passed_on(policy, transaction))
+        return;
+    authenticate_results(it, transaction, &results);
+    const struct arc_sealer sealer = {.signer = {.domain = key->sign->domain,
+                                                 .selector = key->sign->selector,
+                                                 .key = key->key,
+                                                 .wall_us = clock_wall_us()},
+                                      .authentication_results =
+                                          bytes_cut(buffer_view(&results), ';', &id),
+                                      .authserv_id = policy->settings.config->hostname,
+                                      .chain = it->arc.result};
+    const struct auth_source source = {message->source.read, message->source.argument,
+                                       message->source.size_bytes};
+    if (results.failed || !arc_seal(&sealer, &source, transaction->headers, why, sizeof why))
+        observe_note(LOG_WARNING, "policy", "sign \"%s\": not sealed: %s", key->sign->name,
+                     *why ? why : "no memory");
+}
+
+/* ------------------------------------------------------------------ the end of the judgement */
+
 struct verdict signing_apply(struct policy *policy, struct transaction *transaction,
                              const struct policy_message *message)
 {
     const struct client_facts *client = transaction->client;
     struct bytes author = BYTES_EMPTY;
 
+    if (policy->signing_key_count > 0 && !client->may_relay && client->user.count == 0)
+        seal(policy, transaction, message);
     if (policy->signing_key_count == 0 || (!client->may_relay && client->user.count == 0) ||
         !auth_author_domain(transaction->arena, message->head, &author))
         return verdict_accept();

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "auth/auth.h"
+#include "diagnose/dns_inside.h"
 #include "resolve/direct.h"
 
 static struct arena arena = ARENA_WITH_LIMIT(16 * MIB);
@@ -171,6 +172,47 @@ static void test_answer_truncated(void **state)
     }
 }
 
+/* ------------------------------------------------------------------ DNSSEC */
+
+/* The example of RFC 4034 5.4. */
+static const char KEY[] = "256 3 5 AQOeiiR0GOMYkDshWoSKz9XzfwJr1AYtsmx3TGkJaNXVbfi/2pHm822aJ5iI9BMzNXxeYCmZDRD99WYwYqUSdjMm"
+                          "mAphXdvxegXd/M5+X7OrzKBaMbCVdFLUUh6DhweJBjEVv5f2wwjM9XzcnOf+EPbtG9DMBmADjFDc2w/rljwvFw== ;{id = 60485}";
+static const char DS[] = "60485 5 1 2BB183AF5F22588179A53B0A98631FAD1A292118";
+
+static bool names(const char *zone, const char *ds, const char *key)
+{
+    return dnssec_ds_names_key(&arena, bytes_of_text(zone), bytes_of_text(ds), bytes_of_text(key));
+}
+
+static void test_dnssec_links(void **state)
+{
+    (void)state;
+    assert_true(names("dskey.example.com", DS, KEY));
+    assert_false(names("other.example.com", DS, KEY));
+    assert_false(names("dskey.example.com", "60486 5 1 2BB183AF5F22588179A53B0A98631FAD1A292118", KEY));
+    assert_false(names("dskey.example.com", "60485 8 1 2BB183AF5F22588179A53B0A98631FAD1A292118", KEY));
+    assert_false(names("dskey.example.com", "60485 5 1 2BB183AF5F22588179A53B0A98631FAD1A292119", KEY));
+    assert_true(names("dskey.example.com", "60485 5 4 00", KEY)); /* a digest that we do not know */
+    for (size_t i = 0; i < sizeof DS - 1; i++)
+        assert_false(dnssec_ds_names_key(&arena, BYTES_LITERAL("dskey.example.com"), bytes_of(DS, i), BYTES_LITERAL(KEY)));
+    for (size_t i = 0; i < sizeof KEY - sizeof " ;{id = 60485}" - 1; i++)
+        assert_false(dnssec_ds_names_key(&arena, BYTES_LITERAL("dskey.example.com"), BYTES_LITERAL(DS), bytes_of(KEY, i)));
+}
+
+static void test_dnssec_signature_end(void **state)
+{
+    static const char text[] = "SOA 13 2 3600 20261231235959 20261201000000 1234 example. AAAA";
+
+    (void)state;
+    assert_int_equal(dnssec_signature_end(BYTES_LITERAL(text)), 1798761599);
+    assert_int_equal(dnssec_signature_end(BYTES_LITERAL("SOA 13 2 3600 1798761599 1 1 . AAAA")), 1798761599);
+    assert_int_equal(dnssec_signature_end(BYTES_LITERAL("SOA 13 2 3600 soon")), 0);
+    for (size_t i = 0; i < sizeof text; i++) {
+        const int64_t end = dnssec_signature_end(bytes_of(text, i));
+        assert_true(end >= 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -178,6 +220,7 @@ int main(void)
         cmocka_unit_test_teardown(test_spf_truncated, clear), cmocka_unit_test_teardown(test_keys, clear),
         cmocka_unit_test_teardown(test_question, clear), cmocka_unit_test_teardown(test_answer, clear),
         cmocka_unit_test_teardown(test_answer_truncated, clear),
+        cmocka_unit_test_teardown(test_dnssec_links, clear), cmocka_unit_test(test_dnssec_signature_end),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
