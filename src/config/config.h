@@ -20,6 +20,7 @@ enum on_permerror { ON_PERMERROR_REFUSE = 0, ON_PERMERROR_ACCEPT };
 enum on_quarantine { ON_QUARANTINE_MARK = 0, ON_QUARANTINE_HOLD };
 enum filter_speaks { FILTER_CLAMD = 0, FILTER_SPAMD, FILTER_MILTER };
 enum on_fault { ON_FAULT_DEFER = 0, ON_FAULT_REFUSE, ON_FAULT_ACCEPT, ON_FAULT_HOLD };
+enum on_poison { ON_POISON_DEFER = 0, ON_POISON_HOLD, ON_POISON_REFUSE };
 enum deliver_kind { DELIVER_NONE = 0, DELIVER_MAILDIR, DELIVER_LMTP, DELIVER_SMTP, DELIVER_PIPE };
 
 struct config_listen {
@@ -71,6 +72,8 @@ struct config_filter {
     unsigned address_count;
     uint64_t timeout_us, connect_timeout_us, command_timeout_us;
     enum on_fault on_fault;
+    uint32_t poison_after;
+    enum on_poison on_poison;
     double reject_score;
     bool name_in_reply, reuse;
 };

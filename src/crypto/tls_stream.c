@@ -274,9 +274,17 @@ static void tls_stream_close(struct stream *stream, bool reset)
     free(tls);
 }
 
+static size_t tls_stream_unacknowledged(const struct stream *stream)
+{
+    const struct tls_stream *tls = CONTAINER_OF(stream, const struct tls_stream, stream);
+
+    return tls->out.count + stream_unacknowledged(tls->below);
+}
+
 const struct stream_ops TLS_STREAM_OPS = {
     .read = tls_stream_read,
     .write = tls_stream_write,
     .wait_readable = tls_stream_wait_readable,
     .close = tls_stream_close,
+    .unacknowledged = tls_stream_unacknowledged,
 };

@@ -241,7 +241,8 @@ bool ledger_take(struct store *store, const struct kept *kept)
         print_make(&print, kept->texts[KEPT_FROM], kept->texts[KEPT_TO]);
         return ledger_defer(store, &print, kept);
     }
-    if (kept->kind == EVENT_MESSAGE_ACCEPTED || kept->kind == EVENT_RECIPIENT_ACCEPTED)
+    if (kept->kind == EVENT_MESSAGE_ACCEPTED || kept->kind == EVENT_RECIPIENT_ACCEPTED ||
+        kept->kind == EVENT_MESSAGE_REPEATED)
         return ledger_end_all(store, &print, kept, LEDGER_CAME_BACK);
     if ((kept->kind == EVENT_MESSAGE_REFUSED || kept->kind == EVENT_RECIPIENT_REFUSED) &&
         kept->texts[KEPT_FROM].count > 0)

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define UNIX_BACKLOG_PAUSE_US (10 * US_PER_MS)
@@ -110,6 +112,16 @@ static struct io_result socket_wait_readable(struct stream *stream, uint64_t dea
     return io_ok(0);
 }
 
+static size_t socket_unacknowledged(const struct stream *stream)
+{
+    const struct socket_stream *socket = CONTAINER_OF(stream, const struct socket_stream, base);
+    int pending = 0;
+
+    if (ioctl(socket->poller.descriptor, SIOCOUTQ, &pending) != 0)
+        return 0;
+    return (size_t)MAX_OF(pending, 0);
+}
+
 static void socket_close_now(struct socket_stream *socket)
 {
     poller_close(&socket->poller);
@@ -143,6 +155,7 @@ static const struct stream_ops socket_ops = {
     .write = socket_write,
     .wait_readable = socket_wait_readable,
     .close = socket_close,
+    .unacknowledged = socket_unacknowledged,
 };
 
 struct io_result stream_wrap(int descriptor, bool for_write, struct stream **stream)

@@ -164,6 +164,8 @@ void metrics_count_event(const struct event *event)
     if (event->kind == EVENT_MESSAGE_ACCEPTED) {
         metric_add(COUNTER_ACCEPTED, 1);
         metric_add(COUNTER_ACCEPTED_BYTES, (int64_t)event->size_bytes);
+    } else if (event->kind == EVENT_MESSAGE_REPEATED) {
+        metric_add(COUNTER_REPEATED, 1);
     } else if (event->kind == EVENT_MESSAGE_DEFERRED) {
         atomic_fetch_add_explicit(&deferrals[cause][stage], 1, memory_order_relaxed);
     } else if (event->kind == EVENT_MESSAGE_REFUSED) {

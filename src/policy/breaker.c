@@ -86,7 +86,7 @@ static void prober_end(struct breaker *breaker)
 
     pthread_mutex_lock(&policy->lock);
     breaker->prober = NULL;
-    policy->probers--;
+    policy->background--;
     waitlist_wake_all(&policy->ended);
     pthread_mutex_unlock(&policy->lock);
 }
@@ -112,7 +112,7 @@ static void prober_start(struct breaker *breaker)
     pthread_mutex_lock(&policy->lock);
     if (!breaker->prober && !policy->closing) {
         breaker->prober = fiber_start("policy.probe", prober_main, breaker);
-        policy->probers += breaker->prober ? 1 : 0;
+        policy->background += breaker->prober ? 1 : 0;
     }
     pthread_mutex_unlock(&policy->lock);
 }
@@ -125,12 +125,13 @@ static void probers_cancel(struct policy *policy)
             fiber_cancel(policy->instances[i].breaker.prober);
     if (policy->resolver.prober)
         fiber_cancel(policy->resolver.prober);
+    lates_cancel(policy);
 }
 
 static bool probers_ended(struct policy *policy)
 {
     pthread_mutex_lock(&policy->lock);
-    const bool ended = policy->probers == 0;
+    const bool ended = policy->background == 0;
 
     pthread_mutex_unlock(&policy->lock);
     return ended;

@@ -11,6 +11,16 @@
 struct scan {
     struct verdict verdict;
     bool fault;
+    bool asked; /* the filter itself was: its breaker was closed and there was time */
+};
+
+/* What a filter said of a message, apart from its transaction, so that it can be used again. */
+struct kept {
+    enum cause cause; /* ACCEPTED: it let the message pass */
+    bool discards;    /* then: nobody gets it */
+    struct bytes words;
+    struct bytes headers;          /* spamd: fields for the message */
+    struct milter_changes changes; /* milter: never a body */
 };
 
 /* ---- judge.c */
@@ -30,6 +40,9 @@ void instance_learn(struct filter_instance *instance, enum filter_fault fault, s
 MUST_USE struct verdict filter_excuse(struct transaction *transaction,
                                       const struct config_filter *filter,
                                       const struct verdict *fault);
+/* A verdict that took so long that the client may have gone is kept for its next attempt. */
+void verdict_remember(const struct transaction *transaction, struct filter_instance *instance,
+                      const struct kept *kept, uint64_t took_us);
 #define FILTER_PROBE_US (5 * US_PER_S) /* a probe, whatever the filter's own time-out */
 /* The deadlines of a scan that begins now. */
 struct filter_deadlines filter_deadlines_of(const struct config_filter *filter,
@@ -68,9 +81,46 @@ MUST_USE bool filtering_drop_fields(struct transaction *transaction, const char 
 
 /* ------------------------------------------------------------------ by protocol */
 
+/* ---- memory.c */
+
+struct memory *memory_open(void); /* NULL on memory */
+void memory_close(struct memory *memory);
+/* Of this message at this filter, as the transaction is now; empty: nothing is remembered of it. */
+struct bytes memory_key(const struct transaction *transaction, const struct config_filter *filter);
+void memory_keep(struct memory *memory, struct bytes key, const struct kept *kept);
+/* Once: then it is forgotten, and the same message would be asked about again. */
+MUST_USE bool memory_recall(struct memory *memory, struct bytes key, struct arena *arena,
+                            struct kept *kept);
+/* The message made the filter fail; gives how often by now. `passed`: messages that the filter has
+ * judged so far. */
+unsigned memory_failed(struct memory *memory, struct bytes key, uint64_t passed);
+void memory_passed(struct memory *memory, struct bytes key); /* it was judged after all */
+bool memory_is_poison(struct memory *memory, struct bytes key, unsigned most, uint64_t passed);
+
+/* ---- filter_late.c */
+
+/* A filter that has the whole message and still owes its answer. */
+struct late_talk {
+    struct filter_instance *instance;
+    struct stream *stream; /* clamd, spamd: taken over */
+    struct milter *milter; /* or this */
+    uint64_t asked_us;
+};
+/* Listens on, in a fiber of its own; what comes is kept. */
+void late_begin(const struct late_talk *talk, const struct transaction *transaction);
+
 /* ---- filter_clamd.c, filter_spamd.c: one instance, one message. Sleep. */
 
-struct scan clamd_instance_scan(struct filter_instance *instance, struct arena *arena,
+/* False: it was no verdict. */
+MUST_USE bool clamd_kept(struct arena *arena, const struct config_filter *filter,
+                         const struct clamd_verdict *answer, struct kept *kept);
+MUST_USE bool spamd_kept(struct arena *arena, const struct config_filter *filter,
+                         const struct spamd_verdict *answer, struct kept *kept);
+MUST_USE bool milter_kept(const struct milter_verdict *answer, const struct milter_changes *changes,
+                          struct kept *kept);
+/* What spamd found goes into the message. */
+struct scan spamd_apply(struct transaction *transaction, struct bytes headers);
+struct scan clamd_instance_scan(struct filter_instance *instance, struct transaction *transaction,
                                 const struct policy_message *message);
 MUST_USE struct verdict clamd_instance_test(struct filter_instance *instance, struct arena *arena);
 bool clamd_instance_ping(const struct filter_instance *instance, struct arena *arena,
@@ -89,6 +139,8 @@ MUST_USE struct verdict milters_recipient(struct policy *policy, struct transact
                                           const struct recipient *recipient);
 struct scan milter_scan(struct policy *policy, struct transaction *transaction,
                         const struct config_filter *filter);
+/* Nobody gets the message, because the filter said so. */
+void filter_discard(struct transaction *transaction, const struct config_filter *filter);
 /* The transaction is over: said to the milters with the next one. */
 void milters_forget(struct transaction *transaction);
 MUST_USE struct verdict milter_instance_test(struct filter_instance *instance, struct arena *arena);

@@ -28,18 +28,44 @@ static struct scan scan_of(struct arena *arena, const struct config_filter *filt
     return filter_scan_fault(arena, filter, answer->fault, answer->words);
 }
 
-struct scan clamd_instance_scan(struct filter_instance *instance, struct arena *arena,
+bool clamd_kept(struct arena *arena, const struct config_filter *filter,
+                const struct clamd_verdict *answer, struct kept *kept)
+{
+    switch (answer->result) {
+    case CLAMD_CLEAN:
+        *kept = (struct kept){.cause = CAUSE_ACCEPTED};
+        return true;
+    case CLAMD_FOUND:
+        *kept = (struct kept){.cause = CAUSE_FILTER_REFUSED,
+                              .words = filter_words(arena, filter, answer->words)};
+        return true;
+    case CLAMD_TOO_LARGE:
+    case CLAMD_ERROR:
+    case CLAMD_FAILED:
+        break;
+    }
+    return false;
+}
+
+struct scan clamd_instance_scan(struct filter_instance *instance, struct transaction *transaction,
                                 const struct policy_message *message)
 {
     const uint64_t start_us = clock_now_us();
+    struct late_talk late = {.instance = instance, .asked_us = start_us};
     const struct clamd_verdict answer =
-        clamd_scan(arena, instance->at, &message->source,
-                   filter_deadlines_of(instance->filter, message->deadline_us));
+        clamd_scan(transaction->arena, instance->at, &message->source,
+                   filter_deadlines_of(instance->filter, message->deadline_us), &late.stream);
     const enum filter_fault fault =
         answer.result == CLAMD_FAILED ? answer.fault : FILTER_FAULT_NONE;
+    const uint64_t took_us = clock_now_us() - start_us;
+    struct kept kept;
 
-    instance_learn(instance, fault, answer.words, clock_now_us() - start_us);
-    return scan_of(arena, instance->filter, &answer);
+    instance_learn(instance, fault, answer.words, took_us);
+    if (late.stream)
+        late_begin(&late, transaction);
+    if (clamd_kept(transaction->arena, instance->filter, &answer, &kept))
+        verdict_remember(transaction, instance, &kept, took_us);
+    return scan_of(transaction->arena, instance->filter, &answer);
 }
 
 bool clamd_instance_ping(const struct filter_instance *instance, struct arena *arena,
@@ -70,7 +96,7 @@ struct verdict clamd_instance_test(struct filter_instance *instance, struct aren
                                        "$EICAR-STANDARD-ANTI", "VIRUS-TEST-FILE!$H+H*");
     const struct message_source source = {read_pattern, &pattern, pattern.count};
     const struct clamd_verdict answer =
-        clamd_scan(arena, instance->at, &source, filter_deadlines_of(filter, DEADLINE_NEVER));
+        clamd_scan(arena, instance->at, &source, filter_deadlines_of(filter, DEADLINE_NEVER), NULL);
 
     if (answer.result == CLAMD_FOUND)
         return verdict_with(CAUSE_ACCEPTED,

@@ -387,6 +387,10 @@ static struct milter_verdict try_once(struct work *work, struct filter_instance 
     *again = old && verdict.answer == MILTER_FAILED && verdict.fault == FILTER_FAULT_CRASHED;
     if (!*again && !message_was_lost(work))
         instance_learn(instance, verdict.fault, verdict.words, clock_now_us() - start_us);
+    if (verdict.fault == FILTER_FAULT_TIMEOUT && seat->milter && milter_is_awaited(seat->milter)) {
+        late_begin(&(struct late_talk){instance, NULL, seat->milter, start_us}, work->transaction);
+        seat->milter = NULL; /* somebody else's now */
+    }
     if (verdict.answer == MILTER_FAILED)
         seat_leave(seat);
     return verdict;
@@ -417,6 +421,7 @@ static bool work_try(struct work *work, struct filter_instance *instance,
 
     *answer = verdict.answer;
     *scan = scan_of(work, &verdict);
+    scan->asked = true;
     return is_final(work, &verdict);
 }
 
@@ -461,7 +466,7 @@ static struct scan talk_run(struct work *work, enum milter_answer *answer)
 
 /* ------------------------------------------------------------------ one step */
 
-static void discard(struct transaction *transaction, const struct config_filter *filter)
+void filter_discard(struct transaction *transaction, const struct config_filter *filter)
 {
     transaction->disposition = DISPOSITION_DISCARD;
     transaction->filter = bytes_of_text(filter->name);
@@ -479,7 +484,7 @@ MUST_USE static struct verdict seat_step(struct work *work)
     work->deadline_us = deadline_in(seat->filter->timeout_us);
     const struct scan scan = talk_run(work, &answer);
     if (answer == MILTER_DISCARD)
-        discard(transaction, seat->filter);
+        filter_discard(transaction, seat->filter);
     if (!verdict_accepts(&scan.verdict))
         transaction->filter = bytes_of_text(seat->filter->name);
     if (!scan.fault)
@@ -580,6 +585,35 @@ struct verdict policy_unknown(struct policy *policy, struct client_facts *client
 
 /* ------------------------------------------------------------------ the dot */
 
+/* What is temporary is asked again, and what ends a session is not about the message. */
+bool milter_kept(const struct milter_verdict *answer, const struct milter_changes *changes,
+                 struct kept *kept)
+{
+    *kept = (struct kept){.cause = CAUSE_ACCEPTED, .words = answer->words};
+    switch (answer->answer) {
+    case MILTER_CONTINUE:
+    case MILTER_ACCEPT:
+        kept->changes = *changes;
+        return !changes->body_replaced;
+    case MILTER_DISCARD:
+        kept->discards = true;
+        return true;
+    case MILTER_REJECT:
+        kept->cause = CAUSE_FILTER_MILTER_REJECT;
+        return true;
+    case MILTER_REPLY_5:
+        kept->cause = CAUSE_FILTER_MILTER_REPLYCODE_5;
+        return true;
+    case MILTER_TEMPFAIL:
+    case MILTER_REPLY_4:
+    case MILTER_REPLY_INVALID:
+    case MILTER_SHUTDOWN:
+    case MILTER_FAILED:
+        break;
+    }
+    return false;
+}
+
 static struct milter_seat *seat_of(struct client_filters *filters,
                                    const struct config_filter *filter)
 {
@@ -612,15 +646,23 @@ struct scan milter_scan(struct policy *policy, struct transaction *transaction,
             .fault = true};
     filters_greet(transaction->client->filters, transaction->client);
     work.deadline_us = MIN_OF(filtering->original.deadline_us, deadline_in(filter->timeout_us));
+    const uint64_t start_us = clock_now_us();
     const struct scan scan = talk_run(&work, &answer);
+    struct kept kept;
+
     work.seat->mail_said = false;
     work.seat->rcpts_said = 0;
+    if (milter_kept(&(struct milter_verdict){.answer = answer, .words = scan.verdict.detail},
+                    &changes, &kept))
+        verdict_remember(transaction, work.seat->instance, &kept, clock_now_us() - start_us);
     if (answer == MILTER_DISCARD)
-        discard(transaction, filter);
+        filter_discard(transaction, filter);
     if (answer != MILTER_CONTINUE && answer != MILTER_ACCEPT)
         return scan;
-    return milter_apply(policy, transaction, filter, &changes,
-                        changes.body_replaced ? &work.body : NULL);
+    struct scan applied = milter_apply(policy, transaction, filter, &changes,
+                                       changes.body_replaced ? &work.body : NULL);
+    applied.asked = true;
+    return applied;
 }
 
 /* ------------------------------------------------------------------ probes */

@@ -4,19 +4,24 @@
  */
 #include "policy/filter.h"
 
-static struct scan scan_of(struct transaction *transaction, const struct config_filter *filter,
-                           const struct spamd_verdict *answer)
+bool spamd_kept(struct arena *arena, const struct config_filter *filter,
+                const struct spamd_verdict *answer, struct kept *kept)
 {
     if (answer->result != SPAMD_JUDGED)
-        return filter_scan_fault(transaction->arena, filter, answer->fault, answer->words);
-    if (filter->reject_score > 0 && answer->score >= filter->reject_score)
-        return (struct scan){
-            .verdict = verdict_with(CAUSE_FILTER_REFUSED,
-                                    filter_words(transaction->arena, filter, answer->words))};
+        return false;
+    *kept = filter->reject_score > 0 && answer->score >= filter->reject_score
+                ? (struct kept){.cause = CAUSE_FILTER_REFUSED,
+                                .words = filter_words(arena, filter, answer->words)}
+                : (struct kept){.cause = CAUSE_ACCEPTED, .headers = answer->headers};
+    return true;
+}
+
+struct scan spamd_apply(struct transaction *transaction, struct bytes headers)
+{
     if (!filtering_drop_fields(transaction, "X-Spam-"))
         return (struct scan){.verdict = verdict_of(CAUSE_SERVER_BUSY), .fault = true};
     if (transaction->headers)
-        buffer_add(transaction->headers, answer->headers);
+        buffer_add(transaction->headers, headers);
     return (struct scan){.verdict = verdict_accept()};
 }
 
@@ -24,12 +29,22 @@ struct scan spamd_instance_scan(struct filter_instance *instance, struct transac
                                 const struct policy_message *message)
 {
     const uint64_t start_us = clock_now_us();
+    struct late_talk late = {.instance = instance, .asked_us = start_us};
     const struct spamd_verdict answer =
         spamd_scan(transaction->arena, instance->at, &message->source,
-                   filter_deadlines_of(instance->filter, message->deadline_us));
+                   filter_deadlines_of(instance->filter, message->deadline_us), &late.stream);
+    const uint64_t took_us = clock_now_us() - start_us;
+    struct kept kept;
 
-    instance_learn(instance, answer.fault, answer.words, clock_now_us() - start_us);
-    return scan_of(transaction, instance->filter, &answer);
+    instance_learn(instance, answer.fault, answer.words, took_us);
+    if (late.stream)
+        late_begin(&late, transaction);
+    if (!spamd_kept(transaction->arena, instance->filter, &answer, &kept))
+        return filter_scan_fault(transaction->arena, instance->filter, answer.fault, answer.words);
+    verdict_remember(transaction, instance, &kept, took_us);
+    if (kept.cause != CAUSE_ACCEPTED)
+        return (struct scan){.verdict = verdict_with(kept.cause, kept.words)};
+    return spamd_apply(transaction, kept.headers);
 }
 
 bool spamd_instance_ping(const struct filter_instance *instance, struct arena *arena,
@@ -61,7 +76,7 @@ struct verdict spamd_instance_test(struct filter_instance *instance, struct aren
                     "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X");
     const struct message_source source = {read_pattern, &pattern, pattern.count};
     const struct spamd_verdict answer =
-        spamd_scan(arena, instance->at, &source, filter_deadlines_of(filter, DEADLINE_NEVER));
+        spamd_scan(arena, instance->at, &source, filter_deadlines_of(filter, DEADLINE_NEVER), NULL);
 
     if (answer.result == SPAMD_JUDGED)
         return verdict_with(CAUSE_ACCEPTED,

@@ -40,8 +40,10 @@ MUST_USE bool breaker_allows(struct breaker *breaker, struct arena *arena, enum 
 void breaker_succeeded(struct breaker *breaker);
 void breaker_failed(struct breaker *breaker, enum cause cause, struct bytes words);
 bool breaker_is_open(struct breaker *breaker);
-/* Ends every prober of the policy and waits for them. Sleeps. */
+/* Ends every fiber in the background and waits for them. Sleeps. */
 void breakers_stop(struct policy *policy);
+/* filter_late.c; under policy->lock. */
+void lates_cancel(struct policy *policy);
 
 /* ------------------------------------------------------------------ the room's state */
 
@@ -59,14 +61,18 @@ struct filter_instance {
     struct breaker breaker;
     pthread_mutex_t idle_lock; /* around `idle` only */
     struct idle_milter idle[MILTERS_IDLE_MAX];
+    _Atomic uint64_t judged; /* messages; counted at the filter's first instance for all */
 };
 
 struct patience;
+struct memory;
+struct late;
 struct signing_key;
 
 struct policy {
     struct policy_settings settings;
     struct patience *patience;
+    struct memory *memory;            /* of messages, by their digest */
     struct signing_key *signing_keys; /* one a `sign` section */
     unsigned signing_key_count;
     struct filter_instance *instances; /* of all filters, in the order of the configuration */
@@ -75,9 +81,11 @@ struct policy {
     _Atomic uint64_t resolver_answered_us; /* when DNS last gave an authoritative answer */
 
     pthread_mutex_t lock; /* around the members below only */
-    unsigned probers;
+    unsigned background;  /* fibers that probe or listen on */
+    struct late *lates;   /* those that listen */
+    unsigned late_count;
     bool closing;
-    struct waitlist ended; /* probers went down */
+    struct waitlist ended; /* `background` went down */
 };
 
 /* While the resolver is down, every question fails at once instead of after its time-out. */

@@ -76,11 +76,11 @@ void instance_learn(struct filter_instance *instance, enum filter_fault fault, s
 static struct scan instance_scan(struct filter_instance *instance, struct transaction *transaction)
 {
     const struct filtering *filtering = transaction->filtering;
-    const struct scan scan =
-        instance->filter->speaks == FILTER_SPAMD
-            ? spamd_instance_scan(instance, transaction, &filtering->now)
-            : clamd_instance_scan(instance, transaction->arena, &filtering->now);
+    struct scan scan = instance->filter->speaks == FILTER_SPAMD
+                           ? spamd_instance_scan(instance, transaction, &filtering->now)
+                           : clamd_instance_scan(instance, transaction, &filtering->now);
 
+    scan.asked = true;
     if (filtering->source_failed)
         return (struct scan){.verdict = verdict_with(CAUSE_SPOOL_FAILED, scan.verdict.detail),
                              .fault = true};
@@ -189,11 +189,125 @@ static struct scan filter_run(struct policy *policy, struct transaction *transac
     return filter_scan_fault(transaction->arena, filter, FILTER_FAULT_MISCONFIGURED, BYTES_EMPTY);
 }
 
+/* ------------------------------------------------------------------ what is known of a message */
+
+/* The client may have gone when it took so long: its limit is not ours. */
+static const uint64_t SLOW_US = 5 * US_PER_S;
+
+void verdict_remember(const struct transaction *transaction, struct filter_instance *instance,
+                      const struct kept *kept, uint64_t took_us)
+{
+    if (took_us >= SLOW_US)
+        memory_keep(instance->breaker.policy->memory, memory_key(transaction, instance->filter),
+                    kept);
+}
+
+static struct scan kept_apply(struct policy *policy, struct transaction *transaction,
+                              const struct config_filter *filter, const struct kept *kept)
+{
+    metric_add(COUNTER_FILTER_RECALLED, 1);
+    if (kept->cause != CAUSE_ACCEPTED)
+        return (struct scan){.verdict = verdict_with(kept->cause, kept->words)};
+    if (kept->discards)
+        filter_discard(transaction, filter);
+    switch (filter->speaks) {
+    case FILTER_CLAMD:
+        break;
+    case FILTER_SPAMD:
+        return spamd_apply(transaction, kept->headers);
+    case FILTER_MILTER:
+        if (!kept->discards)
+            return milter_apply(policy, transaction, filter, &kept->changes, NULL);
+        break;
+    }
+    return (struct scan){.verdict = verdict_accept()};
+}
+
+/* The instance where the filter's messages are counted. */
+static struct filter_instance *counting_instance(struct policy *policy,
+                                                 const struct config_filter *filter)
+{
+    for (unsigned i = 0; i < policy->instance_count; i++)
+        if (policy->instances[i].filter == filter)
+            return &policy->instances[i];
+    return NULL;
+}
+
+static uint64_t judged_by(struct policy *policy, const struct config_filter *filter)
+{
+    const struct filter_instance *instance = counting_instance(policy, filter);
+
+    return instance ? instance->judged : 0;
+}
+
+/* Did the message itself make the filter fail? What is about the connection is not its doing. */
+static bool is_its_doing(const struct scan *scan, const struct config_filter *filter,
+                         uint64_t took_us)
+{
+    if (!scan->fault || !scan->asked)
+        return false;
+    return scan->verdict.cause == CAUSE_FILTER_CRASHED ||
+           scan->verdict.cause == CAUSE_FILTER_GARBLED ||
+           (scan->verdict.cause == CAUSE_FILTER_TIMEOUT &&
+            took_us >= MIN_OF(FAIR_WAIT_US, filter->timeout_us));
+}
+
+static void message_learn(struct policy *policy, const struct config_filter *filter,
+                          struct bytes key, const struct scan *scan, uint64_t took_us)
+{
+    struct filter_instance *counting = counting_instance(policy, filter);
+
+    if (scan->asked && !scan->fault) {
+        if (counting)
+            counting->judged++;
+        memory_passed(policy->memory, key);
+    } else if (is_its_doing(scan, filter, took_us)) {
+        memory_failed(policy->memory, key, judged_by(policy, filter));
+    }
+}
+
+static struct scan poison_scan(struct transaction *transaction, const struct config_filter *filter)
+{
+    const struct bytes words = filter_words(
+        transaction->arena, filter,
+        arena_print(transaction->arena, "it failed %u times or more at this message, not at others",
+                    filter->poison_after));
+    const struct verdict poison = verdict_with(CAUSE_FILTER_POISON, words);
+
+    switch (filter->on_poison) {
+    case ON_POISON_DEFER:
+        break;
+    case ON_POISON_HOLD:
+        hold_unscanned(transaction, filter, &poison);
+        return (struct scan){.verdict = verdict_accept()};
+    case ON_POISON_REFUSE:
+        return (struct scan){.verdict = verdict_with(CAUSE_FILTER_POISON_FINAL, words)};
+    }
+    return (struct scan){.verdict = poison};
+}
+
+/* What is known of this message at this filter, or else the filter itself. */
+static struct scan filter_ask(struct policy *policy, struct transaction *transaction,
+                              const struct config_filter *filter)
+{
+    const struct bytes key = memory_key(transaction, filter);
+    const uint64_t start_us = clock_now_us();
+    struct kept kept;
+
+    if (memory_recall(policy->memory, key, transaction->arena, &kept))
+        return kept_apply(policy, transaction, filter, &kept);
+    if (memory_is_poison(policy->memory, key, filter->poison_after, judged_by(policy, filter)))
+        return poison_scan(transaction, filter);
+    const struct scan scan = filter_run(policy, transaction, filter);
+    message_learn(policy, filter, key, &scan, clock_now_us() - start_us);
+    return scan;
+}
+
 static struct verdict judge_by(struct policy *policy, struct transaction *transaction,
                                const struct config_filter *filter)
 {
     const uint64_t start_us = clock_now_us();
-    const struct scan scan = filter_run(policy, transaction, filter);
+    const struct scan scan = filter_ask(policy, transaction, filter);
 
     metric_observe_filter(bytes_of_text(filter->name), clock_now_us() - start_us);
     if (!verdict_accepts(&scan.verdict))

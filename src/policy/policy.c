@@ -75,9 +75,15 @@ struct policy *policy_open(const struct policy_settings *settings, char *why, si
     const struct config *config = settings->config;
     struct policy *policy = calloc(1, sizeof *policy);
 
-    if (policy)
+    if (policy) {
         policy->instances = calloc(count_instances(config) + 1u, sizeof *policy->instances);
-    if (!policy || !policy->instances) {
+        policy->memory = memory_open();
+    }
+    if (!policy || !policy->instances || !policy->memory) {
+        if (policy) {
+            free(policy->instances);
+            memory_close(policy->memory);
+        }
         free(policy);
         snprintf(why, why_room, "policy: out of memory");
         return NULL;
@@ -101,7 +107,7 @@ void policy_close(struct policy *policy)
     if (!policy)
         return;
     breakers_stop(policy);
-    if (policy->probers > 0) {
+    if (policy->background > 0) {
         observe_note(LOG_WARNING, "policy", "a probe did not end in time, memory kept");
         return;
     }
@@ -112,6 +118,7 @@ void policy_close(struct policy *policy)
     }
     breaker_free(&policy->resolver);
     authenticate_close(policy);
+    memory_close(policy->memory);
     pthread_mutex_destroy(&policy->lock);
     free(policy->instances);
     free(policy);

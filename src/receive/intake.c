@@ -27,6 +27,7 @@ struct verdict intake_open(struct session *session)
         return verdict_of(CAUSE_SPOOL_FAILED);
     session->transaction.message = spool_draft_id(intake->draft);
     REQUIRE(policy_body_begin(&session->transaction));
+    fingerprint_begin(intake);
     if (session->config->filter_count > 0) {
         intake->digest = digest_open(DIGEST_SHA256);
         if (!intake->digest)
@@ -39,6 +40,7 @@ void intake_close(struct session *session)
 {
     rewrite_close(&session->intake);
     digest_close(&session->intake.digest);
+    fingerprint_close(&session->intake);
     spool_draft_close(&session->intake.draft);
     session->intake = (struct intake){0};
 }
@@ -80,9 +82,11 @@ static void intake_keep(struct intake *intake, struct bytes piece)
     if (!verdict_accepts(&written)) {
         intake->objection = written;
         intake->objected = true;
-    } else if (intake->digest) {
-        digest_add(intake->digest, piece);
+        return;
     }
+    fingerprint_add(intake, piece);
+    if (intake->digest)
+        digest_add(intake->digest, piece);
 }
 
 void intake_add(struct session *session, struct bytes piece)

@@ -50,8 +50,6 @@ MUST_USE static struct verdict receive_judge(struct session *session, uint64_t d
     uint8_t digest[DIGEST_MAX];
     size_t digest_count = 0;
 
-    intake_end(session);
-    REQUIRE(intake_verdict(session));
     REQUIRE(message_check_header(session));
     if (intake->digest)
         digest_count = digest_finish(intake->digest, (struct span){digest, sizeof digest});
@@ -158,16 +156,32 @@ static void message_discarded(struct session *session, uint64_t message)
         session_event(session, &event);
 }
 
-static void message_accepted(struct session *session, const struct spool_receipt *receipt,
-                             uint64_t took_us)
+static void message_say_accepted(struct session *session, uint64_t message)
 {
     char id[ID_TEXT_MAX];
 
-    INVARIANT(receipt->durable);
-    id_print(receipt->message, id, sizeof id);
+    id_print(message, id, sizeof id);
     for (unsigned i = 0; i < session->replies; i++)
         session_say(session, "250 2.0.0 Accepted as %s", id);
     session->errors = 0;
+    session->repeat.message = message;
+}
+
+/* It was accepted before, and only our reply was lost. */
+static void message_repeated(struct session *session, uint64_t message)
+{
+    struct event event = {
+        .kind = EVENT_MESSAGE_REPEATED, .stage = STAGE_DOT, .message = message, .code = 250};
+
+    message_say_accepted(session, message);
+    session_event(session, &event);
+}
+
+static void message_accepted(struct session *session, const struct spool_receipt *receipt,
+                             uint64_t took_us)
+{
+    INVARIANT(receipt->durable);
+    message_say_accepted(session, receipt->message);
     /* The client need not wait for our journal. */
     if (!wire_input_pending(&session->input))
         session_flush(session);
@@ -215,6 +229,14 @@ MUST_USE static struct verdict message_end(struct session *session)
     session->stage = STAGE_DOT;
     session->message_over = true;
     message_prepare_replies(session);
+    intake_end(session);
+    REQUIRE(intake_verdict(session));
+    repeats_name(session);
+    const uint64_t before = repeats_take(session);
+    if (before != 0) {
+        message_repeated(session, before);
+        return verdict_accept();
+    }
     REQUIRE(receive_message(session, &receipt));
     message_accepted(session, &receipt, clock_now_us() - dot_us);
     return verdict_accept();

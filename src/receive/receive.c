@@ -247,7 +247,8 @@ MUST_USE static bool tables_open(struct receive *receive, char *why, size_t why_
     const struct config *config = receive->settings.config;
 
     receive->rates = rates_open();
-    if (!receive->rates) {
+    receive->repeats = repeats_open();
+    if (!receive->rates || !receive->repeats) {
         snprintf(why, why_room, "out of memory");
         return false;
     }
@@ -361,6 +362,7 @@ bool receive_close(struct receive *receive)
     pthread_mutex_destroy(&receive->lock);
     rates_close(receive->rates);
     pickup_close(receive->pickup);
+    repeats_close(receive->repeats);
     greylist_close(receive->greylist);
     free(receive->doors);
     free(receive);

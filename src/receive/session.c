@@ -37,7 +37,9 @@ static bool input_has_line(const struct wire_input *input)
  */
 enum wire_status session_next_line(struct session *session, struct bytes *line)
 {
-    if (!input_has_line(&session->input))
+    const bool ahead = input_has_line(&session->input);
+
+    if (!ahead)
         session_flush(session);
     if (session->lost)
         return WIRE_FAILED;
@@ -51,6 +53,9 @@ enum wire_status session_next_line(struct session *session, struct bytes *line)
         fiber_mask_cancel(masked);
     }
     atomic_store(&session->guest->idle, false);
+    /* Who goes on after a reply has read it; what was sent ahead proves nothing. */
+    if (!ahead && (status == WIRE_OK || status == WIRE_TOO_LONG || status == WIRE_MALFORMED))
+        session->repeat = (struct repeat){0};
     return atomic_load(&session->receive->stopping) ? WIRE_CANCELLED : status;
 }
 
@@ -265,6 +270,7 @@ static void session_farewell(struct session *session)
 static void session_close(struct session *session)
 {
     session_flush(session);
+    repeats_note(session);
     if (session->objecting && !session->lost && session->stream)
         session_farewell(session);
     struct event event = {.kind = EVENT_SESSION_CLOSE,

@@ -55,6 +55,7 @@ struct receive {
     struct guest *buckets[GUEST_BUCKETS];
     struct rates *rates;
     struct pickup *pickup;               /* NULL: off */
+    struct repeats *repeats;
     struct greylist *greylist;           /* NULL: off */
     uint8_t decoy_key[SECRET_KEY_BYTES]; /* what unknown users' SCRAM salts are made of */
 };
@@ -84,6 +85,7 @@ enum { BODIES_MAX = 8 };
 struct intake {
     struct spool_draft *draft; /* NULL: none open */
     struct digest *digest;     /* NULL: no filter asks for it */
+    void *fingerprint;         /* of the whole message, for repeats; NULL: none */
     uint64_t begin_us;         /* of this DATA or BDAT */
     uint64_t begin_count;      /* octets before it */
     uint64_t count;            /* octets of the message so far, kept or not */
@@ -93,6 +95,13 @@ struct intake {
     struct spool_draft *bodies[BODIES_MAX]; /* that filters sent in place of this one */
     unsigned body_count;
     bool body_open; /* the last of them is being written */
+};
+
+/* The message accepted last, while it is not known whether its 250 arrived. */
+struct repeat {
+    uint8_t key[SECRET_KEY_BYTES]; /* who sent what to whom */
+    bool named;
+    uint64_t message; /* 0: none */
 };
 
 struct session {
@@ -131,6 +140,7 @@ struct session {
     char tls[96];
     struct dialogue dialogue; /* of this transaction; no memory while idle */
     bool dialogue_told;       /* the history has it up to an objection before the dot */
+    struct repeat repeat;
     struct ip_address peer;   /* who is really connected, whatever PROXY or XCLIENT say */
 };
 
@@ -183,6 +193,20 @@ void rates_close(struct rates *rates);
 MUST_USE struct verdict rates_take(struct session *session, enum rate_kind kind);
 /* The same without taking: is there one left? */
 MUST_USE struct verdict rates_look(struct session *session, enum rate_kind kind);
+
+/* ---- repeat.c: a message that comes again because our 250 was lost */
+
+struct repeats *repeats_open(void); /* NULL on memory */
+void repeats_close(struct repeats *repeats);
+void fingerprint_begin(struct intake *intake);
+void fingerprint_add(struct intake *intake, struct bytes piece);
+void fingerprint_close(struct intake *intake);
+/* Names the message at hand: session->repeat. Before policy changes its envelope. */
+void repeats_name(struct session *session);
+/* The id under which it was accepted before, once; 0: it is new. */
+uint64_t repeats_take(const struct session *session);
+/* The session ends: remembers its last message when the reply did not arrive. Sleeps. */
+void repeats_note(struct session *session);
 
 /* NULL with `why` on failure. Sleeps. */
 struct greylist *greylist_open(const struct config *config, char *why, size_t why_room);

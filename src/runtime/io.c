@@ -67,6 +67,11 @@ struct io_result stream_wait_readable(struct stream *stream, uint64_t deadline_u
     return stream->ops->wait_readable(stream, deadline_us);
 }
 
+size_t stream_unacknowledged(const struct stream *stream)
+{
+    return stream->ops->unacknowledged ? stream->ops->unacknowledged(stream) : 0;
+}
+
 void stream_close(struct stream *stream)
 {
     if (stream)

@@ -146,6 +146,8 @@ struct stream_ops {
     struct io_result (*wait_readable)(struct stream *stream, uint64_t deadline_us);
     /* Frees it. reset: TCP RST instead of FIN. */
     void (*close)(struct stream *stream, bool reset);
+    /* Octets written that the peer has not confirmed. NULL where nobody can know. */
+    size_t (*unacknowledged)(const struct stream *stream);
 };
 
 struct stream {
@@ -158,6 +160,9 @@ struct io_result stream_read(struct stream *stream, struct span into,
 struct io_result stream_write(struct stream *stream, struct bytes from,
                               uint64_t deadline_us);                                /* Sleeps. */
 struct io_result stream_wait_readable(struct stream *stream, uint64_t deadline_us); /* Sleeps. */
+/* Octets written that the peer's machine has not confirmed: 0 once all has arrived there. After a
+ * reset it stays above 0 when the last of them were lost. */
+size_t stream_unacknowledged(const struct stream *stream);
 void stream_close(struct stream *stream); /* NULL is fine; never sleeps */
 void stream_reset(struct stream *stream);
 void stream_close_ptr(struct stream **stream); /* fits CLEANUP */

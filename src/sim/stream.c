@@ -22,12 +22,14 @@ static struct io_result sim_stream_write(struct stream *stream, struct bytes fro
                                          uint64_t deadline_us);
 static struct io_result sim_stream_wait(struct stream *stream, uint64_t deadline_us);
 static void sim_stream_close(struct stream *stream, bool reset);
+static size_t sim_stream_unacknowledged(const struct stream *stream);
 
 static const struct stream_ops operations = {
     .read = sim_stream_read,
     .write = sim_stream_write,
     .wait_readable = sim_stream_wait,
     .close = sim_stream_close,
+    .unacknowledged = sim_stream_unacknowledged,
 };
 
 /* ------------------------------------------------------------------ connections */
@@ -403,4 +405,13 @@ static void sim_stream_close(struct stream *stream, bool reset)
     if (peer->open && !peer->in.swallowed && !self->in.reset && !sim_world.crashed)
         send(peer, reset ? ARRIVE_RESET : ARRIVE_END, 0);
     connection_settle(connection);
+}
+
+/* What is on its way, and what was lost by a reset or a half-open connection. */
+static size_t sim_stream_unacknowledged(const struct stream *stream)
+{
+    const struct sim_stream *own = CONTAINER_OF(stream, const struct sim_stream, stream);
+    const struct sim_stream *peer = peer_of(own);
+
+    return peer->in.under_way + (own->in.reset || peer->in.swallowed ? 1 : 0);
 }

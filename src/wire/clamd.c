@@ -243,6 +243,8 @@ struct clamd_verdict clamd_talk_scan(struct arena *arena, struct stream *stream,
         verdict = judge_answer(talk, answer);
     else
         verdict = answer_fault(talk, answer, last);
+    verdict.awaited =
+        verdict.fault == FILTER_FAULT_TIMEOUT && talk->sent_all && talk->answer_count == 0;
 done:
     free(talk);
     free(memory);
@@ -278,14 +280,31 @@ static struct clamd_verdict dial_fault(struct arena *arena, struct io_result res
 
 struct clamd_verdict clamd_scan(struct arena *arena, const struct endpoint *at,
                                 const struct message_source *message,
-                                struct filter_deadlines deadlines)
+                                struct filter_deadlines deadlines, struct stream **late)
 {
     CLEANUP(stream_close_ptr) struct stream *stream = NULL;
     const struct io_result dialled = stream_dial(at, NULL, deadlines.connect_us, &stream);
 
     if (dialled.status != IO_OK)
         return dial_fault(arena, dialled);
-    return clamd_talk_scan(arena, stream, message, deadlines.done_us);
+    const struct clamd_verdict verdict = clamd_talk_scan(arena, stream, message, deadlines.done_us);
+    if (late && verdict.awaited) {
+        *late = stream;
+        stream = NULL;
+    }
+    return verdict;
+}
+
+struct clamd_verdict clamd_listen(struct arena *arena, struct stream *late, uint64_t deadline_us)
+{
+    struct clamd_talk talk = {
+        .arena = arena, .stream = late, .deadline_us = deadline_us, .sent_all = true};
+    struct bytes answer = BYTES_EMPTY;
+    struct io_result last;
+
+    if (read_answer(&talk, &answer, &last))
+        return judge_answer(&talk, answer);
+    return answer_fault(&talk, answer, last);
 }
 
 struct clamd_verdict clamd_ping(struct arena *arena, const struct endpoint *at,

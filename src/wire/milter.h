@@ -103,6 +103,7 @@ struct milter {
     struct bytes macros[MILTER_STAGES]; /* names, separated by blanks */
     bool in_message;                    /* MAIL was said, and neither its end nor ABORT */
     bool abort_due;
+    bool awaited; /* the end was said, and neither a change nor an answer came */
     /* Answers that still stand; CONTINUE when there is none. */
     struct milter_verdict failed, session, greeting, message;
     char session_words[1024], greeting_words[1024], message_words[1024];

@@ -216,6 +216,28 @@ static struct milter_verdict end_listen(struct milter *milter, const struct milt
     return verdict;
 }
 
+static bool has_changed(const struct milter_changes *changes)
+{
+    return changes->count > 0 || changes->body_replaced || changes->quarantined;
+}
+
+bool milter_is_awaited(const struct milter *milter)
+{
+    return milter->awaited;
+}
+
+struct milter_verdict milter_listen(struct milter *milter, const struct milter_call *call,
+                                    struct milter_changes *changes)
+{
+    struct new_body body = {.changes = changes, .piece = BUFFER_WITH_LIMIT(4 * MIB)};
+
+    milter->failed = milter_verdict_of(MILTER_CONTINUE);
+    milter->awaited = false;
+    const struct milter_verdict verdict = end_listen(milter, call, &body);
+    buffer_free(&body.piece);
+    return verdict;
+}
+
 static struct milter_verdict end_say(struct milter *milter, const struct milter_call *call,
                                      struct milter_changes *changes)
 {
@@ -224,6 +246,8 @@ static struct milter_verdict end_say(struct milter *milter, const struct milter_
     milter_put_macros(milter, call, MILTER_AT_END, 'E');
     milter_put(milter, 'E', BYTES_EMPTY);
     const struct milter_verdict verdict = end_listen(milter, call, &body);
+    milter->awaited = verdict.answer == MILTER_FAILED && verdict.fault == FILTER_FAULT_TIMEOUT &&
+                      !has_changed(changes) && milter->in.count == 0 && milter->out.count == 0;
     if (body.after_cr)
         buffer_add_text(&body.piece, "\r\n");
     const struct io_result written = body_flush(&body);

@@ -281,8 +281,10 @@ static struct spamd_verdict scan_with(struct spamd_talk *talk, const struct mess
     if (!sent && talk->why.fault != FILTER_FAULT_CRASHED)
         return talk->why;
     const struct spamd_verdict closed = talk->why;
-    if (!read_answer(talk, &answer))
+    if (!read_answer(talk, &answer)) {
+        talk->why.awaited = talk->why.fault == FILTER_FAULT_TIMEOUT && answer.count == 0;
         return sent ? talk->why : closed;
+    }
     const struct spamd_verdict verdict = spamd_parse_answer(talk->arena, buffer_view(&answer));
     if (!sent && verdict.result == SPAMD_JUDGED)
         return garbled(talk->arena, "an answer before the end", buffer_view(&answer));
@@ -333,14 +335,29 @@ static struct spamd_verdict dial(struct arena *arena, const struct endpoint *at,
 
 struct spamd_verdict spamd_scan(struct arena *arena, const struct endpoint *at,
                                 const struct message_source *message,
-                                struct filter_deadlines deadlines)
+                                struct filter_deadlines deadlines, struct stream **late)
 {
     CLEANUP(stream_close_ptr) struct stream *stream = NULL;
     const struct spamd_verdict dialled = dial(arena, at, deadlines.connect_us, &stream);
 
     if (dialled.result != SPAMD_JUDGED)
         return dialled;
-    return spamd_talk_scan(arena, stream, message, deadlines.done_us);
+    const struct spamd_verdict verdict = spamd_talk_scan(arena, stream, message, deadlines.done_us);
+    if (late && verdict.awaited) {
+        *late = stream;
+        stream = NULL;
+    }
+    return verdict;
+}
+
+struct spamd_verdict spamd_listen(struct arena *arena, struct stream *late, uint64_t deadline_us)
+{
+    CLEANUP(buffer_free) struct buffer answer = BUFFER_WITH_LIMIT(ANSWER_MAX);
+    struct spamd_talk talk = {.arena = arena, .stream = late, .deadline_us = deadline_us};
+
+    if (!read_answer(&talk, &answer))
+        return talk.why;
+    return spamd_parse_answer(arena, buffer_view(&answer));
 }
 
 struct spamd_verdict spamd_ping(struct arena *arena, const struct endpoint *at,

@@ -198,6 +198,7 @@ struct clamd_verdict {
     enum clamd_result result;
     enum filter_fault fault; /* when CLAMD_FAILED */
     struct bytes words;      /* signature name, or clamd's error, or ours */
+    bool awaited;            /* TIMEOUT, yet it has the whole message and may still answer */
 };
 /* Where a filter reads the message from: a piece at `offset`, short only at the end. Sleeps. */
 struct message_source {
@@ -208,9 +209,12 @@ struct message_source {
 struct filter_deadlines {
     uint64_t connect_us, done_us; /* absolute */
 };
+/* *late, unless it is NULL, gets the connection of an answer that is still awaited. */
 struct clamd_verdict clamd_scan(struct arena *arena, const struct endpoint *at,
                                 const struct message_source *message,
-                                struct filter_deadlines deadlines);
+                                struct filter_deadlines deadlines, struct stream **late);
+/* That answer. Sleeps. */
+struct clamd_verdict clamd_listen(struct arena *arena, struct stream *late, uint64_t deadline_us);
 struct clamd_verdict clamd_ping(struct arena *arena, const struct endpoint *at,
                                 struct filter_deadlines deadlines);
 
@@ -338,6 +342,12 @@ struct milter_changes {
 struct milter_verdict milter_message(struct milter *milter, const struct milter_call *call,
                                      const struct milter_message *message,
                                      struct milter_changes *changes);
+/* After TIMEOUT of milter_message: it has the whole message, has changed nothing, and may still
+ * answer. */
+bool milter_is_awaited(const struct milter *milter);
+/* That answer, with its changes; one that sends a body FAILED. Then only milter_close is left. */
+struct milter_verdict milter_listen(struct milter *milter, const struct milter_call *call,
+                                    struct milter_changes *changes);
 /*
  * The header after the changes, into two empty buffers. Pure. False when memory or a limit of a
  * buffer is reached; then the buffers mean nothing.
@@ -356,11 +366,13 @@ struct spamd_verdict {
     bool is_spam;            /* by its own threshold */
     double score, threshold;
     struct bytes headers; /* its X-Spam-* fields, whole, with CR LF */
+    bool awaited;         /* TIMEOUT, yet it has the whole message and may still answer */
 };
-/* JUDGED only by a whole answer about the whole message. Sleep. */
+/* JUDGED only by a whole answer about the whole message. *late: as for clamd_scan. Sleep. */
 struct spamd_verdict spamd_scan(struct arena *arena, const struct endpoint *at,
                                 const struct message_source *message,
-                                struct filter_deadlines deadlines);
+                                struct filter_deadlines deadlines, struct stream **late);
+struct spamd_verdict spamd_listen(struct arena *arena, struct stream *late, uint64_t deadline_us);
 struct spamd_verdict spamd_ping(struct arena *arena, const struct endpoint *at,
                                 struct filter_deadlines deadlines);
 

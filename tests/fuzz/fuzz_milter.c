@@ -42,7 +42,10 @@ static struct io_result packet_read(struct stream *stream, struct span into, uin
     return io_ok(count);
 }
 
-static const struct stream_ops packet_ops = {packet_read, memory_write, memory_wait, memory_close};
+static const struct stream_ops packet_ops = {.read = packet_read,
+                                             .write = memory_write,
+                                             .wait_readable = memory_wait,
+                                             .close = memory_close};
 
 static void check_header(const struct milter_changes *changes)
 {

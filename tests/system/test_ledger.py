@@ -38,6 +38,9 @@ class Book:
     def send(self, server, sender, recipients):
         """One transaction; what was said last."""
         with FromAddress(server.address(), '127.0.0.9') as client:
+            if client.banner.code >= 400:           # filter.down
+                self.note(sender, [''], 'connect', client.banner)
+                return client.banner
             client.command('EHLO client.example')
             reply = client.command(f'MAIL FROM:<{sender}>')
             if reply.code >= 400:

@@ -67,8 +67,10 @@ static void memory_close(struct stream *stream, bool reset)
     (void)reset;
 }
 
-static const struct stream_ops memory_stream_ops = {memory_read, memory_write, memory_wait,
-                                                    memory_close};
+static const struct stream_ops memory_stream_ops = {.read = memory_read,
+                                                    .write = memory_write,
+                                                    .wait_readable = memory_wait,
+                                                    .close = memory_close};
 
 static inline struct memory_stream memory_stream_of(struct bytes input)
 {

@@ -129,7 +129,10 @@ static inline void script_close(struct stream *stream, bool reset)
     CONTAINER_OF(stream, struct milter_script, stream)->closed = true;
 }
 
-static const struct stream_ops script_ops = {script_read, script_write, script_wait, script_close};
+static const struct stream_ops script_ops = {.read = script_read,
+                                             .write = script_write,
+                                             .wait_readable = script_wait,
+                                             .close = script_close};
 
 static inline struct milter_script milter_script_of(const struct script_row *rows, unsigned count)
 {

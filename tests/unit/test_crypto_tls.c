@@ -55,8 +55,10 @@ static void mutable_close(struct stream *stream, bool reset)
         stream_close(mutable->below);
 }
 
-static const struct stream_ops MUTABLE_OPS = {mutable_read, mutable_write, mutable_wait,
-                                              mutable_close};
+static const struct stream_ops MUTABLE_OPS = {.read = mutable_read,
+                                              .write = mutable_write,
+                                              .wait_readable = mutable_wait,
+                                              .close = mutable_close};
 
 /* ------------------------------------------------------------------ two ends */
 
