@@ -208,7 +208,6 @@ void config_check(struct config *config, struct scan *scan)
     check_names(scan, SECTION_DESTINATION, config->destinations, config->destination_count);
     check_verps(config, scan);
     check_names(scan, SECTION_DNSBL, config->dnsbls, config->dnsbl_count);
-    check_auth(config, scan);
     check_names(scan, SECTION_SIGN, config->signs, config->sign_count);
     check_listens(config, scan);
     check_tls(config, scan);
@@ -217,6 +216,7 @@ void config_check(struct config *config, struct scan *scan)
     check_incidents(config, scan);
     if (config->domain_count > 1)
         qsort(config->domains, config->domain_count, sizeof *config->domains, compare_first);
+    check_auth(config, scan); /* looks a domain up, so they have to be in order */
     check_routes(config, scan);
     check_signs(config, scan); /* while they stand as in the file */
     if (config->route_count > 1)
