@@ -20,6 +20,7 @@ enum on_permerror { ON_PERMERROR_REFUSE = 0, ON_PERMERROR_ACCEPT };
 enum on_quarantine { ON_QUARANTINE_MARK = 0, ON_QUARANTINE_HOLD };
 enum filter_speaks { FILTER_CLAMD = 0, FILTER_SPAMD, FILTER_MILTER };
 enum on_fault { ON_FAULT_DEFER = 0, ON_FAULT_REFUSE, ON_FAULT_ACCEPT, ON_FAULT_HOLD };
+enum refusal { REFUSAL_DEFER = 0, REFUSAL_REFUSE };
 enum on_poison { ON_POISON_DEFER = 0, ON_POISON_HOLD, ON_POISON_REFUSE };
 enum deliver_kind { DELIVER_NONE = 0, DELIVER_MAILDIR, DELIVER_LMTP, DELIVER_SMTP, DELIVER_PIPE };
 
@@ -48,8 +49,9 @@ struct config_domain {
         *aliases; /* "file:...", "sqlite:...", "ldap://...", "postgresql://..." or "" */
     struct endpoint passwords; /* Dovecot's auth socket; family NONE: `users` knows them */
     struct config_deliver deliver;
-    const char *catch_all; /* address or "" */
-    char tag_separator;    /* '+' by default, 0 = none */
+    enum refusal disabled, full; /* how final the directory's words are */
+    const char *catch_all;       /* address or "" */
+    char tag_separator;          /* '+' by default, 0 = none */
 };
 
 struct config_auth {

@@ -69,9 +69,13 @@ static void envelope_add(struct transaction *transaction, const struct recipient
 /* ------------------------------------------------------------------ verdicts */
 
 /* What the directory says of a mailbox; a list takes mail even when one member's is full. */
-static struct verdict targets_check(const struct directory_targets *targets)
+static struct verdict targets_check(const struct policy *policy,
+                                    const struct directory_targets *targets)
 {
     const unsigned flags = targets->count == 1 ? targets->targets[0].flags : 0;
+    const struct config_domain *domain =
+        flags ? config_find_domain(policy->settings.config, targets->targets[0].address.domain)
+              : NULL;
 
     for (unsigned i = 0; i < targets->count; i++)
         if (targets->targets[i].file_or_pipe.count > 0)
@@ -79,9 +83,12 @@ static struct verdict targets_check(const struct directory_targets *targets)
                                 BYTES_LITERAL("the alias leads to a command or file, which is not "
                                               "supported"));
     if (flags & DIRECTORY_DISABLED)
-        return verdict_of(CAUSE_RECIPIENT_DISABLED);
+        return verdict_of(domain && domain->disabled == REFUSAL_REFUSE
+                              ? CAUSE_RECIPIENT_DISABLED_FINAL
+                              : CAUSE_RECIPIENT_DISABLED);
     if (flags & DIRECTORY_OVER_QUOTA)
-        return verdict_of(CAUSE_RECIPIENT_FULL);
+        return verdict_of(domain && domain->full == REFUSAL_REFUSE ? CAUSE_RECIPIENT_FULL_FINAL
+                                                                   : CAUSE_RECIPIENT_FULL);
     return verdict_accept();
 }
 
@@ -91,7 +98,7 @@ static struct verdict recipient_take(const struct policy *policy, struct transac
 {
     const uint32_t most = recipients_limit(policy) + ALIAS_SURPLUS;
 
-    REQUIRE(targets_check(targets));
+    REQUIRE(targets_check(policy, targets));
     if (transaction->envelope.recipient_count + targets->count > most)
         return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
     if (!envelope_has_room(transaction, targets->count))
