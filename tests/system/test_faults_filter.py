@@ -101,6 +101,7 @@ class FakeClamd:
             connection.sendall(self.answer.encode())
 
     def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)     # the thread in accept, too
         self.listener.close()
 
 
