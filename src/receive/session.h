@@ -141,7 +141,7 @@ struct session {
     struct dialogue dialogue; /* of this transaction; no memory while idle */
     bool dialogue_told;       /* the history has it up to an objection before the dot */
     struct repeat repeat;
-    struct ip_address peer;   /* who is really connected, whatever PROXY or XCLIENT say */
+    struct ip_address peer; /* who is really connected, whatever PROXY or XCLIENT say */
 };
 
 /* The next line, after what was said so far went out. Sleeps. */
