@@ -52,6 +52,22 @@ static bool open_knowledge(struct house *house)
     return house->policy != NULL;
 }
 
+/* ------------------------------------------------------------------ scanning later */
+
+static struct io_result body_read(void *body, struct span into, uint64_t offset)
+{
+    return spool_body_read(body, into, offset);
+}
+
+/* What was taken unscanned, brought by schedule to policy. */
+static struct verdict scan_later(void *argument, const struct schedule_scan *scan)
+{
+    const struct house *house = argument;
+    const struct message_source source = {body_read, scan->body, spool_body_size(scan->body)};
+
+    return policy_rescan(house->policy, scan->arena, scan->message, &source);
+}
+
 static bool open_delivery(struct house *house)
 {
     const struct deliver_settings deliver = {.config = house->config,
@@ -63,8 +79,11 @@ static bool open_delivery(struct house *house)
     house->deliver = deliver_open(&deliver, house->why, HOUSE_WHY_ROOM);
     if (!house->deliver)
         return false;
-    const struct schedule_settings schedule = {
-        .config = house->config, .spool = house->spool, .deliver = house->deliver};
+    const struct schedule_settings schedule = {.config = house->config,
+                                               .spool = house->spool,
+                                               .deliver = house->deliver,
+                                               .scan = scan_later,
+                                               .scan_argument = house};
     house->schedule = schedule_open(&schedule, house->why, HOUSE_WHY_ROOM);
     return house->schedule != NULL;
 }

@@ -141,6 +141,17 @@ static void check_filters(const struct config *config, struct scan *scan)
                        "filter \"%s\": address names no instance", config->filters[i].name);
 }
 
+/* A milter hears the dialogue with a client, which is over by then. */
+static void check_scan_later(const struct config *config, struct scan *scan)
+{
+    for (unsigned i = 0; i < config->filter_count; i++)
+        if (config->filters[i].on_fault == ON_FAULT_SCAN_LATER &&
+            config->filters[i].speaks == FILTER_MILTER)
+            errors_add(scan->errors, head_of(scan, SECTION_FILTER, i),
+                       "filter \"%s\": on_fault = scan_later is for clamd and spamd",
+                       config->filters[i].name);
+}
+
 static void check_routes(const struct config *config, struct scan *scan)
 {
     for (unsigned i = 0; i < config->route_count; i++)
@@ -213,6 +224,7 @@ void config_check(struct config *config, struct scan *scan)
     check_tls(config, scan);
     check_retry(config, scan);
     check_filters(config, scan);
+    check_scan_later(config, scan);
     check_incidents(config, scan);
     if (config->domain_count > 1)
         qsort(config->domains, config->domain_count, sizeof *config->domains, compare_first);

@@ -84,7 +84,7 @@ static const char *state_word(const struct spool_row *row)
     case RECIPIENT_WAITING:
         if (row->cause == CAUSE_AMBIGUOUS_DOT)
             return "maybe delivered";
-        return row->attempts == 0 ? "ready" : "deferred";
+        return row->attempts == 0 && row->cause == CAUSE_UNDECIDED ? "ready" : "deferred";
     case RECIPIENT_DELIVERED:
         return "delivered";
     case RECIPIENT_FAILED:

@@ -92,7 +92,8 @@ struct envelope {
     struct bytes user; /* authenticated as, or empty */
     bool via_submission;
     int64_t accepted_wall_us;
-    bool held; /* not delivered until released */
+    bool unscanned; /* not delivered before a filter has seen it */
+    bool held;      /* not delivered until released */
     struct bytes held_why;
     enum { ENVELOPE_MAIL = 0, ENVELOPE_DSN } kind; /* a DSN never makes another */
 };

@@ -154,6 +154,21 @@ static void hold_unscanned(struct transaction *transaction, const struct config_
         arena_print(transaction->arena, "filter %s: %s", filter->name, cause_name(verdict->cause));
 }
 
+/* Taken, but nothing of it is delivered before it was scanned: see policy_rescan. */
+static void scan_later(struct transaction *transaction, const struct config_filter *filter,
+                       const struct verdict *verdict)
+{
+    transaction->envelope.unscanned = true;
+    observe_event(
+        &(struct event){.kind = EVENT_MESSAGE_HELD,
+                        .message = transaction->message,
+                        .filter = bytes_of_text(filter->name),
+                        .verdict = *verdict,
+                        .has_verdict = true,
+                        .text = arena_print(transaction->arena, "to be scanned later: %.*s",
+                                            BYTES_PRINT(verdict->detail))});
+}
+
 struct verdict filter_excuse(struct transaction *transaction, const struct config_filter *filter,
                              const struct verdict *verdict)
 {
@@ -171,6 +186,11 @@ struct verdict filter_excuse(struct transaction *transaction, const struct confi
         return verdict_accept();
     case ON_FAULT_HOLD:
         hold_unscanned(transaction, filter, verdict);
+        return verdict_accept();
+    case ON_FAULT_SCAN_LATER:
+        if (verdict->cause == CAUSE_FILTER_UNSCANNABLE) /* later it would be the same */
+            return *verdict;
+        scan_later(transaction, filter, verdict);
         return verdict_accept();
     }
     return *verdict;
@@ -341,6 +361,46 @@ struct verdict policy_judge(struct policy *policy, struct transaction *transacti
         return verdict_of(CAUSE_SERVER_BUSY);
     REQUIRE(filters_judge(policy, transaction));
     return signing_apply(policy, transaction, &transaction->filtering->now);
+}
+
+/* ------------------------------------------------------------------ later */
+
+static const uint64_t RESCAN_US = 600 * US_PER_S; /* nobody waits for the answer */
+
+MUST_USE static struct verdict rescan_by_all(struct policy *policy, struct transaction *transaction)
+{
+    const struct config *config = policy->settings.config;
+    unsigned scanners = 0;
+
+    for (unsigned i = 0; i < config->filter_count; i++) {
+        const struct config_filter *filter = &config->filters[i];
+
+        if (filter->speaks == FILTER_MILTER) /* has judged the dialogue that is over */
+            continue;
+        const struct scan scan = filter_scan(policy, filter, transaction);
+        if (!verdict_accepts(&scan.verdict))
+            return scan.verdict;
+        scanners++;
+    }
+    return scanners > 0 ? verdict_accept()
+                        : verdict_with(CAUSE_FILTER_MISCONFIGURED,
+                                       BYTES_LITERAL("no filter is left that could scan it"));
+}
+
+struct verdict policy_rescan(struct policy *policy, struct arena *arena, uint64_t id,
+                             const struct message_source *source)
+{
+    struct transaction transaction = {.arena = arena, .message = id};
+    const struct policy_message message = {.source = *source,
+                                           .deadline_us = deadline_in(RESCAN_US)};
+
+    if (!filtering_open(&transaction, &message)) {
+        filtering_close(transaction.filtering);
+        return verdict_of(CAUSE_SERVER_BUSY);
+    }
+    const struct verdict verdict = rescan_by_all(policy, &transaction);
+    filtering_close(transaction.filtering);
+    return verdict;
 }
 
 /* ------------------------------------------------------------------ early answers */

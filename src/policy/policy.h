@@ -118,6 +118,10 @@ MUST_USE bool policy_body_end(struct transaction *transaction, struct bytes *kep
 void policy_transaction_end(struct transaction *transaction); /* frees what policy keeps of it */
 MUST_USE struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
                                      const struct policy_message *message);
+/* Mail that was taken unscanned: ACCEPT when every clamd and spamd of the configuration lets it
+ * pass. Only the verdict counts; the message stays as it is. Sleeps. */
+MUST_USE struct verdict policy_rescan(struct policy *policy, struct arena *arena, uint64_t id,
+                                      const struct message_source *source);
 void policy_client_end(struct client_facts *client); /* the connection is over. Sleeps a little. */
 
 /* Probe states for `status` and the metrics. */

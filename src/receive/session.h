@@ -54,7 +54,7 @@ struct receive {
     pthread_mutex_t lock;    /* the buckets; held around memory operations only */
     struct guest *buckets[GUEST_BUCKETS];
     struct rates *rates;
-    struct pickup *pickup;               /* NULL: off */
+    struct pickup *pickup; /* NULL: off */
     struct repeats *repeats;
     struct greylist *greylist;           /* NULL: off */
     uint8_t decoy_key[SECRET_KEY_BYTES]; /* what unknown users' SCRAM salts are made of */

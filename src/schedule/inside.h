@@ -98,6 +98,8 @@ struct slot {
     struct slot *next, *previous; /* all slots */
 };
 
+struct rescan;
+
 struct schedule {
     const struct config *config;
     struct spool *spool;
@@ -118,6 +120,10 @@ struct schedule {
     struct slot *slots;
     unsigned slot_count;
     uint64_t share_after_us;
+    schedule_scanner *scan;
+    void *scan_argument;
+    struct rescan *rescans; /* under way */
+    unsigned rescan_count;
     bool stopping, taker_ended, taker_waits;
     bool starved; /* work waits for a slot because all are taken */
     uint64_t swept_us;
@@ -219,11 +225,20 @@ struct hold_choice {
 };
 MUST_USE bool hold_add(struct schedule *schedule, struct queued_message *message,
                        const struct hold_choice *choice);
+/* For rescan.c alone, which has had it scanned. */
+MUST_USE bool hold_add_scanned(struct schedule *schedule, struct queued_message *message,
+                               const struct hold_choice *choice);
 void hold_release(struct schedule *schedule, struct hold *hold);
 struct hold *hold_find(struct schedule *schedule, uint64_t id);
 /* Runs `work` in a fiber of the scheduler's loop (at once when it is the caller's). Sleeps. */
 MUST_USE bool schedule_on_loop(struct schedule *schedule, void (*work)(void *argument),
                                void *argument);
+
+/* rescan.c */
+bool rescan_is_due(const struct queued_message *message); /* nothing of it may be tried before */
+/* Scans it in a fiber, and goes on as the verdict says; takes the lease over. False: given back. */
+bool rescan_begin(struct schedule *schedule, struct queued_message *message, bool force);
+void rescans_cancel(struct schedule *schedule);
 
 /* settle.c: what is to be recorded about one recipient. */
 struct decision {

@@ -225,8 +225,8 @@ static bool is_chosen(const struct queued_recipient *recipient, const struct hol
            (strcmp(choice->only, to->key) == 0 && recipient->cause != CAUSE_AMBIGUOUS_DOT);
 }
 
-bool hold_add(struct schedule *schedule, struct queued_message *message,
-              const struct hold_choice *choice)
+bool hold_add_scanned(struct schedule *schedule, struct queued_message *message,
+                      const struct hold_choice *choice)
 {
     const int64_t until = choice ? clock_wall_us() : due_until(message);
     struct hold *hold = hold_open(schedule, message);
@@ -250,6 +250,14 @@ bool hold_add(struct schedule *schedule, struct queued_message *message,
     else
         hold_release(schedule, hold);
     return complete;
+}
+
+/* The one way to any attempt: what was taken unscanned goes another way first. */
+bool hold_add(struct schedule *schedule, struct queued_message *message,
+              const struct hold_choice *choice)
+{
+    return rescan_is_due(message) ? rescan_begin(schedule, message, choice && choice->untimely)
+                                  : hold_add_scanned(schedule, message, choice);
 }
 
 /* ------------------------------------------------------------------ sharing the memory */
@@ -364,6 +372,8 @@ struct schedule *schedule_open(const struct schedule_settings *settings, char *w
     schedule->config = settings->config;
     schedule->spool = settings->spool;
     schedule->deliver = settings->deliver;
+    schedule->scan = settings->scan;
+    schedule->scan_argument = settings->scan_argument;
     schedule->share_after_us = settings->share_after_us ? settings->share_after_us : SHARE_AFTER_US;
     schedule->loop = loop_session(0);
     if (!limits_open(schedule)) {
@@ -403,8 +413,10 @@ static void stop_on_loop(void *argument)
     flushes_cancel(schedule);
     for (struct slot *slot = schedule->slots; slot; slot = slot->next)
         fiber_cancel(slot->fiber);
+    rescans_cancel(schedule);
     const bool masked = fiber_mask_cancel(true);
-    while ((schedule->slot_count > 0 || schedule->flush_count > 0 || !schedule->taker_ended) &&
+    while ((schedule->slot_count > 0 || schedule->flush_count > 0 || schedule->rescan_count > 0 ||
+            !schedule->taker_ended) &&
            clock_now_us() < stop->deadline_us) {
         const uint64_t soon_us = deadline_in(10 * US_PER_MS);
         const enum io_status status = fiber_sleep_until(MIN_OF(soon_us, stop->deadline_us));
@@ -441,7 +453,8 @@ bool schedule_close(struct schedule *schedule)
 {
     if (!schedule)
         return true;
-    if (schedule->slot_count > 0 || schedule->flush_count > 0 || !schedule->taker_ended)
+    if (schedule->slot_count > 0 || schedule->flush_count > 0 || schedule->rescan_count > 0 ||
+        !schedule->taker_ended)
         return false; /* somebody is still past the dot: the end of the process frees it */
     holds_free(schedule);
     places_free(schedule);

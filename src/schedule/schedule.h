@@ -19,10 +19,22 @@
 #include "spool/spool.h"
 
 struct schedule;
+
+/* A message that was taken unscanned, for whoever can scan it. */
+struct schedule_scan {
+    uint64_t message;
+    struct spool_body *body;
+    struct arena *arena; /* of the words of the verdict */
+};
+/* ACCEPT: every scanner found it clean. Sleeps. */
+typedef struct verdict schedule_scanner(void *argument, const struct schedule_scan *scan);
+
 struct schedule_settings {
     const struct config *config;
     struct spool *spool;
     struct deliver *deliver;
+    schedule_scanner *scan; /* NULL: what came unscanned waits */
+    void *scan_argument;
     uint64_t share_after_us; /* work waits so long: its destination may have to share the memory; 0:
                                 15 s */
 };

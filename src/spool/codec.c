@@ -11,7 +11,8 @@ enum envelope_bits {
     BIT_REQUIRETLS = 2,
     BIT_SUBMISSION = 4,
     BIT_HELD = 8,
-    BIT_DSN = 16
+    BIT_DSN = 16,
+    BIT_UNSCANNED = 32
 };
 
 static void add_bytes(struct buffer *into, struct bytes bytes)
@@ -44,7 +45,8 @@ static unsigned envelope_bits(const struct envelope *envelope)
 {
     return (envelope->smtputf8 ? BIT_SMTPUTF8 : 0u) | (envelope->requiretls ? BIT_REQUIRETLS : 0u) |
            (envelope->via_submission ? BIT_SUBMISSION : 0u) | (envelope->held ? BIT_HELD : 0u) |
-           (envelope->kind == ENVELOPE_DSN ? BIT_DSN : 0u);
+           (envelope->kind == ENVELOPE_DSN ? BIT_DSN : 0u) |
+           (envelope->unscanned ? BIT_UNSCANNED : 0u);
 }
 
 static void recipient_encode(struct buffer *into, const struct recipient *recipient)
@@ -92,6 +94,7 @@ static bool envelope_begin(struct reader *reader, struct envelope *envelope)
     envelope->requiretls = bits & BIT_REQUIRETLS;
     envelope->via_submission = bits & BIT_SUBMISSION;
     envelope->held = bits & BIT_HELD;
+    envelope->unscanned = bits & BIT_UNSCANNED;
     envelope->kind = bits & BIT_DSN ? ENVELOPE_DSN : ENVELOPE_MAIL;
     envelope->dsn_return = (enum envelope_return)reader_u8(reader);
     envelope->body = (enum body_kind)reader_u8(reader);
