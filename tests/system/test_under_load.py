@@ -13,11 +13,12 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
 from lib import Checks, wait_until
 from lib_dns import SERVFAIL, ScriptedDns
 from lib_faults import FaultServer, Mail, write_file
-from lib_load import (FULL, Crowd, Gate, Letter, count_told, delivered, expect_account, expect_delivered_once, expect_fates)
+from lib_load import (FULL, Crowd, Gate, Letter, Told, count_told, delivered, expect_account, expect_delivered_once, expect_fates)
 from test_faults_filter import Clamd
 from test_faults_spool import Disk, can_mount, spool_on
 
@@ -319,21 +320,26 @@ def directory_file():
     server = FaultServer(AGAIN, start=False)
     write_file(server, 'users', '\n'.join(user_names()) + '\n')
     path = os.path.join(server.folder, 'users')
-    everything = []
+    everything, scout = [], Letter(to='alice@home.example', sender='scout@[127.0.0.1]')
     with server:
         server.start()
 
         def vanish():
             os.rename(path, path + '.away')
-            wait_until('the server to notice', lambda: probe(server, Mail(to='alice@home.example')))
+            wait_until('the server to notice', lambda: probe(server, scout))
         checks.run('file: vanishes under 200 RCPTs', lambda: everything.extend(directory_round(
             server, 'vanished', vanish, lambda: os.rename(path + '.away', path), {('directory.misconfigured', 451)})))
         checks.run('file: each accepted message is delivered once', lambda: delivered_but_probes(server, everything))
+        checks.run('file: `why --in` agrees with the clients', lambda: account(server, everything + [scout]))
 
 
-def probe(server, mail):
-    """Files are looked at once a second."""
-    return mail.play(server)[0].code == 451
+def probe(server, letter):
+    """Files are looked at once a second. What the probe is told belongs to the account, too."""
+    reply, stage = Mail(sender=letter.sender, to=letter.to).play(server)
+    line = reply.lines[-1]
+    cause = re.search(r'\(([a-z0-9._]+)\)$', line)
+    letter.log.append(Told(time.time(), stage, reply.code, cause.group(1) if cause else '', line))
+    return reply.code == 451
 
 
 def delivered_but_probes(server, letters):
