@@ -3,7 +3,7 @@
  *
  * Sleeps: on DNS. Only an answer within 127.0.0.0/8 means listed; 127.255.255.0/24 is how lists say
  * that they will not be asked like this. Fails: a list that cannot be asked stops nobody; it leaves
- * a note.
+ * a note, and all lists together have the resolver's patience, so that dead ones do not add up.
  */
 #include "policy/inside.h"
 
@@ -23,7 +23,7 @@ static struct bytes dnsbl_codes(struct arena *arena, const struct dns_answer *an
 }
 
 MUST_USE static struct verdict dnsbl_ask(struct policy *policy, struct client_facts *client,
-                                         const struct config_dnsbl *list)
+                                         const struct config_dnsbl *list, uint64_t by_us)
 {
     char name[512];
     struct dns_answer answer = {0};
@@ -32,7 +32,8 @@ MUST_USE static struct verdict dnsbl_ask(struct policy *policy, struct client_fa
     struct lookup lookup;
 
     if (!resolver_is_down(policy, client->arena, &lookup))
-        lookup = resolve_ask(policy->settings.resolver, client->arena, question, DNS_A, &answer);
+        lookup = resolve_ask_by(policy->settings.resolver, client->arena,
+                                &(struct resolve_question){question, DNS_A, by_us}, &answer);
     if (lookup.status == LOOKUP_FAILED)
         observe_note(LOG_WARNING, "policy", "dnsbl %s could not be asked: %.*s", list->name,
                      BYTES_PRINT(lookup.detail));
@@ -47,13 +48,15 @@ MUST_USE static struct verdict dnsbl_ask(struct policy *policy, struct client_fa
 struct verdict policy_check_lists(struct policy *policy, struct client_facts *client)
 {
     const struct config *config = policy->settings.config;
+    const uint64_t by_us =
+        config->dnsbl_count > 0 ? resolver_patience_end(policy->settings.resolver) : 0;
 
     for (unsigned i = 0; i < config->dnsbl_count; i++) {
         const struct config_dnsbl *list = &config->dnsbls[i];
 
         if (list->mode == CHECK_OFF)
             continue;
-        const struct verdict verdict = dnsbl_ask(policy, client, list);
+        const struct verdict verdict = dnsbl_ask(policy, client, list, by_us);
         if (!verdict_accepts(&verdict) && list->mode == CHECK_ENFORCE)
             return verdict;
         if (!verdict_accepts(&verdict))

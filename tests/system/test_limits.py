@@ -227,6 +227,20 @@ def block_lists(checks):
     names.close()
 
 
+def silent_lists(checks):
+    """Six lists that say nothing have one patience together, not six time-outs."""
+    names = ScriptedDns({}, dead=True)
+    lists = ''.join(f'dnsbl "bl{number}.example" {{ }}\n' for number in range(6))
+    with Server(extra=f'resolver {{ forward = {{"127.0.0.1@{names.port}"}}  timeout = 20s  patience = 1s }}\n' + lists) as server:
+        def soon():
+            with begin(server, '127.0.0.8') as client:
+                expect(client.command('MAIL FROM:<x@y.example>'), 250)
+            notes = [line for line in server.lines if 'could not be asked' in line]
+            assert len(notes) == 6, notes
+        checks.run('six silent lists', soon)
+    names.close()
+
+
 # ---------------------------------------------------------------- PROXY and XCLIENT
 
 def v2(command=1, family=0x11, body=None, length=None, version=2):
@@ -340,7 +354,7 @@ def xclient(checks):
 
 def main():
     checks = Checks()
-    for part in (text_of_limits, rates, greylist, block_lists, proxy, xclient):
+    for part in (text_of_limits, rates, greylist, block_lists, silent_lists, proxy, xclient):
         try:
             part(checks)
         except (AssertionError, OSError, Closed) as fault:
