@@ -20,13 +20,14 @@ struct command_line {
     const char *config_file; /* -c; NULL: found by config_open */
     const char *dest, *cause, *by, *since, *sender, *via;
     const char *mail, *stage; /* explain */
+    const char *client;       /* trace in */
     const char *ip, *helo, *from, *domain, *selector, *key;
     const char *resolvers[COMMAND_WORDS_MAX]; /* --resolver, as often as wanted */
     unsigned resolver_count;
     struct word_list ips, selectors, servers; /* all of --ip, --selector, --server */
     const char *port, *https_port, *authorities;
     bool connect, ask_public;
-    bool json, all, in, arc, one_process;
+    bool json, all, in, arc, one_process, transcript, fresh;
     const char *words[COMMAND_WORDS_MAX]; /* what is no option */
     unsigned word_count;
 };
@@ -38,6 +39,10 @@ MUST_USE struct config *app_config_open(const char *file);
 /* Makes what the embedded default needs: folders, a users file. */
 MUST_USE bool app_prepare_default(const struct config *config);
 bool app_config_is_default(const struct config *config);
+
+int64_t app_now_wall_us(void);
+/* A running server writes its history in the background: lets it catch up. */
+void app_catch_up(const char *directory);
 
 /* One function a command; they return an exit code. */
 #define COMMAND(word, function, usage, help) int function(const struct command_line *line);

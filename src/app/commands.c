@@ -22,7 +22,7 @@ static void close_config(struct config *const *config)
         config_free(*config);
 }
 
-static int64_t now_wall_us(void)
+int64_t app_now_wall_us(void)
 {
     struct timespec now;
 
@@ -85,7 +85,7 @@ static int ask(asking *how, const char *directory, json_t *request, json_t **ans
 
 /* A running server writes its history in the background: let it catch up. A stopped one has nothing
  * to add. */
-static void catch_up(const char *directory)
+void app_catch_up(const char *directory)
 {
     CLEANUP(buffer_free) struct buffer reply = {0};
     char why[512];
@@ -135,6 +135,20 @@ static void print_destinations(struct buffer *text, const json_t *rows)
     }
 }
 
+static void print_incident_rows(struct buffer *text, const json_t *rows)
+{
+    if (json_array_size(rows) > 0)
+        buffer_add_text(text, "incidents (`holdfast incidents` says more):\n");
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        buffer_print(text,
+                     "  %s  %-9s %-3s %s (%s) at %s: %lld failure(s), %lld waiting, since %s\n",
+                     word_of(row, "id"), word_of(row, "state"), word_of(row, "direction"),
+                     word_of(row, "cause"), word_of(row, "side"), word_of(row, "subject"),
+                     number(row, "failures"), number(row, "waiting"), word_of(row, "first"));
+    }
+}
+
 static void print_status(struct buffer *text, const json_t *status)
 {
     const json_t *queue = json_object_get(status, "queue"),
@@ -155,6 +169,7 @@ static void print_status(struct buffer *text, const json_t *status)
     buffer_print(text, "spool: %s%s%s%s\n", word_of(spool, "directory"),
                  json_is_true(json_object_get(spool, "read_only")) ? " READ-ONLY" : "",
                  *word_of(spool, "fault") ? ", last fault: " : "", word_of(spool, "fault"));
+    print_incident_rows(text, json_object_get(status, "incident_rows"));
     if (json_array_size(json_object_get(status, "breakers")) > 0)
         buffer_add_text(text, "dependencies:\n");
     print_breakers(text, json_object_get(status, "breakers"));
@@ -262,7 +277,7 @@ static int print_queue(const struct command_line *line, const struct spool_view_
     if (!config)
         return EXIT_FINDINGS;
     const struct diagnose_place place = {.spool_directory = config->spool,
-                                         .now_wall_us = now_wall_us()};
+                                         .now_wall_us = app_now_wall_us()};
     snprintf(domain, sizeof domain, "%s", filter.domain ? filter.domain : "");
     for (char *at = domain; *at; at++)
         *at = (char)ascii_lower((uint8_t)*at); /* as the queue writes domains */
@@ -310,6 +325,44 @@ static int why_in(const struct command_line *line, const struct diagnose_place *
     return app_print_buffer(&text);
 }
 
+static int unreadable(const char *why)
+{
+    fprintf(stderr, "holdfast: %s\n", why);
+    return EXIT_UNREACHABLE;
+}
+
+static int why_destination(const struct command_line *line, const struct diagnose_place *place)
+{
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+    char why[512] = "";
+    json_t *story = NULL;
+
+    if (!diagnose_destination(place, line->dest, &story, why, sizeof why))
+        return unreadable(why);
+    if (line->json)
+        return app_print_json(story);
+    diagnose_print_destination(&text, story);
+    json_decref(story);
+    return app_print_buffer(&text);
+}
+
+static int why_transcript(const struct command_line *line, const struct diagnose_place *place,
+                          uint64_t id)
+{
+    struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+    char why[512] = "";
+    json_t *transcripts = NULL;
+
+    if (!diagnose_transcripts(place, id, &transcripts, why, sizeof why))
+        return unreadable(why);
+    const int code = json_array_size(transcripts) > 0 ? EXIT_FINE : EXIT_FINDINGS;
+    if (line->json)
+        return app_print_json(transcripts) == EXIT_FINE ? code : EXIT_FINDINGS;
+    diagnose_print_transcripts(&text, transcripts);
+    json_decref(transcripts);
+    return app_print_buffer(&text) == EXIT_FINE ? code : EXIT_FINDINGS;
+}
+
 static int why_id(const struct command_line *line, const struct diagnose_place *place)
 {
     struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
@@ -321,6 +374,8 @@ static int why_id(const struct command_line *line, const struct diagnose_place *
         fprintf(stderr, "holdfast: %s is no id: 13 letters and digits\n", line->words[1]);
         return EXIT_USAGE;
     }
+    if (line->transcript)
+        return why_transcript(line, place, id);
     const struct lookup found = diagnose_story(place, id, &story, why, sizeof why);
     if (found.status != LOOKUP_FOUND) {
         fprintf(stderr, "holdfast: %s\n",
@@ -336,18 +391,18 @@ static int why_id(const struct command_line *line, const struct diagnose_place *
 
 int command_why(const struct command_line *line)
 {
-    const struct spool_view_filter filter = {.domain = line->dest};
+    const bool of_destination = line->dest && line->word_count == 1 && !line->in;
 
-    if (line->dest && line->word_count == 1)
-        return print_queue(line, &filter, DIAGNOSE_BY_NONE);
-    if (line->in ? line->word_count != 1 : line->word_count != 2)
-        return usage(line, "ID | --in [--since 2h] | --dest D [--json]");
+    if (!of_destination && (line->in ? line->word_count != 1 : line->word_count != 2))
+        return usage(line, "ID | --transcript ID | --in [--since 2h] | --dest D [--json]");
     CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
-    const struct diagnose_place place = {.spool_directory = config->spool,
-                                         .now_wall_us = now_wall_us()};
-    catch_up(config->spool);
+    const struct diagnose_place place = {
+        .spool_directory = config->spool, .now_wall_us = app_now_wall_us(), .config = config};
+    app_catch_up(config->spool);
+    if (of_destination)
+        return why_destination(line, &place);
     return line->in ? why_in(line, &place) : why_id(line, &place);
 }
 

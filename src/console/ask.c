@@ -67,6 +67,45 @@ static bool ask_receive(int descriptor, struct buffer *answer)
     }
 }
 
+/* Hands over the whole lines of what came; false when the caller has enough. */
+static bool follow_lines(struct buffer *pending, console_line *each, void *argument)
+{
+    for (;;) {
+        const struct bytes view = buffer_view(pending);
+        const size_t end = bytes_find_byte(view, '\n');
+        if (end == view.count)
+            return true;
+        const bool more = each(argument, bytes_slice(view, 0, end));
+        buffer_drop_front(pending, end + 1);
+        if (!more)
+            return false;
+    }
+}
+
+bool console_follow(const char *spool_directory, struct bytes request, console_line *each,
+                    void *argument, char *why, size_t why_room)
+{
+    CLEANUP(close_descriptor) const int descriptor = ask_connect(spool_directory, ASK_PATIENCE_S);
+    CLEANUP(buffer_free) struct buffer pending = BUFFER_WITH_LIMIT(MIB);
+    const struct timeval forever = {0};
+
+    if (descriptor < 0 || !ask_send(descriptor, request)) {
+        snprintf(why, why_room, "%s/control: %s: is the server running?", spool_directory,
+                 strerror(errno));
+        return false;
+    }
+    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof forever);
+    for (;;) {
+        uint8_t *memory = buffer_reserve(&pending, 4096);
+        const ssize_t got = memory ? recv(descriptor, memory, 4096, 0) : -1;
+        if (got <= 0)
+            return true;
+        buffer_claim(&pending, (size_t)got);
+        if (!follow_lines(&pending, each, argument))
+            return true;
+    }
+}
+
 static bool ask(int descriptor, const char *spool_directory, struct bytes request,
                 struct buffer *answer, char *why, size_t why_room)
 {

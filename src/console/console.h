@@ -44,5 +44,10 @@ MUST_USE bool console_ask(const char *spool_directory, struct bytes request, str
 /* The same for what may take the server a while, such as an action on a million messages. */
 MUST_USE bool console_ask_patiently(const char *spool_directory, struct bytes request,
                                     struct buffer *answer, char *why, size_t why_room);
+/* The same for a request that is answered by lines without an end: each line until it says false,
+ * the server stops, or the connection is cut. False with `why`: it could not be asked. */
+typedef bool console_line(void *argument, struct bytes line);
+MUST_USE bool console_follow(const char *spool_directory, struct bytes request, console_line *each,
+                             void *argument, char *why, size_t why_room);
 
 #endif

@@ -17,6 +17,7 @@ struct console {
     struct listener *control;
     struct fiber *acceptor;
     struct MHD_Daemon *web;
+    bool closing;
     int serving; /* fibers of this room that still run; touched on one loop only */
     struct waitlist ended;
 };
@@ -28,6 +29,9 @@ MUST_USE bool console_control_endpoint(const char *directory, struct endpoint *e
 json_t *console_status(struct console *console);
 json_t *console_health(struct console *console);
 json_t *console_act(struct console *console, enum schedule_action action, const json_t *request);
+
+/* Streams dialogues until the client leaves. Sleeps. */
+void console_trace(const struct console *console, const json_t *request, struct stream *stream);
 
 MUST_USE bool console_web_open(struct console *console, char *why, size_t why_room);
 void console_web_close(struct console *console);

@@ -75,12 +75,26 @@ static bool control_read_line(struct stream *stream, struct buffer *line, uint64
     return true;
 }
 
+/* A request that is answered by a stream: true when it was one, and is over. */
+static bool control_streams(const struct control_session *session, struct bytes line)
+{
+    json_t *request = json_loadb((const char *)line.at, line.count, 0, NULL);
+    const char *word = json_string_value(json_object_get(request, "do"));
+    const bool streams = word && strcmp(word, "trace") == 0;
+
+    if (streams)
+        console_trace(session->console, request, session->stream);
+    json_decref(request);
+    return streams;
+}
+
 static void control_serve(struct control_session *session)
 {
     const uint64_t deadline_us = deadline_in(CONTROL_PATIENCE_S * US_PER_S);
     CLEANUP(buffer_free) struct buffer line = BUFFER_WITH_LIMIT(CONSOLE_REQUEST_MAX);
 
-    if (!control_read_line(session->stream, &line, deadline_us))
+    if (!control_read_line(session->stream, &line, deadline_us) ||
+        control_streams(session, buffer_view(&line)))
         return;
     json_t *answer = control_answer(session->console, buffer_view(&line));
     char *text = json_dumps(answer, JSON_COMPACT);
@@ -198,6 +212,7 @@ void console_close(struct console *console)
 
     if (!console)
         return;
+    console->closing = true;
     console_web_close(console);
     if (console->acceptor)
         fiber_cancel(console->acceptor);

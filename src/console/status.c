@@ -59,6 +59,56 @@ static json_t *destinations_json(struct console *console)
     return list;
 }
 
+/* What happened since the start, for rates: `top` and the page take the differences. */
+static json_t *totals_json(void)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "accepted",
+                     (json_int_t)metric_get(COUNTER_ACCEPTED), "deferrals",
+                     (json_int_t)metric_total(METRIC_DEFERRALS), "refusals",
+                     (json_int_t)metric_total(METRIC_REFUSALS), "delivered",
+                     (json_int_t)metric_total(METRIC_DELIVERED), "delivery_deferrals",
+                     (json_int_t)metric_total(METRIC_DELIVERY_DEFERRALS), "delivery_failures",
+                     (json_int_t)metric_total(METRIC_DELIVERY_FAILURES), "sessions_out",
+                     (json_int_t)metric_get(COUNTER_SESSIONS_OUT));
+}
+
+static json_t *ledger_json(void)
+{
+    return json_pack("{s:I, s:I, s:I}", "still_out", (json_int_t)metric_get(COUNTER_LEDGER_OUT),
+                     "came_back", (json_int_t)metric_get(COUNTER_LEDGER_BACK), "overdue",
+                     (json_int_t)metric_get(COUNTER_LEDGER_OVERDUE));
+}
+
+static json_t *incidents_json(void)
+{
+    return json_pack("{s:I, s:I, s:I, s:I}", "open", (json_int_t)metric_get(COUNTER_INCIDENTS_OPEN),
+                     "notice", (json_int_t)metric_get(COUNTER_INCIDENTS_NOTICE), "sustained",
+                     (json_int_t)metric_get(COUNTER_INCIDENTS_SUSTAINED), "escalated",
+                     (json_int_t)metric_get(COUNTER_INCIDENTS_ESCALATED));
+}
+
+static json_t *incident_rows_json(struct console *console)
+{
+    struct incident_brief *rows = calloc(INCIDENT_BRIEFS_MAX, sizeof *rows);
+    const unsigned count = rows ? history_incidents(console->settings.history, rows) : 0;
+    json_t *list = json_array();
+    char id[ID_TEXT_MAX];
+
+    for (unsigned i = 0; i < count; i++)
+        json_array_append_new(
+            list,
+            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s*, s:o, s:o, s:I, s:I, s:s*}", "id",
+                      id_print(rows[i].id, id, sizeof id), "direction",
+                      rows[i].direction == INCIDENT_OUT ? "out" : "in", "state",
+                      incident_state_name(rows[i].state), "cause", cause_name(rows[i].cause),
+                      "side", side_name(cause_row(rows[i].cause)->side), "subject", rows[i].subject,
+                      "first", time_or_null(rows[i].first_wall_us), "last",
+                      time_or_null(rows[i].last_wall_us), "waiting", (json_int_t)rows[i].waiting,
+                      "failures", (json_int_t)rows[i].count, "text", rows[i].text));
+    free(rows);
+    return list;
+}
+
 json_t *console_status(struct console *console)
 {
     const struct console_settings *settings = &console->settings;
@@ -66,14 +116,14 @@ json_t *console_status(struct console *console)
 
     spool_counts(settings->spool, &counts);
     return json_pack(
-        "{s:s, s:s, s:o, s:I, s:i, s:o, s:{s:s, s:b, s:s, s:I}, s:o, s:o}", "hostname",
+        "{s:s, s:s, s:o, s:I, s:i, s:o, s:{s:s, s:b, s:s, s:I}, s:o, s:o, s:o, s:o, s:o, s:o}", "hostname",
         settings->config->hostname, "locks", settings->locks ? settings->locks : "none", "started",
         time_or_null(settings->started_wall_us), "uptime_s",
         (json_int_t)((clock_wall_us() - settings->started_wall_us) / 1000000), "sessions",
         (int)settings->session_count(settings->session_argument), "queue", queue_json(&counts),
         "spool", "directory", console->directory, "read_only", counts.read_only, "fault",
         counts.fault, "bytes", (json_int_t)counts.bytes_live, "breakers", breakers_json(console),
-        "destinations", destinations_json(console));
+        "destinations", destinations_json(console), "totals", totals_json(), "ledger", ledger_json(), "incidents", incidents_json(), "incident_rows", incident_rows_json(console));
 }
 
 /* Healthy means: a new message would be taken now. Each reason against it is a cause with its

@@ -24,6 +24,7 @@
 struct diagnose_place {
     const char *spool_directory;
     int64_t now_wall_us;
+    const struct config *config; /* or NULL: then nothing is said of lifetimes and routes */
 };
 
 /*
@@ -33,6 +34,11 @@ struct diagnose_place {
 MUST_USE struct lookup diagnose_story(const struct diagnose_place *place, uint64_t id,
                                       json_t **story, char *why, size_t why_room);
 void diagnose_print_story(struct buffer *into, const json_t *story);
+
+/* The same for all that waits for a domain: {"domain","waiting","by_cause","recipients",...}. */
+MUST_USE bool diagnose_destination(const struct diagnose_place *place, const char *domain,
+                                   json_t **story, char *why, size_t why_room);
+void diagnose_print_destination(struct buffer *into, const json_t *story);
 
 /* What we deferred since then: by cause, who came back, who is still out (the ledger). */
 MUST_USE bool diagnose_ledger(const struct diagnose_place *place, int64_t since_wall_us,
@@ -51,6 +57,18 @@ MUST_USE bool diagnose_queue(const struct diagnose_place *place,
                              enum diagnose_grouping grouping, json_t **rows, char *why);
 #define DIAGNOSE_WHY_ROOM 256
 void diagnose_print_queue(struct buffer *into, const json_t *rows, enum diagnose_grouping grouping);
+
+/* Incidents as the query asks, each with its meaning and what to run:
+ * [{"id","direction","state","cause","side","subject","first","last","failures","waiting",...}] */
+MUST_USE bool diagnose_incidents(const struct diagnose_place *place, struct incident_query query,
+                                 json_t **incidents, char *why, size_t why_room);
+void diagnose_print_incident(struct buffer *into, const json_t *incident);
+void diagnose_print_incidents(struct buffer *into, const json_t *incidents);
+
+/* The dialogues that were kept under this id: [{"time","message","session","lines":[...]}] */
+MUST_USE bool diagnose_transcripts(const struct diagnose_place *place, uint64_t id,
+                                   json_t **transcripts, char *why, size_t why_room);
+void diagnose_print_transcripts(struct buffer *into, const json_t *transcripts);
 
 /* One row of the catalogue of causes:
  * {"cause","side","kind","code","enhanced","text","meaning","advice"}. */

@@ -65,9 +65,12 @@ static void print_event(struct buffer *into, const json_t *event)
     add_if(into, event, "to", " to=");
     add_if(into, event, "client", " client=");
     add_if(into, event, "mx", " at ");
+    add_if(into, event, "tls", ", ");
     add_if(into, event, "filter", " filter=");
     add_if(into, event, "stage", " stage=");
     add_if(into, event, "session", " session=");
+    if (diagnose_number(event, "took_ms") > 0)
+        buffer_print(into, " took %lld ms", (long long)diagnose_number(event, "took_ms"));
     buffer_add_text(into, "\n");
     if (*diagnose_word(event, "cause") && strcmp(diagnose_word(event, "cause"), "accepted") != 0)
         buffer_print(into, "                        cause %s (%s)\n", diagnose_word(event, "cause"),
@@ -112,7 +115,11 @@ static void print_recipient(struct buffer *into, const json_t *row)
                  (long long)diagnose_number(row, "attempts"));
     if (json_is_string(json_object_get(row, "next")))
         buffer_print(into, ", next try %s", diagnose_moment(row, "next", moment, sizeof moment));
+    if (json_is_string(json_object_get(row, "expires")))
+        buffer_print(into, ", returned to the sender after %s",
+                     diagnose_moment(row, "expires", moment, sizeof moment));
     add_if(into, row, "cause", ", cause ");
+    add_if(into, row, "side", ", side ");
     buffer_add_text(into, "\n");
 }
 
@@ -146,6 +153,82 @@ void diagnose_print_story(struct buffer *into, const json_t *story)
     if (json_object_size(causes) > 0)
         buffer_add_text(into, "What the causes mean:\n");
     json_object_foreach((json_t *)(uintptr_t)causes, name, cause) diagnose_print_cause(into, cause);
+    diagnose_print_outlook(into, story);
+}
+
+static void print_explained(struct buffer *into, const json_t *explained)
+{
+    if (!*diagnose_word(explained, "meaning"))
+        return;
+    buffer_print(into, "The last answer (%s, side: %s%s%s):\n    means: %s\n    do:    %s\n",
+                 diagnose_word(explained, "kind"), diagnose_word(explained, "side"),
+                 *diagnose_word(explained, "confidence") ? ", confidence: " : "",
+                 diagnose_word(explained, "confidence"), diagnose_word(explained, "meaning"),
+                 diagnose_word(explained, "advice"));
+}
+
+static void print_others(struct buffer *into, const json_t *others)
+{
+    char oldest[40];
+
+    if (diagnose_number(others, "recipients") == 0)
+        return;
+    buffer_print(into, "Who else waits: %lld more recipient(s) of ",
+                 (long long)diagnose_number(others, "recipients"));
+    diagnose_add_safe(into, diagnose_word(others, "domain"), "");
+    buffer_print(into, ", %lld of them for the same cause; the oldest since %s\n",
+                 (long long)diagnose_number(others, "same_cause"),
+                 diagnose_moment(others, "oldest", oldest, sizeof oldest));
+}
+
+static void print_incident_lines(struct buffer *into, const json_t *incidents)
+{
+    char first[40];
+
+    for (size_t i = 0; i < json_array_size(incidents); i++) {
+        const json_t *incident = json_array_get(incidents, i);
+        buffer_print(into,
+                     "Incident %s (%s): %s since %s, %lld failure(s), %lld waiting, %lld passed "
+                     "meanwhile\n",
+                     diagnose_word(incident, "id"), diagnose_word(incident, "state"),
+                     diagnose_word(incident, "cause"),
+                     diagnose_moment(incident, "first", first, sizeof first),
+                     (long long)diagnose_number(incident, "failures"),
+                     (long long)diagnose_number(incident, "waiting"),
+                     (long long)diagnose_number(incident, "successes_since"));
+    }
+}
+
+void diagnose_print_outlook(struct buffer *into, const json_t *story)
+{
+    print_explained(into, json_object_get(story, "explained"));
+    print_others(into, json_object_get(story, "others"));
+    print_incident_lines(into, json_object_get(story, "incidents"));
+    if (json_array_size(json_object_get(story, "run")) > 0)
+        buffer_add_text(into, "What to run:\n");
+    diagnose_print_steps(into, json_object_get(story, "run"), "  ");
+}
+
+void diagnose_print_destination(struct buffer *into, const json_t *story)
+{
+    const json_t *rows = json_object_get(story, "recipients");
+    const char *name;
+    json_t *count;
+    char moment[40];
+
+    diagnose_add_safe(into, diagnose_word(story, "domain"), "");
+    buffer_print(into, ": %lld recipient(s) wait", (long long)diagnose_number(story, "waiting"));
+    if (json_is_string(json_object_get(story, "oldest")))
+        buffer_print(into, ", the oldest since %s",
+                     diagnose_moment(story, "oldest", moment, sizeof moment));
+    buffer_add_text(into, "\n");
+    json_object_foreach(json_object_get(story, "by_cause"), name, count)
+        buffer_print(into, "  %6lld  %s\n", (long long)json_integer_value(count), name);
+    diagnose_print_outlook(into, story);
+    if (json_array_size(rows) > 0) {
+        buffer_add_text(into, "The first of them:\n");
+        diagnose_print_queue(into, rows, DIAGNOSE_BY_NONE);
+    }
 }
 
 json_t *diagnose_cause(enum cause cause)

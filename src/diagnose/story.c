@@ -63,6 +63,8 @@ static bool story_add_event(void *argument, const struct history_row *row)
     set_text(event, "from", row->from);
     set_text(event, "to", row->to);
     set_text(event, "mx", row->mx);
+    set_text(event, "tls", row->tls);
+    set_text(event, "destination", row->destination);
     set_text(event, "filter", row->filter);
     set_text(event, "text", row->text);
     set_text(event, "enhanced", row->enhanced);
@@ -117,10 +119,24 @@ json_t *diagnose_queue_row(const struct spool_row *row)
     return object;
 }
 
+struct recipient_list {
+    const struct diagnose_place *place;
+    json_t *rows;
+};
+
+/* A fault of ours does not expire, so nothing is said of it then. */
 static bool story_add_recipient(void *argument, const struct spool_row *row)
 {
-    json_array_append_new(argument, diagnose_queue_row(row));
-    return json_array_size(argument) < DIAGNOSE_EVENTS_MAX;
+    const struct recipient_list *list = argument;
+    const struct config *config = list->place->config;
+    json_t *object = diagnose_queue_row(row);
+
+    if (config && (row->attempts == 0 || cause_row(row->cause)->side != SIDE_OURS))
+        json_object_set_new(
+            object, "expires",
+            diagnose_time(row->accepted_wall_us + (int64_t)config->retry.expire_after_us));
+    json_array_append_new(list->rows, object);
+    return json_array_size(list->rows) < DIAGNOSE_EVENTS_MAX;
 }
 
 static bool story_add_earlier(void *argument, const struct ledger_row *row)
@@ -181,9 +197,11 @@ static bool story_read(const struct diagnose_place *place, uint64_t id, json_t *
     json_t *events = json_object_get(story, "events"),
            *queued = json_object_get(story, "recipients");
     json_t *earlier = json_object_get(story, "earlier");
+    struct recipient_list recipients = {.place = place, .rows = queued};
 
     if (!history_of_message(place->spool_directory, id, story_add_event, events, why, why_room) ||
-        !spool_view(place->spool_directory, &filter, story_add_recipient, queued, why, why_room) ||
+        !spool_view(place->spool_directory, &filter, story_add_recipient, &recipients, why,
+                    why_room) ||
         !ledger_of_message(place->spool_directory, id, story_add_earlier, earlier, why, why_room))
         return false;
     if (json_array_size(events) > 0 || json_array_size(queued) > 0)
@@ -214,6 +232,7 @@ struct lookup diagnose_story(const struct diagnose_place *place, uint64_t id, js
         return lookup_absent();
     }
     json_object_set_new(document, "state", json_string(story_state(events, queued)));
+    diagnose_add_outlook(place, document);
     json_object_set_new(document, "causes", story_explanations(document));
     *story = document;
     return lookup_found();

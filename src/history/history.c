@@ -28,6 +28,8 @@ struct history {
     struct buffer filling;
     uint64_t dropped, flush_wanted, flush_done;
     bool closing;
+    struct incident_brief *briefs; /* INCIDENT_BRIEFS_MAX */
+    unsigned brief_count;
     enum phase phase;
     struct waitlist changed;
     struct fiber *writer;
@@ -186,6 +188,29 @@ static bool writer_turn(struct history *history)
     return ending;
 }
 
+/* For those who ask without waiting for the disk. */
+static void writer_publish(struct history *history)
+{
+    static _Thread_local struct incident_brief rows[INCIDENT_BRIEFS_MAX];
+    unsigned count = 0;
+
+    if (!history->store.database || !incidents_brief(&history->store, rows, &count))
+        return;
+    pthread_mutex_lock(&history->lock);
+    memcpy(history->briefs, rows, count * sizeof rows[0]);
+    history->brief_count = count;
+    pthread_mutex_unlock(&history->lock);
+}
+
+unsigned history_incidents(struct history *history, struct incident_brief rows[INCIDENT_BRIEFS_MAX])
+{
+    pthread_mutex_lock(&history->lock);
+    const unsigned count = history->brief_count;
+    memcpy(rows, history->briefs, count * sizeof rows[0]);
+    pthread_mutex_unlock(&history->lock);
+    return count;
+}
+
 static void writer_main(void *argument)
 {
     struct history *history = argument;
@@ -208,6 +233,7 @@ static void writer_main(void *argument)
         if (history->store.database && history->batch.count == 0 &&
             incidents_due_us(&history->store) <= clock_now_us())
             incidents_tend(&history->store);
+        writer_publish(history);
         if (clock_now_us() - tended_us < US_PER_S)
             continue;
         store_tend(&history->store);
@@ -251,6 +277,7 @@ static void history_free(struct history *history)
     buffer_free(&history->batch);
     pthread_mutex_destroy(&history->lock);
     free(history->directory);
+    free(history->briefs);
     free(history);
 }
 
@@ -261,8 +288,10 @@ static struct history *history_make(const struct history_settings *settings)
     if (!history)
         return NULL;
     history->directory = strdup(settings->directory);
-    if (!history->directory || pthread_mutex_init(&history->lock, NULL) != 0) {
+    history->briefs = calloc(INCIDENT_BRIEFS_MAX, sizeof *history->briefs);
+    if (!history->directory || !history->briefs || pthread_mutex_init(&history->lock, NULL) != 0) {
         free(history->directory);
+        free(history->briefs);
         free(history);
         return NULL;
     }

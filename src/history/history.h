@@ -123,6 +123,20 @@ MUST_USE bool incident_view(const char *directory, struct incident_query query, 
 MUST_USE bool incident_messages(const char *directory, uint64_t id,
                                 uint64_t messages[INCIDENT_MESSAGES_MAX], unsigned *count);
 
+/* The open ones from memory, as of a moment ago: for `status`, which must not wait for a disk. */
+struct incident_brief {
+    uint64_t id;
+    enum incident_direction direction;
+    enum cause cause;
+    enum incident_state state;
+    char subject[256], text[256];
+    int64_t first_wall_us, last_wall_us;
+    uint64_t count, waiting;
+};
+enum { INCIDENT_BRIEFS_MAX = 50 };
+unsigned history_incidents(struct history *history,
+                           struct incident_brief rows[INCIDENT_BRIEFS_MAX]);
+
 /* The dialogues of failed attempts and deferred sessions, under the id of the message or the
  * session, in order of time. */
 struct transcript_row {

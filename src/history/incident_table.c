@@ -198,7 +198,57 @@ bool incidents_save(struct store *store)
 void incidents_saved(struct incidents *incidents)
 {
     for (unsigned i = 0; i < incidents->count; i++)
+        incidents->changed = incidents->changed || incidents->at[i]->dirty;
+    for (unsigned i = 0; i < incidents->count; i++)
         incidents->at[i]->dirty = false;
+}
+
+static uint64_t out_of_ledger(struct store *store, uint64_t id)
+{
+    sqlite3_stmt *statement = store->incidents.out_of_ledger;
+    uint64_t count = 0;
+
+    sqlite3_bind_int64(statement, 1, (int64_t)id);
+    if (sqlite3_step(statement) == SQLITE_ROW)
+        count = (uint64_t)sqlite3_column_int64(statement, 0);
+    sqlite3_reset(statement);
+    return count;
+}
+
+static struct incident_brief brief_of(struct store *store, const struct incident *incident)
+{
+    struct incident_brief brief = {.id = incident->id,
+                                   .direction = incident->direction,
+                                   .cause = incident->cause,
+                                   .state = incident->mark,
+                                   .first_wall_us = incident->first_wall_us,
+                                   .last_wall_us = incident->last_wall_us,
+                                   .count = incident->count,
+                                   .waiting = incident->direction == INCIDENT_OUT
+                                                  ? incident->waiting
+                                                  : out_of_ledger(store, incident->id)};
+
+    snprintf(brief.subject, sizeof brief.subject, "%.255s", incident->subject);
+    snprintf(brief.text, sizeof brief.text, "%.255s", incident->text);
+    return brief;
+}
+
+bool incidents_brief(struct store *store, struct incident_brief rows[INCIDENT_BRIEFS_MAX],
+                     unsigned *count)
+{
+    struct incidents *incidents = &store->incidents;
+
+    *count = 0;
+    if (!incidents->changed)
+        return false;
+    incidents->changed = false;
+    for (int mark = INCIDENT_ESCALATED; mark >= INCIDENT_OPEN; mark--)
+        for (unsigned i = 0; i < incidents->count && *count < INCIDENT_BRIEFS_MAX; i++) {
+            const struct incident *incident = incidents->at[i];
+            if (incident->shown && !incident->over && (int)incident->mark == mark)
+                rows[(*count)++] = brief_of(store, incident);
+        }
+    return true;
 }
 
 static void stale_waiters(struct store *store, int64_t before_wall_us)
@@ -281,6 +331,8 @@ static const struct {
      " (SELECT id FROM incidents WHERE over_us <> 0 ORDER BY over_us DESC LIMIT -1 OFFSET ?2)"},
     {offsetof(struct incidents, prune_messages),
      "DELETE FROM incident_messages WHERE incident NOT IN (SELECT id FROM incidents)"},
+    {offsetof(struct incidents, out_of_ledger),
+     "SELECT count(*) FROM ledger WHERE incident = ?1 AND state = 0"},
     {offsetof(struct incidents, told[INCIDENT_BY_MAIL]),
      "UPDATE incidents SET told_mail = max(told_mail, ?2) WHERE id = ?1"},
     {offsetof(struct incidents, told[INCIDENT_BY_COMMAND]),
@@ -407,6 +459,7 @@ bool incidents_load(struct store *store)
                 break;
     sqlite3_finalize(statement);
     const bool loaded = result == SQLITE_DONE && load_waiting(store);
+    store->incidents.changed = true;
     incidents_show(store);
     return loaded;
 }

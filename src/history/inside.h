@@ -103,9 +103,10 @@ struct incidents {
     unsigned count, shown_open; /* of them that are shown and not over */
     struct waiting_set waiting;
     struct incident_times times;
+    bool changed;                 /* since incidents_brief was last asked */
     uint64_t looked_us, swept_us; /* when they were tended, and what is old forgotten */
     sqlite3_stmt *upsert, *message_add, *message_trim, *wait_set, *wait_end, *stale, *prune,
-        *prune_messages, *told[INCIDENT_WAYS];
+        *prune_messages, *out_of_ledger, *told[INCIDENT_WAYS];
 };
 
 struct store {
@@ -168,6 +169,9 @@ void incidents_tend(struct store *store);
 /* When it should be called next at the latest (monotonic). */
 uint64_t incidents_due_us(const struct store *store);
 void incidents_show(const struct store *store); /* the gauges */
+/* The open ones, those of the highest marks first; false when nothing changed. */
+bool incidents_brief(struct store *store, struct incident_brief rows[INCIDENT_BRIEFS_MAX],
+                     unsigned *count);
 /* After the commit: the events about what changed. */
 void incidents_tell(struct store *store);
 struct incident *incident_by_id(const struct incidents *incidents, uint64_t id);

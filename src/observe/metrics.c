@@ -56,6 +56,32 @@ static struct {
     const char *label;
 } labelled[FAMILY_COUNT];
 
+static int64_t sum_of(const _Atomic uint64_t *cells_, size_t count)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < count; i++)
+        sum += atomic_load_explicit(&cells_[i], memory_order_relaxed);
+    return (int64_t)sum;
+}
+
+int64_t metric_total(enum metric_total which)
+{
+    switch (which) {
+    case METRIC_DEFERRALS:
+        return sum_of(&deferrals[0][0], (size_t)CAUSE_COUNT * STAGE_COUNT);
+    case METRIC_REFUSALS:
+        return sum_of(refusals, CAUSE_COUNT);
+    case METRIC_DELIVERED:
+        return sum_of(deliveries[RESULT_DELIVERED], CAUSE_COUNT);
+    case METRIC_DELIVERY_DEFERRALS:
+        return sum_of(deliveries[RESULT_DEFERRED], CAUSE_COUNT);
+    case METRIC_DELIVERY_FAILURES:
+        return sum_of(deliveries[RESULT_FAILED], CAUSE_COUNT);
+    }
+    return 0;
+}
+
 void metric_add(enum counter counter, int64_t delta)
 {
     atomic_fetch_add_explicit(&cells[counter].value, delta, memory_order_relaxed);

@@ -148,6 +148,15 @@ enum histogram {
 void metric_add(enum counter counter, int64_t delta);
 void metric_set(enum counter counter, int64_t value);
 int64_t metric_get(enum counter counter);
+/* The sums of the labelled families over all their labels. */
+enum metric_total {
+    METRIC_DEFERRALS,
+    METRIC_REFUSALS,
+    METRIC_DELIVERED,
+    METRIC_DELIVERY_DEFERRALS,
+    METRIC_DELIVERY_FAILURES
+};
+int64_t metric_total(enum metric_total which);
 void metric_observe(enum histogram histogram, uint64_t value); /* µs, or a plain count */
 /* Per-filter latency, holdfast_filter_seconds_bucket{filter=...}; at most 32 names, the rest share
  * "other". */
