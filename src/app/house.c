@@ -88,9 +88,23 @@ static bool open_delivery(struct house *house)
     return house->schedule != NULL;
 }
 
+static bool open_operator(struct house *house)
+{
+    const struct operator_settings desk = {.config = house->config,
+                                           .spool = house->spool,
+                                           .history = house->history,
+                                           .directory = house->directory};
+
+    house->desk = operator_open(&desk);
+    if (!house->desk)
+        snprintf(house->why, HOUSE_WHY_ROOM, "operator: out of memory");
+    return house->desk != NULL;
+}
+
 bool house_open(struct house *house)
 {
-    return open_storage(house) && open_knowledge(house) && open_delivery(house);
+    return open_storage(house) && open_knowledge(house) && open_delivery(house) &&
+           open_operator(house);
 }
 
 bool house_open_doors(struct house *house)
@@ -119,8 +133,9 @@ bool house_close(struct house *house)
 {
     const bool received = receive_close(house->receive);
     const bool scheduled = schedule_close(house->schedule);
+    const bool told = operator_close(house->desk);
 
-    if (!received || !scheduled)
+    if (!received || !scheduled || !told)
         return false;
     if (house->deliver)
         deliver_close(house->deliver);

@@ -14,6 +14,7 @@
 #include "config/config.h"
 #include "crypto/crypto.h"
 #include "deliver/deliver.h"
+#include "diagnose/diagnose.h"
 #include "directory/directory.h"
 #include "history/history.h"
 #include "policy/policy.h"
@@ -40,7 +41,8 @@ struct house {
     struct policy *policy;
     struct deliver *deliver;
     struct schedule *schedule;
-    struct receive *receive; /* NULL until the doors are open */
+    struct operator_desk *desk; /* tells the operator of incidents */
+    struct receive *receive;    /* NULL until the doors are open */
     char why[HOUSE_WHY_ROOM];
 };
 

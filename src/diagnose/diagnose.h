@@ -14,6 +14,7 @@
 #include "base/base.h"
 #include "config/config.h"
 #include "diagnose/explain.h"
+#include "directory/directory.h"
 #include "history/history.h"
 #include "observe/observe.h"
 #include "resolve/resolve.h"
@@ -69,6 +70,21 @@ void diagnose_print_incidents(struct buffer *into, const json_t *incidents);
 MUST_USE bool diagnose_transcripts(const struct diagnose_place *place, uint64_t id,
                                    json_t **transcripts, char *why, size_t why_room);
 void diagnose_print_transcripts(struct buffer *into, const json_t *transcripts);
+
+/* ------------------------------------------------------------------ the operator's desk
+ * (operator.c): summaries of incidents by mail and command, once a mark. In a running server only.
+ */
+struct operator_desk;
+struct operator_settings {
+    const struct config *config;
+    struct spool *spool;
+    struct history *history;
+    struct directory *directory;
+};
+MUST_USE struct operator_desk *
+operator_open(const struct operator_settings *settings); /* NULL: memory */
+/* False: it hangs on the disk, and what it uses must stay. Sleeps. */
+bool operator_close(struct operator_desk *desk);
 
 /* One row of the catalogue of causes:
  * {"cause","side","kind","code","enhanced","text","meaning","advice"}. */

@@ -37,6 +37,8 @@ int64_t diagnose_number(const json_t *object, const char *member);
 /* "2026-11-24 09:26:54Z" from the RFC 3339 text of a member; "-" for null. */
 const char *diagnose_moment(const json_t *object, const char *member, char *into, size_t room);
 /* Adds text with control characters shown as '?', lines indented. */
+/* Printable ASCII on one line, for header fields: everything else is '?'. */
+void diagnose_add_plain(struct buffer *into, const char *text);
 void diagnose_add_safe(struct buffer *into, const char *text, const char *indent);
 
 #endif

@@ -42,6 +42,12 @@ void diagnose_add_safe(struct buffer *into, const char *text, const char *indent
     }
 }
 
+void diagnose_add_plain(struct buffer *into, const char *text)
+{
+    for (; *text; text++)
+        buffer_add_byte(into, ascii_is_print((uint8_t)*text) ? (uint8_t)*text : (uint8_t)'?');
+}
+
 static void add_if(struct buffer *into, const json_t *object, const char *member,
                    const char *before)
 {
