@@ -93,7 +93,8 @@ static bool open_operator(struct house *house)
     const struct operator_settings desk = {.config = house->config,
                                            .spool = house->spool,
                                            .history = house->history,
-                                           .directory = house->directory};
+                                           .directory = house->directory,
+                                           .resolver = house->resolver};
 
     house->desk = operator_open(&desk);
     if (!house->desk)

@@ -71,6 +71,29 @@ MUST_USE bool diagnose_transcripts(const struct diagnose_place *place, uint64_t 
                                    json_t **transcripts, char *why, size_t why_room);
 void diagnose_print_transcripts(struct buffer *into, const json_t *transcripts);
 
+/* ------------------------------------------------------------------ the postmaster's report: a
+ * letter about an incident of sending, for a person to send . */
+struct report_request {
+    const struct diagnose_place *place; /* with its config */
+    uint64_t incident;
+    struct resolver *resolver;        /* NULL: nothing is asked of DNS */
+    const struct endpoint *resolvers; /* that are asked for our records, beside */
+    unsigned resolver_count;
+    const struct endpoint *servers; /* authoritative ones; none: by the delegation */
+    unsigned server_count;
+    const struct ip_address *ips; /* that we send from; none: those of our host name */
+    unsigned ip_count;
+};
+/* In a fiber of its own world: reads databases, and sleeps on DNS. NULL with why. */
+json_t *diagnose_report(struct arena *arena, const struct report_request *request, char *why,
+                        size_t why_room);
+void diagnose_print_report(struct buffer *into, const json_t *report);
+/* Drafts are kept a day, one a site (report's "site"). Both need a fiber and sleep. */
+MUST_USE bool diagnose_report_read(const char *spool, const char *site, int64_t now_wall_us,
+                                   struct buffer *text);
+MUST_USE bool diagnose_report_write(const char *spool, const char *site, struct bytes text,
+                                    char *why, size_t why_room);
+
 /* ------------------------------------------------------------------ the operator's desk
  * (operator.c): summaries of incidents by mail and command, once a mark. In a running server only.
  */
@@ -80,6 +103,7 @@ struct operator_settings {
     struct spool *spool;
     struct history *history;
     struct directory *directory;
+    struct resolver *resolver;
 };
 MUST_USE struct operator_desk *
 operator_open(const struct operator_settings *settings); /* NULL: memory */

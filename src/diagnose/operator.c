@@ -250,6 +250,40 @@ static bool tell_by_command(const struct summary *summary)
     return command.done;
 }
 
+/* ------------------------------------------------------------------ the draft at 24 h */
+
+/* The letter to the other side's postmaster, kept for the operator to read and to send. */
+static void desk_draft(const struct operator_desk *desk, const struct note *note)
+{
+    const struct config *config = desk->settings.config;
+    const struct diagnose_place place = {
+        .spool_directory = config->spool, .now_wall_us = clock_wall_us(), .config = config};
+    const struct report_request request = {.place = &place,
+                                           .incident = note->id,
+                                           .resolver = desk->settings.resolver,
+                                           .resolvers = config->resolver.forward,
+                                           .resolver_count = config->resolver.forward_count};
+    struct arena arena = ARENA_WITH_LIMIT(64 * MIB);
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(4 * MIB);
+    CLEANUP(buffer_free) struct buffer before = BUFFER_WITH_LIMIT(4 * MIB);
+    char why[256] = "";
+    json_t *report = diagnose_report(&arena, &request, why, sizeof why);
+    const char *site = json_string_value(json_object_get(report, "site"));
+
+    if (report && !diagnose_report_read(config->spool, site, clock_wall_us(), &before)) {
+        diagnose_print_report(&text, report);
+        if (!diagnose_report_write(config->spool, site, buffer_view(&text), why, sizeof why))
+            observe_note(LOG_WARNING, "diagnose", "the report was not drafted: %s", why);
+        else
+            observe_note(LOG_WARNING, "diagnose",
+                         "the report to the postmaster of %s is drafted: `holdfast report` "
+                         "prints it",
+                         site);
+    }
+    json_decref(report);
+    arena_clear(&arena);
+}
+
 /* ------------------------------------------------------------------ the fiber */
 
 /* True when all that was due was told. */
@@ -262,6 +296,9 @@ static bool desk_tell(struct operator_desk *desk, const struct note *note)
 
     if (!mail && !command)
         return true;
+    if (note->state == INCIDENT_ESCALATED && note->direction == INCIDENT_OUT &&
+        strcmp(note->side, "ours") != 0)
+        desk_draft(desk, note);
     if (work_run(summary_make, &summary) != IO_OK || summary.text.failed)
         told = false;
     if (told && command) { /* first what does not need the queue */

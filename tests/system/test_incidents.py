@@ -76,7 +76,7 @@ def marks():
             assert [(row['id'], row['state'], row['waiting']) for row in rows] == [(incident, 'escalated', 1)], rows
             assert rows[0]['text'] == DOWN and rows[0]['told'] == {'mail': 'escalated', 'command': 'escalated'}, rows
             mails = server.wait_mails('alice', 3, 'home.example')
-            subjects = [line for mail in mails for line in mail.decode().split('\r\n') if line.startswith('Subject:')]
+            subjects = [line for mail in mails for line in mail.decode().splitlines() if line.startswith('Subject:')]
             assert sum(f'{state}: remote.deferred' in ''.join(subjects) for state in ('notice', 'sustained', 'escalated')) == 3, subjects
             assert all(incident in mail.decode() and DOWN in mail.decode() and 'Auto-Submitted: auto-generated' in mail.decode()
                        for mail in mails)
