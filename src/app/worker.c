@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "diagnose/diagnose.h"
 #include "guard/guard.h"
 #include "observe/observe.h"
 #include "runtime/runtime.h"
@@ -78,6 +79,8 @@ int worker_main(void)
     if (!plan)
         return EXIT_FINDINGS;
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
+    if (!operator_caller_start(config, why, sizeof why))
+        observe_note(LOG_ERROR, "worker", "%s: the operator's command will not be run", why);
     if (!guard_enter(plan, config->limits.memory, &report, why, sizeof why)) {
         fprintf(stderr, "holdfast: %s\n", why);
         return EXIT_FINDINGS;

@@ -116,14 +116,15 @@ json_t *console_status(struct console *console)
 
     spool_counts(settings->spool, &counts);
     return json_pack(
-        "{s:s, s:s, s:o, s:I, s:i, s:o, s:{s:s, s:b, s:s, s:I}, s:o, s:o, s:o, s:o, s:o, s:o}", "hostname",
-        settings->config->hostname, "locks", settings->locks ? settings->locks : "none", "started",
-        time_or_null(settings->started_wall_us), "uptime_s",
+        "{s:s, s:s, s:o, s:I, s:i, s:o, s:{s:s, s:b, s:s, s:I}, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "hostname", settings->config->hostname, "locks", settings->locks ? settings->locks : "none",
+        "started", time_or_null(settings->started_wall_us), "uptime_s",
         (json_int_t)((clock_wall_us() - settings->started_wall_us) / 1000000), "sessions",
         (int)settings->session_count(settings->session_argument), "queue", queue_json(&counts),
         "spool", "directory", console->directory, "read_only", counts.read_only, "fault",
         counts.fault, "bytes", (json_int_t)counts.bytes_live, "breakers", breakers_json(console),
-        "destinations", destinations_json(console), "totals", totals_json(), "ledger", ledger_json(), "incidents", incidents_json(), "incident_rows", incident_rows_json(console));
+        "destinations", destinations_json(console), "totals", totals_json(), "ledger",
+        ledger_json(), "incidents", incidents_json(), "incident_rows", incident_rows_json(console));
 }
 
 /* Healthy means: a new message would be taken now. Each reason against it is a cause with its

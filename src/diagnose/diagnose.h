@@ -107,6 +107,8 @@ struct operator_settings {
 };
 MUST_USE struct operator_desk *
 operator_open(const struct operator_settings *settings); /* NULL: memory */
+/* Before a process is locked in and has threads: makes the helper that runs the command. */
+MUST_USE bool operator_caller_start(const struct config *config, char *why, size_t why_room);
 /* False: it hangs on the disk, and what it uses must stay. Sleeps. */
 bool operator_close(struct operator_desk *desk);
 

@@ -6,6 +6,7 @@
  * could not be told (a full spool, a program that fails) is tried again each minute.
  */
 #include "diagnose/operator.h"
+#include "diagnose/report.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -253,6 +254,21 @@ static bool tell_by_command(const struct summary *summary)
 /* ------------------------------------------------------------------ the draft at 24 h */
 
 /* The letter to the other side's postmaster, kept for the operator to read and to send. */
+struct drafting {
+    const struct diagnose_place *place;
+    uint64_t incident;
+    json_t *report;
+    char why[256];
+};
+
+static void drafting_gather(void *argument)
+{
+    struct drafting *drafting = argument;
+
+    drafting->report =
+        report_facts(drafting->place, drafting->incident, drafting->why, sizeof drafting->why);
+}
+
 static void desk_draft(const struct operator_desk *desk, const struct note *note)
 {
     const struct config *config = desk->settings.config;
@@ -267,10 +283,14 @@ static void desk_draft(const struct operator_desk *desk, const struct note *note
     CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(4 * MIB);
     CLEANUP(buffer_free) struct buffer before = BUFFER_WITH_LIMIT(4 * MIB);
     char why[256] = "";
-    json_t *report = diagnose_report(&arena, &request, why, sizeof why);
+    struct drafting drafting = {.place = &place, .incident = note->id};
+    const bool gathered = work_run(drafting_gather, &drafting) == IO_OK && drafting.report;
+    json_t *report = drafting.report;
     const char *site = json_string_value(json_object_get(report, "site"));
 
-    if (report && !diagnose_report_read(config->spool, site, clock_wall_us(), &before)) {
+    if (gathered)
+        report_add_records(&arena, &request, report);
+    if (gathered && !diagnose_report_read(config->spool, site, clock_wall_us(), &before)) {
         diagnose_print_report(&text, report);
         if (!diagnose_report_write(config->spool, site, buffer_view(&text), why, sizeof why))
             observe_note(LOG_WARNING, "diagnose", "the report was not drafted: %s", why);

@@ -1,6 +1,10 @@
 /*
  * The operator's command: started without a shell, fed with the summary, ended when its time is
  * over. Blocks; runs on a thread of the worker pool.
+ *
+ * A locked-in process may start no program. So before it is locked in it makes a helper, the
+ * caller, which knows the one command of the configuration and runs nothing else, whatever it is
+ * sent.
  */
 #include "diagnose/operator.h"
 
@@ -11,6 +15,7 @@
 #include <spawn.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -170,9 +175,8 @@ static void wait_for_end(struct run *run)
     snprintf(run->command->why, sizeof run->command->why, "took too long, and was ended");
 }
 
-void operator_command_run(void *argument)
+static void run_here(struct operator_command *command)
 {
-    struct operator_command *command = argument;
     struct run run = {.command = command, .ends_us = monotonic_us() + command->timeout_us};
 
     command->done = false;
@@ -185,4 +189,130 @@ void operator_command_run(void *argument)
         return;
     feed(&run);
     wait_for_end(&run);
+}
+
+/* ------------------------------------------------------------------ the caller */
+
+enum { FACT_ROOM = 300, INPUT_MOST = 1 << 20, ANSWER_SLACK_S = 10 };
+
+struct request {
+    char incident[FACT_ROOM], state[FACT_ROOM], cause[FACT_ROOM], side[FACT_ROOM],
+        subject[FACT_ROOM];
+    uint32_t input_count; /* octets that follow */
+};
+struct answer {
+    bool done;
+    char why[160];
+};
+
+static int caller = -1; /* the socket to it; set before there are threads */
+
+static bool read_all(int descriptor, void *into, size_t count)
+{
+    for (size_t had = 0; had < count;) {
+        const ssize_t got = recv(descriptor, (uint8_t *)into + had, count - had, 0);
+        if (got == 0 || (got < 0 && errno != EINTR))
+            return false;
+        had += got > 0 ? (size_t)got : 0;
+    }
+    return true;
+}
+
+static bool write_all(int descriptor, const void *from, size_t count)
+{
+    for (size_t had = 0; had < count;) {
+        const ssize_t put =
+            send(descriptor, (const uint8_t *)from + had, count - had, MSG_NOSIGNAL);
+        if (put < 0 && errno != EINTR)
+            return false;
+        had += put > 0 ? (size_t)put : 0;
+    }
+    return true;
+}
+
+static void caller_main(const struct config *config, int service)
+{
+    static struct request request;
+    uint8_t *input = malloc(INPUT_MOST);
+
+    while (input && read_all(service, &request, sizeof request) &&
+           request.input_count <= INPUT_MOST && read_all(service, input, request.input_count)) {
+        struct answer answer = {0};
+        struct operator_command command = {.words = config->operator_command,
+                                           .timeout_us = config->operator_timeout_us,
+                                           .input = bytes_of(input, request.input_count),
+                                           .incident = request.incident,
+                                           .state = request.state,
+                                           .cause = request.cause,
+                                           .side = request.side,
+                                           .subject = request.subject};
+        run_here(&command);
+        answer.done = command.done;
+        memcpy(answer.why, command.why, sizeof answer.why);
+        if (!write_all(service, &answer, sizeof answer))
+            break;
+    }
+    _exit(0);
+}
+
+bool operator_caller_start(const struct config *config, char *why, size_t why_room)
+{
+    const struct timeval patience = {.tv_sec = (time_t)(config->operator_timeout_us / US_PER_S) +
+                                               ANSWER_SLACK_S};
+    int ends[2];
+
+    if (!*config->operator_command)
+        return true;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+        snprintf(why, why_room, "operator: %s", strerror(errno));
+        return false;
+    }
+    const pid_t child = fork();
+    if (child == 0) {
+        if (dup2(ends[1], 3) != 3 || close_range(4, ~0U, 0) != 0)
+            _exit(1);
+        caller_main(config, 3);
+    }
+    close(ends[1]);
+    if (child < 0) {
+        snprintf(why, why_room, "operator: %s", strerror(errno));
+        close(ends[0]);
+        return false;
+    }
+    setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(ends[0], SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    caller = ends[0];
+    return true;
+}
+
+static void run_there(struct operator_command *command)
+{
+    struct request request = {.input_count =
+                                  (uint32_t)MIN_OF(command->input.count, (size_t)INPUT_MOST)};
+    struct answer answer = {0};
+
+    snprintf(request.incident, FACT_ROOM, "%s", command->incident);
+    snprintf(request.state, FACT_ROOM, "%s", command->state);
+    snprintf(request.cause, FACT_ROOM, "%s", command->cause);
+    snprintf(request.side, FACT_ROOM, "%s", command->side);
+    snprintf(request.subject, FACT_ROOM, "%s", command->subject);
+    if (!write_all(caller, &request, sizeof request) ||
+        !write_all(caller, command->input.at, request.input_count) ||
+        !read_all(caller, &answer, sizeof answer)) {
+        snprintf(command->why, sizeof command->why, "the helper that runs it is gone");
+        return;
+    }
+    command->done = answer.done;
+    memcpy(command->why, answer.why, sizeof command->why);
+}
+
+void operator_command_run(void *argument)
+{
+    struct operator_command *command = argument;
+
+    command->done = false;
+    if (caller >= 0)
+        run_there(command);
+    else
+        run_here(command);
 }
