@@ -477,6 +477,10 @@ int command_explain(const struct command_line *line)
     enum cause named = CAUSE_UNDECIDED;
     const bool all = line->word_count == 1;
 
+    if (line->manual && all) {
+        diagnose_print_manual(&text);
+        return app_print_buffer(&text);
+    }
     if (line->mail)
         return explain_mail(line);
     if (!all && (line->word_count != 2 || !cause_parse(bytes_of_text(line->words[1]), &named)))

@@ -58,6 +58,7 @@ static const struct {
                     {"--all", offsetof(struct command_line, all)},
                     {"--in", offsetof(struct command_line, in)},
                     {"--transcript", offsetof(struct command_line, transcript)},
+                    {"--manual", offsetof(struct command_line, manual)},
                     {"--new", offsetof(struct command_line, fresh)},
                     {"--arc", offsetof(struct command_line, arc)},
                     {"--one-process", offsetof(struct command_line, one_process)},

@@ -115,6 +115,8 @@ bool operator_close(struct operator_desk *desk);
 /* One row of the catalogue of causes:
  * {"cause","side","kind","code","enhanced","text","meaning","advice"}. */
 json_t *diagnose_cause(enum cause cause);
+/* docs/451.md */
+void diagnose_print_manual(struct buffer *into);
 void diagnose_print_cause(struct buffer *into, const json_t *cause);
 
 /* ------------------------------------------------------------------ DMARC */

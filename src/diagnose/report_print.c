@@ -208,8 +208,9 @@ static void print_records(struct buffer *into, const json_t *report)
         buffer_print(into, "  %s: ", diagnose_word(record, "what"));
         add_word(into, record, "name", "-");
         buffer_print(into, " %s, %s\n", diagnose_word(record, "type"),
-                     json_is_true(json_object_get(record, "agree")) ? "the same everywhere"
-                                                                    : "NOT the same everywhere");
+                     json_array_size(groups) == 0                     ? "nobody answered"
+                     : json_is_true(json_object_get(record, "agree")) ? "the same everywhere"
+                                                                      : "NOT the same everywhere");
         for (size_t k = 0; k < json_array_size(groups); k++)
             print_group(into, json_array_get(groups, k));
     }
