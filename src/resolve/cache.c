@@ -35,8 +35,9 @@ struct kept {
     bool nxdomain, secure;
     uint32_t ttl_s;
     unsigned count;
-    size_t size;
-    uint8_t data[]; /* a length of two octets and the record's data, for each */
+    size_t size;    /* of the records */
+    size_t aliased; /* length of the canonical name behind them */
+    uint8_t data[]; /* a length of two octets and the record's data, for each; the name */
 };
 
 struct row {
@@ -82,7 +83,8 @@ static size_t answer_size(const struct dns_answer *answer)
 static struct kept *kept_make(const struct lookup *lookup, const struct dns_answer *answer)
 {
     const size_t size = answer_size(answer);
-    struct kept *kept = calloc(1, sizeof *kept + size);
+    const struct bytes canonical = answer->canonical;
+    struct kept *kept = calloc(1, sizeof *kept + size + canonical.count);
     size_t at = 0;
 
     if (!kept)
@@ -93,7 +95,8 @@ static struct kept *kept_make(const struct lookup *lookup, const struct dns_answ
                           .secure = answer->secure,
                           .ttl_s = answer->ttl_s,
                           .count = answer->count,
-                          .size = size};
+                          .size = size,
+                          .aliased = canonical.count};
     snprintf(kept->words, sizeof kept->words, "%.*s", BYTES_PRINT(lookup->detail));
     kept->lookup.detail = bytes_of_text(kept->words);
     for (unsigned i = 0; i < answer->count; i++) {
@@ -109,6 +112,8 @@ static struct kept *kept_make(const struct lookup *lookup, const struct dns_answ
             memcpy(kept->data + at + 2, raw.at, raw.count);
         at += 2 + raw.count;
     }
+    if (canonical.count > 0)
+        memcpy(kept->data + at, canonical.at, canonical.count);
     return kept;
 }
 
@@ -125,7 +130,10 @@ static struct lookup kept_tell(const struct kept *kept, enum dns_type type, stru
     struct lookup lookup = kept->lookup;
 
     *answer = (struct dns_answer){
-        .nxdomain = kept->nxdomain, .secure = kept->secure, .ttl_s = kept->ttl_s};
+        .nxdomain = kept->nxdomain,
+        .secure = kept->secure,
+        .ttl_s = kept->ttl_s,
+        .canonical = arena_copy(arena, bytes_of(kept->data + kept->size, kept->aliased))};
     lookup.detail = arena_copy(arena, kept->lookup.detail);
     if (lookup.status != LOOKUP_FOUND)
         return lookup;

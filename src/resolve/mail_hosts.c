@@ -42,19 +42,20 @@ static bool hosts_take(struct arena *arena, const struct dns_answer *mx, struct 
             hosts->hosts[hosts->count++] =
                 (struct mail_host){.name = mx->records[i].name,
                                    .preference = mx->records[i].preference,
-                                   .secure = mx->secure};
+                                   .named_secure = mx->secure};
     hosts->null_mx = hosts->count == 0;
     hosts_arrange(hosts->hosts, hosts->count);
     hosts->count = MIN_OF(hosts->count, (unsigned)MAIL_HOSTS_MAX);
     return true;
 }
 
-static bool hosts_take_implicit(struct arena *arena, struct bytes domain, struct mail_hosts *hosts)
+static bool hosts_take_implicit(struct arena *arena, struct bytes domain, bool secure,
+                                struct mail_hosts *hosts)
 {
     hosts->hosts = ARENA_NEW(arena, struct mail_host);
     if (!hosts->hosts)
         return false;
-    hosts->hosts[0] = (struct mail_host){.name = arena_copy(arena, domain), .secure = true};
+    hosts->hosts[0] = (struct mail_host){.name = arena_copy(arena, domain), .named_secure = secure};
     hosts->count = 1;
     hosts->implicit = true;
     return true;
@@ -108,7 +109,8 @@ static void hosts_ask(struct resolver *resolver, struct arena *arena, struct mai
 
         host->lookup = family_lookup(v6, v4);
         host_take_addresses(arena, host, &v6->answer, &v4->answer);
-        host->secure = host->secure && (v6->answer.count == 0 || v6->answer.secure) &&
+        host->canonical = v4->answer.count > 0 ? v4->answer.canonical : v6->answer.canonical;
+        host->secure = host->named_secure && (v6->answer.count == 0 || v6->answer.secure) &&
                        (v4->answer.count == 0 || v4->answer.secure);
     }
 }
@@ -144,7 +146,7 @@ struct lookup resolve_mail_hosts(struct resolver *resolver, struct arena *arena,
         hosts->nxdomain = mx.nxdomain;
         if (mx.nxdomain)
             return lookup;
-        taken = hosts_take_implicit(arena, domain, hosts);
+        taken = hosts_take_implicit(arena, domain, mx.secure, hosts);
         break;
     }
     if (!taken)

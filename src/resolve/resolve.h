@@ -56,9 +56,10 @@ struct dns_answer {
     struct dns_record *records; /* of the type asked, CNAMEs followed; none unless FOUND */
     unsigned count;
     uint32_t ttl_s;
-    bool secure;      /* validated by DNSSEC */
-    bool nxdomain;    /* ABSENT because the name does not exist (else: no such type) */
-    bool from_memory; /* nobody was asked, so it does not say that anybody answers */
+    struct bytes canonical; /* where CNAMEs led, lower case, no final dot; "": the name itself */
+    bool secure;            /* validated by DNSSEC, from the name asked to what was found */
+    bool nxdomain;          /* ABSENT because the name does not exist (else: no such type) */
+    bool from_memory;       /* nobody was asked, so it does not say that anybody answers */
     bool stale; /* by resolve_recall: its TTL is over. It may let mail in, never keep it out */
 };
 
@@ -96,8 +97,10 @@ struct mail_host {
     uint16_t preference;
     struct ip_address *addresses; /* IPv6 and IPv4 interleaved */
     unsigned address_count;
-    struct lookup lookup; /* of its addresses */
-    bool secure;
+    struct lookup lookup;   /* of its addresses */
+    struct bytes canonical; /* where CNAMEs led; "": nowhere else */
+    bool named_secure;      /* it is the domain's host by DNSSEC */
+    bool secure;            /* and its addresses came validated, too */
 };
 struct mail_hosts {
     struct mail_host *hosts; /* sorted by preference, shuffled within one */

@@ -415,6 +415,26 @@ static struct lookup answer_failed(struct arena *arena, const struct ub_result *
                                                         : arena_print(arena, "RCODE %u", rcode));
 }
 
+static struct bytes name_without_dot(const char *text)
+{
+    const struct bytes name = bytes_of_text(text ? text : "");
+
+    return bytes_slice(name, 0, name.count - (name.count > 0 && name.at[name.count - 1] == '.'));
+}
+
+/* libunbound gives it always, also where no CNAME led away. */
+static struct bytes answer_canonical(struct arena *arena, const struct ub_result *result)
+{
+    const struct bytes name = name_without_dot(result->canonname);
+
+    if (name.count == 0 || bytes_equal_nocase(name, name_without_dot(result->qname)))
+        return BYTES_EMPTY;
+    char *const copy = arena_text(arena, name);
+    for (char *at = copy; at && *at; at++)
+        *at = (char)ascii_lower((uint8_t)*at);
+    return bytes_of_text(copy ? copy : "");
+}
+
 static struct lookup answer_read(struct arena *arena, const struct ub_result *result,
                                  enum dns_type type, struct dns_answer *answer)
 {
@@ -423,6 +443,7 @@ static struct lookup answer_read(struct arena *arena, const struct ub_result *re
                              arena_copy(arena, bytes_of_text(result->why_bogus)));
     answer->secure = result->secure != 0;
     answer->ttl_s = (uint32_t)MAX_OF(result->ttl, 0);
+    answer->canonical = answer_canonical(arena, result);
     if (result->rcode == RCODE_NOERROR && result->havedata)
         return answer_fill(arena, result, type, answer);
     answer->nxdomain = result->rcode == RCODE_NXDOMAIN;

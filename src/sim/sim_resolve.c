@@ -237,8 +237,11 @@ static struct lookup answer_from_zone(struct arena *arena, char name[static NAME
                                       enum dns_type type, struct dns_answer *answer)
 {
     for (unsigned followed = 0; followed < CNAMES_MOST; followed++) {
-        if (find(name, type))
+        if (find(name, type)) {
+            if (followed > 0)
+                answer->canonical = arena_copy(arena, bytes_of_text(name));
             return gather(arena, name, type, answer);
+        }
         const struct zone_record *alias = find(name, DNS_CNAME);
         if (!alias) {
             answer->nxdomain = !name_exists(name);
