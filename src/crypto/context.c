@@ -106,8 +106,23 @@ struct tls_context *tls_context_client(char *why, size_t why_room)
     SSL_CTX_set_security_level(context->plain, 0);
     /* A host without a trust store fails each verification, in words, when one is demanded. */
     SSL_CTX_set_default_verify_paths(context->verifying);
+    context->memory = tls_memory_open(context->plain, context->verifying);
     ERR_clear_error();
     return context;
+}
+
+bool tls_context_trust(struct tls_context *context, const char *authorities, char *why,
+                       size_t why_room)
+{
+    X509_STORE *const store = X509_STORE_new();
+
+    ERR_clear_error();
+    if (!store || X509_STORE_load_file(store, authorities) != 1) {
+        X509_STORE_free(store);
+        return context_say(why, why_room, "authorities", authorities);
+    }
+    SSL_CTX_set_cert_store(context->verifying, store);
+    return true;
 }
 
 void tls_context_free(struct tls_context *context)
@@ -116,5 +131,6 @@ void tls_context_free(struct tls_context *context)
         return;
     SSL_CTX_free(context->plain);
     SSL_CTX_free(context->verifying);
+    tls_memory_close(context->memory);
     free(context);
 }

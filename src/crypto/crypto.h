@@ -21,11 +21,17 @@ MUST_USE struct tls_context *tls_context_server(const char *certificate, const c
                                                 size_t why_room);
 /* Client side, nothing verified by default (opportunistic). */
 MUST_USE struct tls_context *tls_context_client(char *why, size_t why_room);
+/* From now on these authorities, and not the system's, prove client-side names. */
+MUST_USE bool tls_context_trust(struct tls_context *context, const char *authorities, char *why,
+                                size_t why_room);
 void tls_context_free(struct tls_context *context);
 
+#define TLS_NAMES_MAX 3
 struct tls_peer_demand {
-    const char *server_name; /* SNI and, when verifying, the name to match; or NULL */
-    bool verify_name;        /* chain to the system's trust store and name */
+    const char *server_name;               /* SNI and, when verifying, the name to match; or NULL */
+    bool verify_name;                      /* chain to a trusted authority, and name */
+    bool only_look;                        /* verify, tell, and go on whatever came of it */
+    const char *also_names[TLS_NAMES_MAX]; /* with TLSA usage 2: names that do as well, or NULL */
     const struct tlsa_record {
         uint8_t usage, selector, matching;
         struct bytes data;
@@ -33,9 +39,20 @@ struct tls_peer_demand {
     unsigned tlsa_count;
 };
 
+/* Why a handshake did not come to a verified peer. */
+enum tls_fault {
+    TLS_FAULT_OTHER = 0, /* the connection, the protocol, the ciphers, our memory */
+    TLS_FAULT_NOT_TRUSTED,
+    TLS_FAULT_EXPIRED, /* or not yet valid */
+    TLS_FAULT_WRONG_NAME,
+    TLS_FAULT_NONE,
+};
 struct tls_facts {
     char protocol[16], cipher[64]; /* "TLSv1.3", "TLS_AES_256_GCM_SHA384" */
     bool verified;
+    bool resumed;       /* an earlier session, under the same demand, goes on */
+    bool tlsa_unusable; /* TLSA records were given and none counts (RFC 7672 2.2): encrypted only */
+    enum tls_fault fault;
     char why[160]; /* why verification failed */
 };
 

@@ -12,8 +12,24 @@
 /* RFC 7672, 3.1: usages 0 and 1 are not for SMTP. */
 enum { TLSA_TRUST_ANCHOR = 2, TLSA_END_ENTITY = 3 };
 
+static enum tls_fault fault_of(long verified)
+{
+    switch (verified) {
+    case X509_V_OK:
+        return TLS_FAULT_NONE;
+    case X509_V_ERR_CERT_HAS_EXPIRED:
+    case X509_V_ERR_CERT_NOT_YET_VALID:
+        return TLS_FAULT_EXPIRED;
+    case X509_V_ERR_HOSTNAME_MISMATCH:
+    case X509_V_ERR_IP_ADDRESS_MISMATCH:
+        return TLS_FAULT_WRONG_NAME;
+    }
+    return TLS_FAULT_NOT_TRUSTED;
+}
+
 static void learn(const struct tls_stream *tls, struct tls_facts *facts)
 {
+    facts->resumed = SSL_session_reused(tls->ssl) == 1;
     snprintf(facts->protocol, sizeof facts->protocol, "%s", SSL_get_version(tls->ssl));
     snprintf(facts->cipher, sizeof facts->cipher, "%s", SSL_get_cipher_name(tls->ssl));
 }
@@ -23,6 +39,7 @@ static void learn_failure(const struct tls_stream *tls, struct tls_facts *facts)
     const long verified = SSL_get_verify_result(tls->ssl);
 
     if (verified != X509_V_OK && SSL_get_verify_mode(tls->ssl) != SSL_VERIFY_NONE) {
+        facts->fault = fault_of(verified);
         snprintf(facts->why, sizeof facts->why, "certificate: %s",
                  X509_verify_cert_error_string(verified));
         ERR_clear_error();
@@ -120,6 +137,10 @@ int tls_demand_dane(SSL *ssl, const struct tls_peer_demand *demand)
 
     if (!demand->server_name || SSL_dane_enable(ssl, demand->server_name) != 1)
         return -1;
+    /* With usage 2 a name has to match; the domain that led here will do (RFC 7672, 3.2.2). */
+    for (unsigned i = 0; i < TLS_NAMES_MAX; i++)
+        if (demand->also_names[i] && SSL_add1_host(ssl, demand->also_names[i]) != 1)
+            return -1;
     /* RFC 7672, 3.1.1: with usage 3 the key says it all, names and dates do not count. */
     SSL_dane_set_flags(ssl, DANE_FLAG_NO_DANE_EE_NAMECHECKS);
     for (unsigned i = 0; i < demand->tlsa_count; i++) {
@@ -145,11 +166,24 @@ static bool demand_apply(SSL *ssl, const struct tls_peer_demand *demand, struct 
         if (usable < 0)
             return false;
         verify = usable > 0;
+        facts->tlsa_unusable = usable == 0;
         if (usable == 0)
             snprintf(facts->why, sizeof facts->why, "no usable TLSA record");
     }
-    SSL_set_verify(ssl, verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
+    SSL_set_verify(ssl, verify && !demand->only_look ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     return true;
+}
+
+/* Of a peer that was taken. */
+static void learn_peer(const struct tls_stream *tls, bool demanded, struct tls_facts *facts)
+{
+    const long verified = SSL_get_verify_result(tls->ssl);
+
+    facts->verified = demanded && verified == X509_V_OK;
+    facts->fault = demanded ? fault_of(verified) : TLS_FAULT_NONE;
+    if (!facts->verified && !facts->why[0])
+        snprintf(facts->why, sizeof facts->why, "%s%s", demanded ? "certificate: " : "",
+                 demanded ? X509_verify_cert_error_string(verified) : "not asked to verify");
 }
 
 struct io_result tls_connect(struct tls_context *context, const struct tls_peer_demand *demand,
@@ -173,12 +207,10 @@ struct io_result tls_connect(struct tls_context *context, const struct tls_peer_
         ERR_clear_error();
         return io_failed(EINVAL);
     }
-    const bool demanded = SSL_get_verify_mode(tls->ssl) != SSL_VERIFY_NONE;
+    const bool unusable = facts->tlsa_unusable;
+    tls_memory_use(context->memory, tls, wanted);
     const struct io_result result = handshake(tls, stream, deadline_us, facts);
-    if (result.status == IO_OK) {
-        facts->verified = demanded && SSL_get_verify_result(tls->ssl) == X509_V_OK;
-        if (!facts->verified && !facts->why[0])
-            snprintf(facts->why, sizeof facts->why, "not asked to verify");
-    }
+    if (result.status == IO_OK)
+        learn_peer(tls, verifying && !unusable, facts);
     return result;
 }

@@ -8,7 +8,8 @@
 
 struct tls_context {
     SSL_CTX *plain;     /* server side; or client side without a demand: nothing is verified */
-    SSL_CTX *verifying; /* client side with the system's trust store and DANE; else NULL */
+    SSL_CTX *verifying; /* client side with the trust store and DANE; else NULL */
+    struct tls_memory *memory; /* client side: sessions to resume; or NULL */
 };
 
 struct tls_stream {
@@ -17,9 +18,22 @@ struct tls_stream {
     SSL *ssl;
     struct buffer in; /* read from below, not yet taken by OpenSSL; freed when empty */
     size_t in_taken;
-    struct buffer out; /* made by OpenSSL, not yet written below; freed when empty */
-    bool broken;       /* nothing more can be said on this connection, not even good-bye */
+    struct buffer out;         /* made by OpenSSL, not yet written below; freed when empty */
+    bool broken;               /* nothing more can be said on this connection, not even good-bye */
+    struct tls_memory *memory; /* where its tickets go; or NULL */
+    uint64_t memory_key;
 };
+
+/*
+ * Sessions of peers that were spoken to (RFC 8446 2.2), each under a key that is made of the peer's
+ * address and all that was demanded of it: what was verified less is never resumed where more is
+ * demanded. Shared by all loops.
+ */
+MUST_USE struct tls_memory *tls_memory_open(SSL_CTX *plain, SSL_CTX *verifying);
+void tls_memory_close(struct tls_memory *memory);
+/* Offers the peer what is remembered, and remembers what it gives. */
+void tls_memory_use(struct tls_memory *memory, struct tls_stream *tls,
+                    const struct tls_peer_demand *demand);
 
 extern const struct stream_ops TLS_STREAM_OPS;
 
