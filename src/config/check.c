@@ -37,6 +37,12 @@ static struct place setting_of(const struct scan *scan, enum section section, co
     return head_of(scan, section, 0);
 }
 
+struct config_complaint {
+    struct config_errors *errors;
+    struct place at;
+    const char *who;
+};
+
 static bool is_plain_name(const char *text)
 {
     const struct bytes name = bytes_of_text(text);
@@ -171,6 +177,38 @@ static void check_signs(const struct config *config, struct scan *scan)
                        config->signs[i].name);
 }
 
+/* What would defer all mail for want of another setting is a mistake, not a policy. */
+static void check_sending(const struct config *config, const struct config_deliver *via,
+                          enum tls_use tls, const struct config_sending *sending,
+                          struct config_complaint complaint)
+{
+    if (tls == TLS_USE_DANE && !*config->resolver.trust_anchor)
+        errors_add(complaint.errors, complaint.at,
+                   "%s: tls = dane needs resolver { trust_anchor = ... }", complaint.who);
+    if (via->implicit_tls && tls == TLS_USE_NEVER)
+        errors_add(complaint.errors, complaint.at,
+                   "%s: tls = never contradicts smtps:", complaint.who);
+    if (*sending->login && (via->kind != DELIVER_SMTP || tls == TLS_USE_NEVER))
+        errors_add(complaint.errors, complaint.at, "%s: login needs via = smtp: or smtps:, and TLS",
+                   complaint.who);
+}
+
+static void check_all_sending(const struct config *config, struct scan *scan)
+{
+    char who[300];
+
+    check_sending(
+        config, &config->relay_via, config->relay_tls, &config->relay_sending,
+        (struct config_complaint){scan->errors, head_of(scan, SECTION_RELAY, 0), "relay"});
+    for (unsigned i = 0; i < config->route_count; i++) {
+        const struct config_route *route = &config->routes[i];
+        snprintf(who, sizeof who, "route \"%.250s\"", route->domain);
+        check_sending(
+            config, &route->via, route->tls, &route->sending,
+            (struct config_complaint){scan->errors, head_of(scan, SECTION_ROUTE, i), who});
+    }
+}
+
 static int compare_first(const void *a, const void *b)
 {
     const char *first = NULL, *second = NULL;
@@ -229,6 +267,7 @@ void config_check(struct config *config, struct scan *scan)
     if (config->domain_count > 1)
         qsort(config->domains, config->domain_count, sizeof *config->domains, compare_first);
     check_auth(config, scan); /* looks a domain up, so they have to be in order */
+    check_all_sending(config, scan);
     check_routes(config, scan);
     check_signs(config, scan); /* while they stand as in the file */
     if (config->route_count > 1)

@@ -14,7 +14,13 @@
 
 enum listen_kind { LISTEN_SMTP = 0, LISTEN_SUBMISSION, LISTEN_LMTP };
 enum tls_mode { TLS_MODE_STARTTLS = 0, TLS_MODE_IMPLICIT, TLS_MODE_NONE };
-enum tls_use { TLS_USE_MAY = 0, TLS_USE_MUST, TLS_USE_DANE, TLS_USE_NEVER };
+enum tls_use {
+    TLS_USE_MAY = 0, /* what the next hop offers, unless DANE or MTA-STS demand more */
+    TLS_USE_MUST,    /* encrypted, by whomever */
+    TLS_USE_DANE,    /* proved by DANE */
+    TLS_USE_NEVER,
+    TLS_USE_VERIFY, /* proved by DANE, or by an authority that is trusted */
+};
 enum check_mode { CHECK_OFF = 0, CHECK_RECORD, CHECK_ENFORCE };
 enum on_permerror { ON_PERMERROR_REFUSE = 0, ON_PERMERROR_ACCEPT };
 enum on_quarantine { ON_QUARANTINE_MARK = 0, ON_QUARANTINE_HOLD };
@@ -47,6 +53,14 @@ struct config_deliver {
     struct endpoint endpoint; /* filled in when target is a literal endpoint; else family NONE */
     struct bytes host;        /* when it is a name */
     uint16_t port;
+    bool implicit_tls; /* "smtps:HOST:PORT": encrypted from the first byte (RFC 8314) */
+};
+
+/* How we show up at a next hop. */
+struct config_sending {
+    const char *helo;                   /* "": hostname */
+    const char *login;                  /* file with name and password, or "" */
+    struct ip_address source4, source6; /* family NONE: as the machine chooses */
 };
 
 struct config_domain {
@@ -69,8 +83,9 @@ struct config_auth {
 
 struct config_route {
     const char *domain;
-    struct config_deliver via;
+    struct config_deliver via; /* kind NONE: by MX, with what else is set here */
     enum tls_use tls;
+    struct config_sending sending;
 };
 
 struct config_filter {
@@ -173,6 +188,10 @@ struct config {
     unsigned relay_from_count;
     struct config_deliver relay_via; /* kind NONE: by MX */
     enum tls_use relay_tls;
+    struct config_sending relay_sending;
+    bool sts_enabled;            /* MTA-STS for hosts found by MX */
+    uint16_t sts_port;           /* of policy hosts; 443 */
+    const char *tls_authorities; /* PEM file, or "": the system's */
     struct config_route *routes;
     unsigned route_count;
     struct config_filter *filters;

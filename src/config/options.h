@@ -30,6 +30,7 @@ enum option_type {
     OPTION_ENDPOINT,
     OPTION_ENDPOINT_OR_NONE,
     OPTION_PASSWORDS,
+    OPTION_IP, /* or empty; `min` is 4 or 6 */
     OPTION_DURATION,
     OPTION_SIZE,
     OPTION_COUNT,

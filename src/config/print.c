@@ -154,6 +154,15 @@ static void print_passwords(struct buffer *into, const struct endpoint *endpoint
     print_quoted(into, bytes_of_text(text));
 }
 
+static void print_ip(struct buffer *into, const struct ip_address *ip)
+{
+    char text[ENDPOINT_TEXT_MAX] = "";
+
+    if (ip->family != ENDPOINT_NONE)
+        ip_print(ip, text, sizeof text);
+    print_quoted(into, bytes_of_text(text));
+}
+
 void value_print(struct buffer *into, const struct option_row *row, const void *base)
 {
     const uint8_t *at = (const uint8_t *)base + row->offset;
@@ -177,6 +186,9 @@ void value_print(struct buffer *into, const struct option_row *row, const void *
     case OPTION_ENDPOINT:
     case OPTION_ENDPOINT_OR_NONE:
         print_endpoint(into, (const void *)at);
+        break;
+    case OPTION_IP:
+        print_ip(into, (const void *)at);
         break;
     case OPTION_PASSWORDS:
         print_passwords(into, (const void *)at);
@@ -286,6 +298,7 @@ static void manual_values(struct buffer *into, const struct option_row *row)
                                         [OPTION_ENDPOINT] = "endpoint",
                                         [OPTION_ENDPOINT_OR_NONE] = "endpoint or empty",
                                         [OPTION_PASSWORDS] = "passwords",
+                                        [OPTION_IP] = "IP or empty",
                                         [OPTION_DURATION] = "duration",
                                         [OPTION_SIZE] = "size",
                                         [OPTION_COUNT] = "number",

@@ -39,10 +39,11 @@ bool hostname_is_valid(struct bytes name)
 
 /* ------------------------------------------------------------------ where mail goes */
 
-static bool host_and_port(struct bytes text, struct config_deliver *deliver)
+enum { SMTP_PORT = 25, SMTPS_PORT = 465 };
+
+static bool host_and_port(struct bytes text, uint64_t port, struct config_deliver *deliver)
 {
     const size_t colon = bytes_find_last_byte(text, ':');
-    uint64_t port = 25;
 
     if (endpoint_parse(text, &deliver->endpoint)) {
         deliver->port = deliver->endpoint.port;
@@ -66,10 +67,12 @@ static bool host_and_port(struct bytes text, struct config_deliver *deliver)
 static const struct {
     const char *prefix;
     enum deliver_kind kind;
-} DELIVER_KINDS[] = {{"maildir:", DELIVER_MAILDIR},
-                     {"lmtp:", DELIVER_LMTP},
-                     {"smtp:", DELIVER_SMTP},
-                     {"pipe:", DELIVER_PIPE}};
+    bool implicit_tls;
+} DELIVER_KINDS[] = {{"maildir:", DELIVER_MAILDIR, false},
+                     {"lmtp:", DELIVER_LMTP, false},
+                     {"smtp:", DELIVER_SMTP, false},
+                     {"smtps:", DELIVER_SMTP, true},
+                     {"pipe:", DELIVER_PIPE, false}};
 
 /* The views in `deliver` are of `text`. */
 bool deliver_parse(struct bytes text, struct config_deliver *deliver)
@@ -83,9 +86,11 @@ bool deliver_parse(struct bytes text, struct config_deliver *deliver)
             continue;
         deliver->kind = DELIVER_KINDS[i].kind;
         deliver->target = bytes_skip(text, prefix.count);
+        deliver->implicit_tls = DELIVER_KINDS[i].implicit_tls;
         if (deliver->kind == DELIVER_MAILDIR || deliver->kind == DELIVER_PIPE)
             return deliver->target.count > 0;
-        return host_and_port(deliver->target, deliver);
+        return host_and_port(deliver->target, deliver->implicit_tls ? SMTPS_PORT : SMTP_PORT,
+                             deliver);
     }
     return false;
 }
@@ -93,7 +98,8 @@ bool deliver_parse(struct bytes text, struct config_deliver *deliver)
 void deliver_print(struct buffer *into, const struct config_deliver *deliver)
 {
     for (size_t i = 0; i < COUNT_OF(DELIVER_KINDS); i++)
-        if (deliver->kind == DELIVER_KINDS[i].kind)
+        if (deliver->kind == DELIVER_KINDS[i].kind &&
+            deliver->implicit_tls == DELIVER_KINDS[i].implicit_tls)
             buffer_print(into, "%s%.*s", DELIVER_KINDS[i].prefix, BYTES_PRINT(deliver->target));
 }
 
@@ -110,11 +116,12 @@ static bool set_deliver(struct value_target *target, const struct option_row *ro
     const bool parsed = deliver_parse(arena_copy(target->arena, text), &deliver);
 
     if (!parsed)
-        return refuse(target, text,
-                      row->type == OPTION_NEXT_HOP
-                          ? "is not smtp:HOST:PORT, lmtp:HOST:PORT or lmtp:unix:PATH"
-                          : "is not maildir:PATH, lmtp:unix:PATH, lmtp:HOST:PORT, smtp:HOST:PORT "
-                            "or pipe:COMMAND");
+        return refuse(
+            target, text,
+            row->type == OPTION_NEXT_HOP
+                ? "is not smtp:HOST:PORT, smtps:HOST:PORT, lmtp:HOST:PORT or lmtp:unix:PATH"
+                : "is not maildir:PATH, lmtp:unix:PATH, lmtp:HOST:PORT, smtp:HOST:PORT "
+                  "or pipe:COMMAND");
     if (row->type == OPTION_NEXT_HOP &&
         (deliver.kind == DELIVER_MAILDIR || deliver.kind == DELIVER_PIPE))
         return refuse(target, text, "is not a next hop: only smtp: and lmtp: are");
@@ -325,6 +332,18 @@ static bool set_passwords(struct value_target *target, const struct option_row *
            refuse(target, text, "is not dovecot:unix:PATH or dovecot:IP:PORT");
 }
 
+static bool set_ip(struct value_target *target, const struct option_row *row, struct bytes text)
+{
+    struct ip_address *ip = member(target, row->offset);
+    const enum endpoint_family family = row->min == 4 ? ENDPOINT_IPV4 : ENDPOINT_IPV6;
+
+    *ip = (struct ip_address){0};
+    if (text.count == 0 || (ip_parse(text, ip) && ip->family == family))
+        return true;
+    return refuse(target, text,
+                  row->min == 4 ? "is not an IPv4 address" : "is not an IPv6 address");
+}
+
 static bool network_is_exact(const struct ip_network *network)
 {
     for (unsigned bit = network->prefix_bits; bit < ip_bytes(&network->base) * 8; bit++)
@@ -402,8 +421,9 @@ bool value_set(struct value_target *target, const struct option_row *row, struct
         return text.count > 0 ? set_text(target, row->offset, text)
                               : refuse(target, text, "is not a path");
     case OPTION_HOSTNAME:
-        return hostname_is_valid(text) ? set_lower(target, row->offset, text)
-                                       : refuse(target, text, "is not a host name");
+        return hostname_is_valid(text) || (text.count == 0 && row->fallback)
+                   ? set_lower(target, row->offset, text)
+                   : refuse(target, text, "is not a host name");
     case OPTION_ADDRESS:
         return set_address(target, row, text);
     case OPTION_CHARACTER:
@@ -419,6 +439,8 @@ bool value_set(struct value_target *target, const struct option_row *row, struct
         return set_endpoint(target, row, text);
     case OPTION_PASSWORDS:
         return set_passwords(target, row, text);
+    case OPTION_IP:
+        return set_ip(target, row, text);
     case OPTION_DURATION:
         return set_duration(target, row, text);
     case OPTION_SIZE:

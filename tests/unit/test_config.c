@@ -32,6 +32,9 @@ static const char CONTRACT[] =
     "relay { from = {\"127.0.0.0/8\"}  via = \"\" }\n"
     "route \"shop.example\" { via = \"smtp:127.0.0.1:2626\"  tls = may }\n"
     "route \"name.example\" { via = \"smtp:next.example.net\"  tls = must }\n"
+    "route \"smart.example\" { via = \"smtps:smart.example.net\"  tls = verify  login = \"/l\"\n"
+    "    source_ipv4 = \"192.0.2.9\"  source_ipv6 = \"2001:db8::9\"  helo = \"Out.Example.com\" }\n"
+    "route \"strict.example\" { tls = must }\n"
     "filter clamav { speaks = clamd   address = \"unix:/run/clamav/clamd.ctl\"  timeout = 30s  "
     "on_fault = defer reject_score = 7.25 }\n"
     "checks   { reverse_dns = record  sender_domain = require  patience = 6h }\n"
@@ -87,6 +90,15 @@ static void check_next_hops(const struct config *config)
     assert_int_equal(route->via.endpoint.family, ENDPOINT_NONE);
     assert_int_equal(route->via.port, 25);
     assert_int_equal(route->tls, TLS_USE_MUST);
+    route = config_find_route(config, BYTES_LITERAL("smart.example"));
+    assert_true(route->via.implicit_tls && route->via.port == 465);
+    assert_int_equal(route->tls, TLS_USE_VERIFY);
+    assert_int_equal(route->sending.source4.octets[3], 9);
+    assert_int_equal(route->sending.source6.family, ENDPOINT_IPV6);
+    assert_string_equal(route->sending.helo, "out.example.com");
+    route = config_find_route(config, BYTES_LITERAL("strict.example"));
+    assert_true(route->via.kind == DELIVER_NONE && route->tls == TLS_USE_MUST);
+    assert_true(config->sts_enabled && config->sts_port == 443);
     assert_int_equal(config->relay_via.kind, DELIVER_NONE);
     assert_int_equal(config->relay_from_count, 1);
     assert_int_equal(config->relay_from[0].prefix_bits, 8);
@@ -246,8 +258,17 @@ static const struct {
     {REST "route \"a.b\" { via = \"maildir:/m\" }\n",
      "t:3: route \"a.b\": via: \"maildir:/m\" is not a next hop: only smtp: and lmtp: are\n"},
     {REST "route \"a.b\" { via = \"smtp:host:0\" }\n",
-     "t:3: route \"a.b\": via: \"smtp:host:0\" is not smtp:HOST:PORT, lmtp:HOST:PORT or "
-     "lmtp:unix:PATH\n"},
+     "t:3: route \"a.b\": via: \"smtp:host:0\" is not smtp:HOST:PORT, smtps:HOST:PORT, "
+     "lmtp:HOST:PORT or lmtp:unix:PATH\n"},
+    {REST "route \"a.b\" { via = \"smtps:h\" tls = never source_ipv4 = \"::1\" helo = \"a b\" }\n",
+     "t:3: route \"a.b\": helo: \"a b\" is not a host name\n"
+     "t:3: route \"a.b\": source_ipv4: \"::1\" is not an IPv4 address\n"
+     "t:3: route \"a.b\": tls = never contradicts smtps:\n"},
+    {REST "route \"a.b\" { via = \"smtps:h\" tls = never }\n",
+     "t:3: route \"a.b\": tls = never contradicts smtps:\n"},
+    {REST "route \"a.b\" { login = \"/secret\" }\nrelay { tls = dane }\n",
+     "t:4: relay: tls = dane needs resolver { trust_anchor = ... }\n"
+     "t:3: route \"a.b\": login needs via = smtp: or smtps:, and TLS\n"},
     {REST "domain \"a.b\" { deliver = \"maildir:/m\" }\nroute \"A.b\" { via = \"smtp:h\" }\n",
      "t:4: route \"a.b\" would never be used: that domain's mail ends here\n"},
     {REST "relay { from = {\"10.0.0.1/8\"} }\n",
