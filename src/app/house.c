@@ -74,7 +74,8 @@ static bool open_delivery(struct house *house)
                                              .resolver = house->resolver,
                                              .directory = house->directory,
                                              .spool = house->spool,
-                                             .tls = house->tls_out};
+                                             .tls = house->tls_out,
+                                             .tls_directory = house->config->spool};
 
     house->deliver = deliver_open(&deliver, house->why, HOUSE_WHY_ROOM);
     if (!house->deliver)

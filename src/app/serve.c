@@ -29,6 +29,9 @@ static bool open_tls(struct server *server)
     server->tls_out = house->tls_out = tls_context_client(house->why, HOUSE_WHY_ROOM);
     if (!server->tls_out)
         return false;
+    if (*config->tls_authorities &&
+        !tls_context_trust(server->tls_out, config->tls_authorities, house->why, HOUSE_WHY_ROOM))
+        return false;
     if (!*config->tls_certificate)
         return true;
     server->tls_in = server->keys ? tls_context_server_by(server->keys, house->why, HOUSE_WHY_ROOM)

@@ -8,12 +8,25 @@ static uint64_t or_default(uint64_t value_us, uint64_t default_us)
     return value_us ? value_us : default_us;
 }
 
+/* Without a store or memory mail goes out all the same, by what is published at the time. */
+static void deliver_keep(struct deliver *deliver, const char *directory)
+{
+    deliver->store = tls_store_open(directory);
+    deliver->results = deliver->store ? tls_results_open() : NULL;
+    if (deliver->results)
+        keeper_start(deliver);
+}
+
 struct deliver *deliver_open(const struct deliver_settings *settings, char *why, size_t why_room)
 {
     struct deliver *deliver = calloc(1, sizeof(*deliver));
 
     if (!deliver) {
         snprintf(why, why_room, "deliver: out of memory");
+        return NULL;
+    }
+    if (!login_check(settings->config, why, why_room)) {
+        free(deliver);
         return NULL;
     }
     const struct deliver_timeouts *asked = &settings->timeouts;
@@ -31,11 +44,23 @@ struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
                                       .block_us = or_default(asked->block_us, 180 * US_PER_S),
                                       .dot_us = or_default(asked->dot_us, 600 * US_PER_S),
                                       .quit_us = or_default(asked->quit_us, 2 * US_PER_S)}};
+    if (settings->tls_directory)
+        deliver_keep(deliver, settings->tls_directory);
     return deliver;
 }
 
 void deliver_close(struct deliver *deliver)
 {
+    if (!deliver)
+        return;
+    if (deliver->results)
+        keeper_stop(deliver);
+    if (deliver->keeper) { /* it holds what would be freed */
+        observe_note(LOG_WARNING, "deliver", "a fetch did not end, memory kept");
+        return;
+    }
+    tls_store_close(deliver->store);
+    tls_results_close(deliver->results);
     free(deliver);
 }
 

@@ -40,6 +40,7 @@ struct deliver_settings {
     struct directory *directory;
     struct spool *spool;              /* to read bodies */
     struct tls_context *tls;          /* client side; NULL: never TLS */
+    const char *tls_directory;        /* for tls.db; NULL: nothing of TLS is kept */
     struct deliver_timeouts timeouts; /* zero: the defaults; tests shorten them */
 };
 MUST_USE struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
@@ -56,6 +57,7 @@ struct destination {
     enum deliver_kind kind;
     const struct config_deliver *via; /* NULL: by MX of domain */
     enum tls_use tls;
+    const struct config_sending *sending; /* NULL: nothing is set */
     char domain[256];
 };
 /* Pure: from the configuration alone. */
@@ -87,6 +89,43 @@ struct attempt {
     struct bytes transcript;  /* of the dialogue, when somebody was not delivered; in the arena */
     struct arena *arena;
 };
+
+/* ------------------------------------------------------------------ what is told about TLS */
+
+/* Who demands something of the TLS of a host (RFC 8460 4.4). */
+enum tls_policy_kind { TLS_POLICY_NONE = 0, TLS_POLICY_STS, TLS_POLICY_TLSA };
+
+/* How often one thing happened on a day (UTC). */
+struct tls_result {
+    int64_t day; /* since 1970 */
+    enum tls_policy_kind kind;
+    char domain[256], policy[1024]; /* the policy's lines, parted by LF */
+    /* Of failures: the name of RFC 8460 4.3 ("" is a success), our words, the peer, our address. */
+    char failure[32], reason[160], host[256], ip[48], source[48];
+    uint64_t count;
+};
+/* What tls.db in that folder holds from that day on, by day, domain and policy, until `each` says
+ * false. False: it cannot be read. Never sleeps: it blocks, for commands. */
+MUST_USE bool deliver_tls_results(const char *directory, int64_t since_day,
+                                  bool (*each)(void *argument, const struct tls_result *result),
+                                  void *argument);
+
+/* The hosts that mail for a destination would be tried at, and what TLS each has to give. */
+struct deliver_host_plan {
+    char host[320]; /* as in an outcome */
+    char level[16]; /* "clear", "may", "encrypt", "prove", "unusable" */
+    char by[16];    /* who demands it: "", "setting", "dane", "mta-sts", "mta-sts test" */
+    char words[160];
+};
+struct deliver_plan {
+    struct verdict verdict; /* ACCEPT, or why there is no host; its words are in the arena */
+    struct deliver_host_plan *hosts;
+    unsigned count;
+    char sts[160]; /* what MTA-STS came to; "": not asked */
+};
+/* Asks DNS and policy hosts, connects to none of the hosts. Sleeps. */
+void deliver_plan(struct deliver *deliver, const struct destination *destination,
+                  struct arena *arena, struct deliver_plan *plan);
 
 /* A connection (or nothing, for Maildir) that may serve several attempts to one destination in
  * turn. */

@@ -43,6 +43,8 @@ static struct verdict hops_of_host(struct deliver_channel *channel, struct next_
         for (unsigned r = 0; r < answer.count; r++)
             hops_add(hops, (struct next_hop){.name = via->host,
                                              .at = endpoint_of(&answer.records[r].ip, via->port),
+                                             .canonical = answer.canonical,
+                                             .named_secure = true,
                                              .secure = answer.secure});
     }
     if (hops->count > 0)
@@ -90,25 +92,30 @@ static struct verdict hops_of_mail_hosts(struct deliver_channel *channel,
 {
     const struct config *config = channel->deliver->config;
     const uint32_t own = own_preference(config, found);
-    bool any_failed = false, any_before_us = false;
+    struct lookup failed = lookup_absent();
+    bool any_before_us = false;
 
     for (unsigned i = 0; i < found->count; i++) {
         const struct mail_host *host = &found->hosts[i];
         if (host->preference >= own)
             continue; /* RFC 5321 5.1: nobody who would send it back to us */
         any_before_us = true;
-        any_failed = any_failed || host->lookup.status == LOOKUP_FAILED;
+        if (host->lookup.status == LOOKUP_FAILED)
+            failed = host->lookup;
         for (unsigned a = 0; a < host->address_count; a++)
             hops_add(hops,
                      (struct next_hop){.name = host->name,
                                        .at = endpoint_of(&host->addresses[a], config->smtp_port),
+                                       .canonical = host->canonical,
+                                       .named_secure = host->named_secure,
                                        .secure = host->secure});
     }
     if (hops->count > 0)
         return verdict_accept();
     if (!any_before_us && own != UINT32_MAX)
         return verdict_of(CAUSE_ROUTE_LOOP);
-    return verdict_of(any_failed ? CAUSE_DNS_MX_TEMPERROR : CAUSE_DESTINATION_NO_ADDRESS);
+    return failed.status == LOOKUP_FAILED ? verdict_of_failed_lookup(failed)
+                                          : verdict_of(CAUSE_DESTINATION_NO_ADDRESS);
 }
 
 static struct verdict hops_of_domain(struct deliver_channel *channel, struct next_hops *hops)

@@ -4,7 +4,9 @@
 
 #include <stdatomic.h>
 
+#include "auth/auth.h"
 #include "deliver/deliver.h"
+#include "deliver/tls_store.h"
 
 #define DELIVER_MAILBOXES 1024             /* remembered as having durable folders */
 #define DELIVER_HOPS_MAX 10                /* addresses tried in one attempt */
@@ -12,6 +14,7 @@
 #define DELIVER_TRANSACTION_RECIPIENTS 100 /* what every server must take: RFC 5321 4.5.3.1.8 */
 #define DELIVER_GIVE_UP_LOOK_US (250 * US_PER_MS)
 #define NO_FINAL_REPLY "no final reply from " /* and the host: what an ambiguous dot is told as */
+#define DELIVER_RESULTS_MAX 4096              /* different results of TLS between two writes */
 #define DELIVER_PIPELINE_STEPS 50 /* commands in flight; their replies fit any socket buffer */
 
 struct deliver {
@@ -20,6 +23,10 @@ struct deliver {
     struct directory *directory;
     struct spool *spool;
     struct tls_context *tls;
+    struct tls_store *store;     /* NULL: nothing is kept */
+    struct tls_results *results; /* NULL with it */
+    struct fiber *keeper;        /* NULL: none, or it has ended */
+    struct waitlist keeper_ended;
     struct deliver_timeouts timeouts;
     uint64_t give_up_us;    /* DEADLINE_NEVER until the process is to end */
     int64_t opened_wall_us; /* what was accepted since then cannot have been delivered before */
@@ -37,9 +44,11 @@ struct deliver_channel {
     bool needs_reset;    /* the last transaction ended before its dot */
     unsigned extensions;
     uint64_t size_limit; /* of the SIZE extension, 0: none */
-    char host[320];      /* "mx1.example.org[192.0.2.1]:25" */
-    char prefer[320];    /* the host that may have this attempt's message already; or "" */
-    bool no_chunking;    /* it offered BDAT and did not know it */
+    bool proved;         /* fit for REQUIRETLS: the way to the host and the host itself are known */
+    struct bytes greeting; /* its reply to EHLO; while a session is opened */
+    char host[320];        /* "mx1.example.org[192.0.2.1]:25" */
+    char prefer[320];      /* the host that may have this attempt's message already; or "" */
+    bool no_chunking;      /* it offered BDAT and did not know it */
     char tls[96];
     struct dialogue dialogue; /* of the attempt at work */
     uint8_t *piece;           /* DELIVER_PIECE_BYTES, made at first need */
@@ -50,12 +59,91 @@ struct deliver_channel {
 struct next_hop {
     struct bytes name; /* "" for a literal address */
     struct endpoint at;
-    bool secure; /* its address came validated */
+    struct bytes canonical; /* where CNAMEs led; "": nowhere else */
+    bool named_secure;      /* it is the domain's host by DNSSEC or by a setting */
+    bool secure;            /* and its address came validated, too */
 };
 struct next_hops {
     struct next_hop hops[DELIVER_HOPS_MAX];
     unsigned count;
 };
+
+/* ------------------------------------------------------------------ what TLS has to give */
+
+enum tls_level {
+    TLS_LEVEL_UNUSABLE = 0, /* the host must not be used now */
+    TLS_LEVEL_NEVER,
+    TLS_LEVEL_MAY,     /* what it offers; else in clear */
+    TLS_LEVEL_ENCRYPT, /* encryption, by whomever */
+    TLS_LEVEL_PROVE,   /* encryption with who proves to be the host */
+};
+struct tls_plan {
+    enum tls_level level;
+    enum tls_policy_kind kind;
+    struct bytes policy; /* the policy's lines, for reports */
+    struct tls_peer_demand demand;
+    bool path_known;     /* that this is the domain's host is known by DNSSEC, MTA-STS, a setting */
+    bool insists;        /* a setting or REQUIRETLS wants proof whatever the records are worth */
+    enum cause cause;    /* UNUSABLE: of it */
+    const char *failure; /* UNUSABLE, and a test that failed: as RFC 8460 4.3 calls it */
+    const char *why;     /* in words; "" */
+};
+
+/* What MTA-STS says of a domain now. */
+struct sts_finding {
+    bool applies; /* `policy` counts; its mode may be none */
+    struct sts_policy policy;
+    struct bytes text;
+    const char *failure; /* of a fetch, as RFC 8460 4.3 calls it; NULL: none */
+    char why[160];
+};
+/* Sleeps on DNS, the disk and the policy's host. */
+void sts_find(struct deliver *deliver, struct arena *arena, struct bytes domain,
+              struct sts_finding *finding);
+/* Fetches what is soon over again. Sleeps. */
+void sts_refresh(struct deliver *deliver);
+
+/* Settles, before any connection, what this host has to give. Sleeps on DNS. */
+void tls_plan_make(struct deliver_channel *channel, const struct next_hop *hop,
+                   const struct sts_finding *sts, bool require, struct tls_plan *plan);
+/* Does the destination ask for policies of MTA-STS? */
+bool tls_plan_wants_sts(const struct deliver_channel *channel);
+
+struct tls_note {
+    enum tls_policy_kind kind;
+    struct bytes policy;
+    const struct next_hop *hop; /* NULL: it came to none */
+    const char *failure;        /* NULL: a success */
+    const char *reason;
+};
+struct tls_results;
+struct tls_results *tls_results_open(void);
+void tls_results_close(struct tls_results *results);
+void tls_result_note(const struct deliver_channel *channel, const struct tls_note *note);
+void tls_results_wait(struct tls_results *results, uint64_t deadline_us);
+MUST_USE bool tls_results_flush(struct tls_results *results, struct tls_store *store);
+
+/* The same with a line that holds a secret, which transcripts show otherwise. */
+struct session_line {
+    const char *said, *shown;
+};
+MUST_USE bool session_say(struct deliver_channel *channel, enum stage stage,
+                          struct session_line line, struct smtp_reply *reply,
+                          struct outcome *trouble);
+
+/* The fiber that writes results and refreshes policies. */
+void keeper_start(struct deliver *deliver);
+void keeper_stop(struct deliver *deliver);
+
+/* Says who we are where the route has a login. Sleeps. */
+MUST_USE bool login_say(struct deliver_channel *channel, struct outcome *trouble);
+/* Is every login's file there, and nobody else's to read? */
+MUST_USE bool login_check(const struct config *config, char *why, size_t why_room);
+
+/* A command of the opening and its reply; on failure `trouble` says why, and the session is over
+ * unless the peer itself said no. */
+MUST_USE bool session_ask(struct deliver_channel *channel, enum stage stage, const char *command,
+                          struct smtp_reply *reply, struct outcome *trouble);
 
 /* ACCEPT with at least one hop, or why there is none. Sleeps on DNS. */
 MUST_USE struct verdict hops_find(struct deliver_channel *channel, struct next_hops *hops);
@@ -77,7 +165,8 @@ enum wire_status channel_read_reply(struct deliver_channel *channel, uint64_t de
                                     struct smtp_reply *reply);
 
 /* Opens a session with the first hop that lets us; on failure says why, closed. Sleeps. */
-MUST_USE bool channel_open(struct deliver_channel *channel, struct outcome *trouble);
+MUST_USE bool channel_open(struct deliver_channel *channel, bool require_tls,
+                           struct outcome *trouble);
 /* Ends without a word: after garbage, a timeout, or in the middle of a body. */
 void channel_abort(struct deliver_channel *channel);
 void channel_quit(struct deliver_channel *channel); /* Sleeps at most quit_us. */

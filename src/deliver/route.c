@@ -14,7 +14,31 @@ static const char *const KIND_NAMES[] = {[DELIVER_NONE] = "none",
 static const char *const TLS_NAMES[] = {[TLS_USE_MAY] = "",
                                         [TLS_USE_MUST] = ",tls=must",
                                         [TLS_USE_DANE] = ",tls=dane",
+                                        [TLS_USE_VERIFY] = ",tls=verify",
                                         [TLS_USE_NEVER] = ",tls=never"};
+
+static const char *text_or_empty(const char *text)
+{
+    return text ? text : "";
+}
+
+/* Routes that differ in how we show up never share a connection. */
+static void route_add_sending(struct destination *destination, const struct config_sending *sending)
+{
+    char v4[ENDPOINT_TEXT_MAX] = "", v6[ENDPOINT_TEXT_MAX] = "";
+    const size_t used = strlen(destination->key);
+
+    destination->sending = sending;
+    if (sending->source4.family != ENDPOINT_NONE)
+        ip_print(&sending->source4, v4, sizeof v4);
+    if (sending->source6.family != ENDPOINT_NONE)
+        ip_print(&sending->source6, v6, sizeof v6);
+    const char *const helo = text_or_empty(sending->helo), *const login =
+                                                               text_or_empty(sending->login);
+    snprintf(destination->key + used, sizeof destination->key - used, "%s%s%s%s%s%s%s%s",
+             *helo ? ",helo=" : "", helo, *login ? ",login=" : "", login, *v4 ? ",from=" : "", v4,
+             *v6 ? ",from=" : "", v6);
+}
 
 /* Mailboxes are counted by domain; next hops by where they are, whatever domain leads there. Two
  * routes that differ in TLS never share a connection. */
@@ -30,8 +54,8 @@ static void route_by(struct destination *destination, const struct config_delive
         snprintf(destination->key, sizeof(destination->key), "%s:%s", KIND_NAMES[via->kind],
                  destination->domain);
     else
-        snprintf(destination->key, sizeof(destination->key), "%s:%.*s%s", KIND_NAMES[via->kind],
-                 BYTES_PRINT(via->target), TLS_NAMES[tls]);
+        snprintf(destination->key, sizeof(destination->key), "%s%s:%.*s%s", KIND_NAMES[via->kind],
+                 via->implicit_tls ? "s" : "", BYTES_PRINT(via->target), TLS_NAMES[tls]);
 }
 
 static void route_by_mx(struct destination *destination, enum tls_use tls)
@@ -60,16 +84,17 @@ void deliver_route(const struct deliver *deliver, struct address recipient,
 
     memset(destination, 0, sizeof(*destination));
     snprintf(destination->domain, sizeof(destination->domain), "%.*s", BYTES_PRINT(domain));
-    if (local)
+    if (local) {
         route_by(destination, &local->deliver, TLS_USE_MAY);
-    else if (route && route->via.kind != DELIVER_NONE)
-        route_by(destination, &route->via, route->tls);
-    else if (route)
-        route_by_mx(destination, route->tls);
-    else if (config->relay_via.kind != DELIVER_NONE)
-        route_by(destination, &config->relay_via, config->relay_tls);
+        return;
+    }
+    const struct config_deliver *via = route ? &route->via : &config->relay_via;
+    const enum tls_use tls = route ? route->tls : config->relay_tls;
+    if (via->kind != DELIVER_NONE)
+        route_by(destination, via, tls);
     else
-        route_by_mx(destination, TLS_USE_MAY);
+        route_by_mx(destination, tls);
+    route_add_sending(destination, route ? &route->sending : &config->relay_sending);
 }
 
 void deliver_route_by(struct destination *destination, const struct config_deliver *via)

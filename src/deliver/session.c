@@ -1,10 +1,12 @@
 /*
  * A session with a next hop, from the connection to the moment when MAIL may be said: banner, EHLO
- * (HELO, LHLO), STARTTLS. What fails here is the host's affair, so the next address is tried.
+ * (HELO, LHLO), STARTTLS, a login where the route has one. What fails here is the host's affair, so
+ * the next address is tried.
  *
- * TLS: `may` takes what the peer offers, unverified, and goes on in clear when the handshake fails
- * (RFC 7435); `must` and `dane` never do. Input that came before the handshake is thrown away, as
- * anybody on the way could have put it there.
+ * TLS: what a host has to give is settled before it is spoken to (tls_plan.c). Where nothing is
+ * demanded the session takes what the peer offers, unverified, and goes on in clear when the
+ * handshake fails (RFC 7435); else it never does. Input that came before the handshake is thrown
+ * away, as anybody on the way could have put it there.
  */
 #include "deliver/inside.h"
 
@@ -19,6 +21,7 @@ static void session_release(struct deliver_channel *channel)
         metric_add(COUNTER_SESSIONS_OUT, -1);
     channel->stream = NULL;
     channel->reused = false;
+    channel->proved = false;
     channel->needs_reset = false;
     channel->extensions = 0;
     channel->size_limit = 0;
@@ -104,14 +107,20 @@ static bool session_hear(struct deliver_channel *channel, enum stage stage,
     return false;
 }
 
-static bool session_ask(struct deliver_channel *channel, enum stage stage, const char *command,
-                        struct smtp_reply *reply, struct outcome *trouble)
+bool session_ask(struct deliver_channel *channel, enum stage stage, const char *command,
+                 struct smtp_reply *reply, struct outcome *trouble)
+{
+    return session_say(channel, stage, (struct session_line){command, command}, reply, trouble);
+}
+
+bool session_say(struct deliver_channel *channel, enum stage stage, struct session_line line,
+                 struct smtp_reply *reply, struct outcome *trouble)
 {
     const uint64_t deadline_us = deadline_in(channel->deliver->timeouts.greeting_us);
     const struct io_result sent =
-        stream_write(channel->stream, bytes_of_text(command), deadline_us);
+        stream_write(channel->stream, bytes_of_text(line.said), deadline_us);
 
-    dialogue_line(&channel->dialogue, DIALOGUE_US, bytes_of_text(command));
+    dialogue_line(&channel->dialogue, DIALOGUE_US, bytes_of_text(line.shown));
     if (sent.status != IO_OK) {
         *trouble = outcome_of_status(channel, stage, wire_status_of(sent));
         channel_abort(channel);
@@ -139,13 +148,47 @@ static enum cause cause_of_dial(struct io_result result, enum endpoint_family fa
     return CAUSE_CONNECT_REFUSED;
 }
 
+/* Where to connect from; NULL: as the machine chooses. */
+static const struct endpoint *session_source(const struct deliver_channel *channel,
+                                             const struct next_hop *hop, struct endpoint *source)
+{
+    const struct config_sending *sending = channel->to.sending;
+
+    if (!sending)
+        return NULL;
+    source->ip = hop->at.family == ENDPOINT_IPV6 ? sending->source6 : sending->source4;
+    source->family = source->ip.family;
+    return source->family != ENDPOINT_NONE && source->family == hop->at.family ? source : NULL;
+}
+
+/* A host found by MX that is this very server, by an address which no setting names: a listener on
+ * all addresses answers (RFC 5321 5.1). */
+static bool session_is_ours(const struct deliver_channel *channel)
+{
+    const struct config *config = channel->deliver->config;
+    const struct stream *stream = channel->stream;
+
+    if (channel->to.via || stream->local.family != stream->remote.family ||
+        stream->remote.family == ENDPOINT_UNIX || !ip_equal(&stream->local.ip, &stream->remote.ip))
+        return false;
+    for (unsigned i = 0; i < config->listen_count; i++) {
+        static const uint8_t any[16] = {0};
+        const struct endpoint *listen = &config->listens[i].address;
+        if (listen->port == stream->remote.port && listen->family != ENDPOINT_UNIX &&
+            memcmp(listen->ip.octets, any, ip_bytes(&listen->ip)) == 0)
+            return true;
+    }
+    return false;
+}
+
 static bool session_dial(struct deliver_channel *channel, const struct next_hop *hop,
                          struct outcome *trouble)
 {
     const uint64_t deadline_us = deadline_in(channel->deliver->timeouts.connect_us);
+    struct endpoint source = {0};
 
-    hop_name(hop, channel->host, sizeof(channel->host));
-    const struct io_result dialled = stream_dial(&hop->at, NULL, deadline_us, &channel->stream);
+    const struct io_result dialled =
+        stream_dial(&hop->at, session_source(channel, hop, &source), deadline_us, &channel->stream);
     dialogue_note(&channel->dialogue, "%s %s%s%s",
                   dialled.status == IO_OK ? "connected to" : "no connection to", channel->host,
                   dialled.status == IO_OK ? "" : ": ",
@@ -160,144 +203,199 @@ static bool session_dial(struct deliver_channel *channel, const struct next_hop 
     }
     metric_add(COUNTER_SESSIONS_OUT, 1);
     wire_input_open(&channel->input, channel->stream);
-    return true;
+    if (!session_is_ours(channel))
+        return true;
+    *trouble = outcome_of_verdict(channel, STAGE_CONNECT, verdict_of(CAUSE_ROUTE_LOOP));
+    channel_abort(channel);
+    return false;
 }
 
 /* EHLO, and HELO for peers that never learnt it; LMTP has LHLO only (RFC 2033 4.1). */
 static bool session_greet(struct deliver_channel *channel, struct outcome *trouble)
 {
     const bool lmtp = channel->to.kind == DELIVER_LMTP;
-    const char *hostname = channel->deliver->config->hostname;
+    const char *set = channel->to.sending ? channel->to.sending->helo : NULL;
+    const char *hostname = set && *set ? set : channel->deliver->config->hostname;
     char command[320];
     struct smtp_reply reply = {0};
 
     snprintf(command, sizeof(command), "%s %.255s\r\n", lmtp ? "LHLO" : "EHLO", hostname);
     if (session_ask(channel, STAGE_EHLO, command, &reply, trouble)) {
         channel->extensions = smtp_parse_extensions(reply.text, &channel->size_limit);
+        channel->greeting = reply.text;
         return true;
     }
     if (lmtp || !channel->stream || reply.code / 100 != 5)
         return false;
     channel->extensions = 0;
     channel->size_limit = 0;
+    channel->greeting = BYTES_EMPTY;
     snprintf(command, sizeof(command), "HELO %.255s\r\n", hostname);
     return session_ask(channel, STAGE_EHLO, command, &reply, trouble);
 }
 
-static struct outcome tls_unmet(const struct deliver_channel *channel, const char *why)
+/* ------------------------------------------------------------------ TLS */
+
+static struct outcome tls_unmet(const struct deliver_channel *channel, enum cause cause,
+                                const char *why)
 {
-    struct outcome outcome =
-        outcome_of_verdict(channel, STAGE_TLS, verdict_of(CAUSE_TLS_POLICY_UNMET));
+    struct outcome outcome = outcome_of_verdict(channel, STAGE_TLS, verdict_of(cause));
 
     outcome.reply = arena_copy(channel->arena, bytes_of_text(why));
     outcome.verdict.detail = outcome.reply;
     return outcome;
 }
 
-/* RFC 7672: usable TLSA records count only when they, and the host's address, came validated. */
-static bool tls_demand_dane(struct deliver_channel *channel, const struct next_hop *hop,
-                            struct tls_peer_demand *demand)
-{
-    struct dns_answer answer = {0};
-    const struct bytes name =
-        arena_print(channel->arena, "_%u._tcp.%.*s", hop->at.port, BYTES_PRINT(hop->name));
+/* One host, what it has to give, and what came of it. */
+struct opening {
+    struct deliver_channel *channel;
+    const struct next_hop *hop;
+    struct tls_plan plan;
+    bool noted; /* its result is counted */
+};
 
-    if (hop->name.count == 0 || !hop->secure || !channel->deliver->resolver)
-        return false;
-    const struct lookup lookup =
-        resolve_ask(channel->deliver->resolver, channel->arena, name, DNS_TLSA, &answer);
-    struct tlsa_record *records =
-        lookup.status == LOOKUP_FOUND && answer.secure
-            ? ARENA_NEW_ARRAY(channel->arena, answer.count, struct tlsa_record)
-            : NULL;
-    for (unsigned i = 0; records && i < answer.count; i++) {
-        struct reader reader = READER_OF(answer.records[i].raw);
-        struct tlsa_record record = {.usage = reader_u8(&reader),
-                                     .selector = reader_u8(&reader),
-                                     .matching = reader_u8(&reader)};
-        record.data = reader.rest;
-        if (!reader.failed)
-            records[demand->tlsa_count++] = record;
+/* Counts what came of TLS with this host, once (RFC 8460). Only domains found by MX get reports. */
+static void opening_note(struct opening *opening, const char *failure, const char *reason)
+{
+    const struct tls_note note = {.kind = opening->plan.kind,
+                                  .policy = opening->plan.policy,
+                                  .hop = opening->hop,
+                                  .failure = failure,
+                                  .reason = reason};
+
+    if (opening->noted || opening->channel->to.via || opening->channel->to.kind != DELIVER_SMTP ||
+        opening->plan.level == TLS_LEVEL_NEVER || fiber_cancelled())
+        return;
+    opening->noted = true;
+    tls_result_note(opening->channel, &note);
+}
+
+/* RFC 8460 4.3 */
+static const char *failure_name(enum tls_fault fault)
+{
+    switch (fault) {
+    case TLS_FAULT_NOT_TRUSTED:
+        return "certificate-not-trusted";
+    case TLS_FAULT_EXPIRED:
+        return "certificate-expired";
+    case TLS_FAULT_WRONG_NAME:
+        return "certificate-host-mismatch";
+    case TLS_FAULT_OTHER:
+    case TLS_FAULT_NONE:
+        break;
     }
-    demand->tlsa = records;
-    return demand->tlsa_count > 0;
+    return "validation-failure";
 }
 
 /* What STARTTLS came to. */
 enum tls_end { TLS_END_LOST = 0, TLS_END_SECURED, TLS_END_CLEAR, TLS_END_AGAIN_IN_CLEAR };
 
-static enum tls_end session_handshake(struct deliver_channel *channel,
-                                      const struct tls_peer_demand *demand, struct outcome *trouble)
+static enum tls_end opening_broken(struct opening *opening, struct io_result result,
+                                   const struct tls_facts *facts, struct outcome *trouble)
 {
+    struct deliver_channel *channel = opening->channel;
+    const char *const why = facts->why[0] ? facts->why : io_result_text(result);
+
+    channel->stream = NULL;
+    metric_add(COUNTER_SESSIONS_OUT, -1);
+    *trouble = tls_unmet(channel, CAUSE_TLS_POLICY_UNMET, why);
+    dialogue_note(&channel->dialogue, "TLS failed: %s", why);
+    if (result.status == IO_CANCELLED) {
+        trouble->verdict = verdict_of(CAUSE_UNDECIDED);
+        return TLS_END_LOST;
+    }
+    opening_note(opening, failure_name(facts->fault), why);
+    if (opening->plan.level == TLS_LEVEL_MAY && !(channel->to.via && channel->to.via->implicit_tls))
+        return TLS_END_AGAIN_IN_CLEAR;
+    return TLS_END_LOST;
+}
+
+static enum tls_end opening_handshake(struct opening *opening, struct outcome *trouble)
+{
+    struct deliver_channel *channel = opening->channel;
+    const struct tls_plan *plan = &opening->plan;
     struct tls_facts facts = {0};
     const uint64_t deadline_us = deadline_in(channel->deliver->timeouts.greeting_us);
 
     wire_input_discard(&channel->input);
     wire_input_close(&channel->input);
     const struct io_result result =
-        tls_connect(channel->deliver->tls, demand, &channel->stream, deadline_us, &facts);
-    if (result.status != IO_OK) {
-        channel->stream = NULL;
-        metric_add(COUNTER_SESSIONS_OUT, -1);
-        *trouble = tls_unmet(channel, facts.why[0] ? facts.why : io_result_text(result));
-        dialogue_note(&channel->dialogue, "TLS failed: %.*s", BYTES_PRINT(trouble->reply));
-        if (result.status == IO_CANCELLED)
-            trouble->verdict = verdict_of(CAUSE_UNDECIDED);
-        return result.status != IO_CANCELLED && channel->to.tls == TLS_USE_MAY
-                   ? TLS_END_AGAIN_IN_CLEAR
-                   : TLS_END_LOST;
-    }
+        tls_connect(channel->deliver->tls, &plan->demand, &channel->stream, deadline_us, &facts);
+    if (result.status != IO_OK)
+        return opening_broken(opening, result, &facts, trouble);
     wire_input_open(&channel->input, channel->stream);
-    if (channel->to.tls == TLS_USE_DANE && !facts.verified) {
-        *trouble = tls_unmet(channel, facts.why);
+    /* A TLSA record that only OpenSSL found unusable leaves encryption without proof, which is what
+     * RFC 7672 2.2 asks for; but not where somebody insists. */
+    const bool proof_is_due = plan->level == TLS_LEVEL_PROVE && !facts.verified &&
+                              (plan->insists || !facts.tlsa_unusable);
+    if (proof_is_due) {
+        *trouble = tls_unmet(channel, CAUSE_TLS_POLICY_UNMET, facts.why);
+        dialogue_note(&channel->dialogue, "TLS without proof: %s", facts.why);
+        opening_note(opening, failure_name(facts.fault), facts.why);
         channel_abort(channel);
         return TLS_END_LOST;
     }
-    snprintf(channel->tls, sizeof(channel->tls), "%s %s", facts.protocol, facts.cipher);
+    const bool test_failed = plan->demand.only_look && !facts.verified;
+    opening_note(opening, test_failed ? failure_name(facts.fault) : plan->failure,
+                 test_failed ? facts.why : plan->why);
+    channel->proved = facts.verified && plan->path_known && plan->level == TLS_LEVEL_PROVE;
+    snprintf(channel->tls, sizeof(channel->tls), "%s %s%s", facts.protocol, facts.cipher,
+             facts.resumed ? " resumed" : "");
     dialogue_note(&channel->dialogue, "%s", channel->tls);
     return TLS_END_SECURED;
 }
 
-/* Without STARTTLS the policy decides whether the session may go on. */
-static enum tls_end session_stay_clear(struct deliver_channel *channel, const char *why,
+/* Without STARTTLS the plan decides whether the session may go on. */
+static enum tls_end opening_stay_clear(struct opening *opening, const char *why,
                                        struct outcome *trouble)
 {
-    if (channel->to.tls == TLS_USE_MAY || channel->to.tls == TLS_USE_NEVER)
+    opening_note(opening, "starttls-not-supported", why);
+    if (opening->plan.level == TLS_LEVEL_MAY || opening->plan.level == TLS_LEVEL_NEVER)
         return TLS_END_CLEAR;
-    *trouble = tls_unmet(channel, why);
-    channel_quit(channel);
+    *trouble = tls_unmet(opening->channel, CAUSE_TLS_POLICY_UNMET, why);
+    channel_quit(opening->channel);
     return TLS_END_LOST;
 }
 
-static enum tls_end session_secure(struct deliver_channel *channel, const struct next_hop *hop,
-                                   struct outcome *trouble)
+static enum tls_end opening_secure(struct opening *opening, struct outcome *trouble)
 {
-    struct tls_peer_demand demand = {0};
+    struct deliver_channel *channel = opening->channel;
     struct smtp_reply reply = {0};
 
-    if (channel->to.tls == TLS_USE_NEVER)
+    if (channel->tls[0]) /* from the first byte */
+        return TLS_END_SECURED;
+    if (opening->plan.level == TLS_LEVEL_NEVER)
         return TLS_END_CLEAR;
     if (!channel->deliver->tls || !(channel->extensions & EXTENSION_STARTTLS))
-        return session_stay_clear(channel, "STARTTLS is not offered", trouble);
-    if (channel->to.tls == TLS_USE_DANE && !tls_demand_dane(channel, hop, &demand))
-        return session_stay_clear(channel, "no validated TLSA records", trouble);
-    demand.server_name = hop->name.count > 0 ? arena_text(channel->arena, hop->name) : NULL;
+        return opening_stay_clear(opening, "STARTTLS is not offered", trouble);
     if (!session_ask(channel, STAGE_TLS, "STARTTLS\r\n", &reply, trouble)) {
-        if (!channel->stream) /* a peer that dies at STARTTLS counts as a failed handshake */
-            return channel->to.tls == TLS_USE_MAY && trouble->verdict.cause != CAUSE_UNDECIDED
-                       ? TLS_END_AGAIN_IN_CLEAR
-                       : TLS_END_LOST;
-        return session_stay_clear(channel, "STARTTLS was refused", trouble);
+        if (channel->stream)
+            return opening_stay_clear(opening, "STARTTLS was refused", trouble);
+        if (trouble->verdict.cause == CAUSE_UNDECIDED)
+            return TLS_END_LOST;
+        opening_note(opening, "validation-failure", "the connection was lost at STARTTLS");
+        /* A peer that dies at STARTTLS counts as a failed handshake. */
+        return opening->plan.level == TLS_LEVEL_MAY ? TLS_END_AGAIN_IN_CLEAR : TLS_END_LOST;
     }
-    return session_handshake(channel, &demand, trouble);
+    return opening_handshake(opening, trouble);
 }
 
-static bool session_begin(struct deliver_channel *channel, const struct next_hop *hop,
-                          struct outcome *trouble)
+/* ------------------------------------------------------------------ the opening of a session */
+
+static bool opening_begin(struct opening *opening, struct outcome *trouble)
 {
+    struct deliver_channel *channel = opening->channel;
+    const bool implicit = channel->to.via && channel->to.via->implicit_tls;
     struct smtp_reply banner = {0};
 
-    if (!session_dial(channel, hop, trouble))
+    if (!session_dial(channel, opening->hop, trouble))
+        return false;
+    if (implicit && !channel->deliver->tls) {
+        *trouble = tls_unmet(channel, CAUSE_LOCAL_FAILED, "TLS is not available");
+        channel_abort(channel);
+        return false;
+    }
+    if (implicit && opening_handshake(opening, trouble) != TLS_END_SECURED)
         return false;
     if (session_hear(channel, STAGE_BANNER, &banner, trouble) && session_greet(channel, trouble))
         return true;
@@ -305,25 +403,38 @@ static bool session_begin(struct deliver_channel *channel, const struct next_hop
     return false;
 }
 
-static bool session_open_at(struct deliver_channel *channel, const struct next_hop *hop,
-                            struct outcome *trouble)
+/* After STARTTLS, what was said in clear is forgotten (RFC 3207 4.2). */
+static bool opening_secured(struct opening *opening, bool require, struct outcome *trouble)
 {
-    if (!session_begin(channel, hop, trouble))
+    struct deliver_channel *channel = opening->channel;
+    const bool implicit = channel->to.via && channel->to.via->implicit_tls;
+
+    if (!implicit && !session_greet(channel, trouble)) {
+        channel_quit(channel);
         return false;
-    switch (session_secure(channel, hop, trouble)) {
-    case TLS_END_CLEAR:
+    }
+    if (!require || channel->extensions & EXTENSION_REQUIRETLS)
         return true;
+    *trouble = tls_unmet(channel, CAUSE_REQUIRETLS_UNMET, "REQUIRETLS is not offered");
+    channel_quit(channel);
+    return false;
+}
+
+static bool opening_run(struct opening *opening, bool require, struct outcome *trouble)
+{
+    if (!opening_begin(opening, trouble))
+        return false;
+    switch (opening_secure(opening, trouble)) {
+    case TLS_END_CLEAR:
+        return login_say(opening->channel, trouble);
     case TLS_END_LOST:
         return false;
     case TLS_END_AGAIN_IN_CLEAR:
-        return session_begin(channel, hop, trouble);
+        return opening_begin(opening, trouble) && login_say(opening->channel, trouble);
     case TLS_END_SECURED:
         break;
     }
-    if (session_greet(channel, trouble)) /* RFC 3207 4.2: what was said in clear is forgotten */
-        return true;
-    channel_quit(channel);
-    return false;
+    return opening_secured(opening, require, trouble) && login_say(opening->channel, trouble);
 }
 
 /*
@@ -334,14 +445,60 @@ static bool session_open_at(struct deliver_channel *channel, const struct next_h
 static struct outcome trouble_weigh(const struct deliver_channel *channel, struct outcome before,
                                     struct outcome now)
 {
-    if (now.verdict.kind == VERDICT_REFUSE && channel->to.via)
+    if (now.verdict.cause == CAUSE_REMOTE_REFUSED && channel->to.via)
         now.verdict = verdict_with(CAUSE_REMOTE_DEFERRED, now.verdict.detail);
     return before.stage != STAGE_NONE && before.verdict.kind == VERDICT_DEFER ? before : now;
 }
 
-bool channel_open(struct deliver_channel *channel, struct outcome *trouble)
+static bool channel_try(struct deliver_channel *channel, const struct next_hop *hop,
+                        const struct sts_finding *sts, bool require, struct outcome *trouble)
+{
+    struct opening *opening = ARENA_NEW(channel->arena, struct opening);
+
+    hop_name(hop, channel->host, sizeof channel->host);
+    if (!opening) {
+        *trouble = tls_unmet(channel, CAUSE_LOCAL_FAILED, "out of memory");
+        return false;
+    }
+    *opening = (struct opening){.channel = channel, .hop = hop};
+    tls_plan_make(channel, hop, sts, require, &opening->plan);
+    if (opening->plan.level != TLS_LEVEL_UNUSABLE)
+        return opening_run(opening, require, trouble);
+    *trouble = tls_unmet(channel, opening->plan.cause, opening->plan.why);
+    dialogue_note(&channel->dialogue, "%s is not used: %s", channel->host, opening->plan.why);
+    opening_note(opening, opening->plan.failure, opening->plan.why);
+    return false;
+}
+
+/* DNS has failed, perhaps because somebody wants it to. */
+static void channel_note_lookup(const struct deliver_channel *channel, struct verdict found)
+{
+    const struct tls_note note = {.kind = TLS_POLICY_TLSA, .failure = "dnssec-invalid"};
+
+    if (found.cause == CAUSE_TLS_POLICY_UNMET && !channel->to.via)
+        tls_result_note(channel, &note);
+}
+
+/* What MTA-STS says, asked only where it may count. */
+static void channel_find_sts(const struct deliver_channel *channel, struct sts_finding *sts)
+{
+    struct tls_note note = {.kind = TLS_POLICY_STS};
+
+    *sts = (struct sts_finding){0};
+    if (!tls_plan_wants_sts(channel))
+        return;
+    sts_find(channel->deliver, channel->arena, bytes_of_text(channel->to.domain), sts);
+    if (sts->failure) {
+        note.failure = sts->failure;
+        note.reason = sts->why;
+        tls_result_note(channel, &note);
+    }
+}
+
+bool channel_open(struct deliver_channel *channel, bool require_tls, struct outcome *trouble)
 {
     struct next_hops hops;
+    struct sts_finding sts;
 
     snprintf(channel->host, sizeof(channel->host), "%s", channel->to.domain);
     const struct verdict found = hops_find(channel, &hops);
@@ -350,19 +507,20 @@ bool channel_open(struct deliver_channel *channel, struct outcome *trouble)
         dialogue_note(&channel->dialogue, "no host for %s: %s %.*s", channel->to.domain,
                       cause_name(found.cause), BYTES_PRINT(found.detail));
         trouble->reply = found.detail;
+        channel_note_lookup(channel, found);
         return false;
     }
+    channel_find_sts(channel, &sts);
     *trouble = (struct outcome){0};
     hops_prefer(channel, &hops);
-    for (unsigned i = 0; i < hops.count; i++) {
+    for (unsigned i = 0; i < hops.count && !fiber_cancelled(); i++) {
         struct outcome now = {0};
-        if (session_open_at(channel, &hops.hops[i], &now))
+        if (channel_try(channel, &hops.hops[i], &sts, require_tls, &now))
             return true;
-        if (fiber_cancelled()) {
-            *trouble = (struct outcome){0};
-            return false;
-        }
-        *trouble = trouble_weigh(channel, *trouble, now);
+        if (!fiber_cancelled())
+            *trouble = trouble_weigh(channel, *trouble, now);
     }
+    if (fiber_cancelled())
+        *trouble = (struct outcome){0};
     return false;
 }

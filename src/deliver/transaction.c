@@ -662,8 +662,8 @@ static void transaction_screen(struct transaction *transaction)
 
     if (channel->size_limit > 0 && message->size_bytes > channel->size_limit)
         screen_all(transaction, CAUSE_MESSAGE_TOO_BIG, "larger than the next hop's SIZE limit");
-    if (envelope->requiretls &&
-        (channel->tls[0] == 0 || !(channel->extensions & EXTENSION_REQUIRETLS)))
+    if (envelope->requiretls && /* channel_open saw to it; never without */
+        (!channel->proved || !(channel->extensions & EXTENSION_REQUIRETLS)))
         screen_all(transaction, CAUSE_REQUIRETLS_UNMET, "the next hop does not offer REQUIRETLS");
     transaction->use_chunks = channel->extensions & EXTENSION_CHUNKING && !channel->no_chunking &&
                               channel->deliver->config->chunking && message->size_bytes > 0;
@@ -709,9 +709,12 @@ static uint32_t transaction_choose(struct transaction *transaction)
 
 static bool attempt_connect(struct transaction *transaction, bool *host_failed)
 {
+    const bool require = transaction->attempt->message->envelope.requiretls;
     struct outcome trouble = {0};
 
-    if (transaction->channel->stream || channel_open(transaction->channel, &trouble))
+    if (require && transaction->channel->stream && !transaction->channel->proved)
+        channel_quit(transaction->channel); /* it was opened for mail that demanded less */
+    if (transaction->channel->stream || channel_open(transaction->channel, require, &trouble))
         return true;
     *host_failed = trouble.verdict.cause != CAUSE_UNDECIDED &&
                    cause_row(trouble.verdict.cause)->side == SIDE_THEIRS &&

@@ -8,6 +8,7 @@
  *     reset       cuts the connection hard; the end of the script closes it in order
  *     hang        waits until the client goes away
  *     gone        the same, and the client must not say another octet
+ *     anything    reads a piece of whatever comes, a TLS hello for one
  *     wait        waits until the test sets `go`
  *     tls         hands the connection to the server side of TLS
  */
@@ -28,6 +29,7 @@ struct peer {
     bool ended, waits, go;
     struct fiber *owner, *fiber;
     struct tls_context *tls;
+    struct endpoint client; /* of the last connection */
 };
 
 struct peer_session {
@@ -121,6 +123,10 @@ static bool peer_step(struct peer_session *session, struct bytes step, bool *res
         return peer_expect(session, bytes_skip(step, 2));
     if (bytes_equal_text(step, "."))
         return peer_body(session);
+    if (bytes_equal_text(step, "anything")) {
+        struct bytes piece;
+        return wire_read_raw(&session->input, 4096, SOON_ENOUGH, &piece) == WIRE_OK;
+    }
     if (bytes_equal_text(step, "hang")) {
         peer_hang(session);
         return true;
@@ -170,6 +176,7 @@ static void peer_main(void *argument)
         struct stream *stream = NULL;
         if (listener_accept(peer->listener, SOON_ENOUGH, &stream).status != IO_OK)
             break;
+        peer->client = stream->remote;
         peer_play(peer, stream, peer->scripts[peer->connections]);
     }
     listener_close(peer->listener);

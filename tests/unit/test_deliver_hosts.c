@@ -7,6 +7,7 @@
 #include "fake_spool.h"
 #include "scripted_peer.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "deliver/deliver.h"
@@ -24,6 +25,13 @@ static struct {
     struct mail_hosts hosts;
     struct mail_host host[12];
     struct ip_address ip[12];
+    /* TLSA: what a question for any name gives. */
+    enum lookup_status tlsa_status;
+    enum lookup_reason tlsa_reason;
+    bool tlsa_insecure;
+    const char *alias_secure; /* the name whose CNAME came validated; no TLSA but at that name */
+    uint8_t tlsa[3 + 32];
+    char tlsa_name[256]; /* that was asked for last */
 } dns;
 
 struct lookup resolve_mail_hosts(struct resolver *resolver, struct arena *arena,
@@ -40,7 +48,20 @@ struct lookup resolve_ask(struct resolver *resolver, struct arena *arena, struct
                           enum dns_type type, struct dns_answer *answer)
 {
     (void)resolver;
-    (void)name;
+    if (type == DNS_CNAME) {
+        answer->secure = dns.alias_secure && bytes_equal_text(name, dns.alias_secure);
+        return lookup_found();
+    }
+    if (type == DNS_TLSA) {
+        snprintf(dns.tlsa_name, sizeof dns.tlsa_name, "%.*s", BYTES_PRINT(name));
+        if (dns.tlsa_status != LOOKUP_FOUND)
+            return dns.tlsa_reason ? lookup_failed(dns.tlsa_reason, BYTES_EMPTY) : lookup_absent();
+        answer->records = ARENA_NEW(arena, struct dns_record);
+        answer->records[0] = (struct dns_record){.type = DNS_TLSA, .raw = bytes_of(dns.tlsa, sizeof dns.tlsa)};
+        answer->count = 1;
+        answer->secure = !dns.tlsa_insecure;
+        return lookup_found();
+    }
     if (type != DNS_A || dns.lookup.status != LOOKUP_FOUND)
         return dns.lookup.status == LOOKUP_FOUND ? lookup_absent() : dns.lookup;
     answer->records = ARENA_NEW(arena, struct dns_record);
@@ -77,7 +98,7 @@ struct scene {
     struct peer peer;
     struct outcome outcome;
     const char *domain;
-    bool host_failed;
+    bool host_failed, require_tls;
     char root[64], certificate[96], key[96];
 };
 
@@ -104,7 +125,8 @@ static void scene_send(struct scene *scene)
     struct recipient recipient = {.address = {BYTES_LITERAL("r"), bytes_of_text(scene->domain)}};
     const struct envelope envelope = {.from = {BYTES_LITERAL("a"), BYTES_LITERAL("x.test")},
                                       .recipients = &recipient,
-                                      .recipient_count = 1};
+                                      .recipient_count = 1,
+                                      .requiretls = scene->require_tls};
     const uint32_t index = 0;
     struct queued_message *message = NULL;
     struct destination to;
@@ -402,7 +424,7 @@ WORLD(test_injected_before_the_handshake)
 WORLD(test_tls_that_fails)
 {
     static const char *const REFUSED[] = {EHLO_TLS "< STARTTLS\n> 454 not now\n" TAKE, NULL};
-    static const char *const BROKEN[] = {EHLO_TLS "< STARTTLS\n> 220 go\n> garbage\nhang\n",
+    static const char *const BROKEN[] = {EHLO_TLS "< STARTTLS\n> 220 go\nanything\n> garbage\nhang\n",
                                          EHLO_TLS TAKE, NULL};
     static const char *const CLOSED[] = {EHLO_TLS "< STARTTLS\n", EHLO TAKE, NULL};
     static const char *const *const MAY[] = {REFUSED, BROKEN, CLOSED};
@@ -416,7 +438,7 @@ WORLD(test_tls_that_fails)
     }
     static const char *const MUST_REFUSED[] = {
         EHLO_TLS "< STARTTLS\n> 454 not now\n< QUIT\n> 221 bye\n", NULL};
-    static const char *const MUST_BROKEN[] = {EHLO_TLS "< STARTTLS\n> 220 go\n> garbage\nhang\n",
+    static const char *const MUST_BROKEN[] = {EHLO_TLS "< STARTTLS\n> 220 go\nanything\n> garbage\nhang\n",
                                               NULL};
     static const char *const NOT_OFFERED[] = {EHLO "< QUIT\n> 221 bye\n", NULL};
     static const char *const *const MUST[] = {MUST_REFUSED, MUST_BROKEN, NOT_OFFERED};
@@ -433,13 +455,234 @@ WORLD(test_tls_that_fails)
 /* Without validated records `dane` is never met, and nothing goes. */
 WORLD(test_dane_without_records)
 {
-    static const char *const SCRIPTS[] = {EHLO_TLS "< QUIT\n> 221 bye\n", NULL};
-    struct scene *scene = scene_new(SCRIPTS);
+    struct scene *scene = scene_new(NULL); /* nobody is even connected to */
 
     scene_use_tls(scene, TLS_USE_DANE);
     scene_send(scene);
     check(scene, CAUSE_TLS_POLICY_UNMET, STAGE_TLS, true);
     scene_end(scene);
+    return 0;
+}
+
+/* SHA-256 of the certificate's key, as openssl(1) sees it. */
+static void tlsa_of(const char *certificate, uint8_t into[static 32])
+{
+    char command[400], text[128] = "";
+
+    snprintf(command, sizeof command,
+             "openssl x509 -in %s -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256 -r",
+             certificate);
+    FILE *const pipe = popen(command, "r");
+    CHECK(pipe && fgets(text, sizeof text, pipe) && strlen(text) > 64);
+    for (unsigned i = 0; i < 32; i++)
+        into[i] = (uint8_t)(ascii_hex_value((uint8_t)text[2 * i]) * 16 + ascii_hex_value((uint8_t)text[2 * i + 1]));
+    CHECK(pipe && pclose(pipe) == 0);
+}
+
+#define SECURED EHLO_TLS "< STARTTLS\n> 220 go\ntls\n< EHLO mx.test\n> 250 peer\n" TAKE
+static const char *const RIGHT[] = {SECURED, NULL};
+static const char *const LEAVES[] = {EHLO_TLS "< STARTTLS\n> 220 go\ntls\n", NULL};
+static const char *const STRIPPED[] = {EHLO "< QUIT\n> 221 bye\n", NULL};
+static const char *const PLAIN[] = {EHLO TAKE, NULL};
+
+/* RFC 7672: what the records, the signatures and the host come to. */
+WORLD(test_dane)
+{
+    enum { RIGHT_KEY, WRONG_KEY };
+    static const struct {
+        const char *const *scripts;
+        uint8_t usage;
+        unsigned key;
+        bool mx_insecure, address_insecure, tlsa_insecure;
+        enum lookup_reason tlsa_fails;
+        enum cause cause;
+    } ROWS[] = {
+        {RIGHT, 3, RIGHT_KEY, .cause = CAUSE_DELIVERED},
+        {LEAVES, 3, WRONG_KEY, .cause = CAUSE_TLS_POLICY_UNMET},
+        {STRIPPED, 3, RIGHT_KEY, .cause = CAUSE_TLS_POLICY_UNMET},
+        {NULL, 3, RIGHT_KEY, .tlsa_fails = LOOKUP_REASON_BOGUS, .cause = CAUSE_TLS_POLICY_UNMET},
+        {NULL, 3, RIGHT_KEY, .tlsa_fails = LOOKUP_REASON_TIMEOUT, .cause = CAUSE_TLS_POLICY_UNMET},
+        {RIGHT, 1, WRONG_KEY, .cause = CAUSE_DELIVERED}, /* PKIX-EE does not count: encrypted only */
+        {STRIPPED, 1, WRONG_KEY, .cause = CAUSE_TLS_POLICY_UNMET},
+        {RIGHT, 3, WRONG_KEY, .mx_insecure = true, .cause = CAUSE_DELIVERED}, /* as if there was none */
+        {RIGHT, 3, WRONG_KEY, .address_insecure = true, .cause = CAUSE_DELIVERED},
+        {RIGHT, 3, WRONG_KEY, .tlsa_insecure = true, .cause = CAUSE_DELIVERED},
+        {PLAIN, 3, RIGHT_KEY, .tlsa_insecure = true, .cause = CAUSE_DELIVERED},
+    };
+    for (unsigned i = 0; i < COUNT_OF(ROWS); i++) {
+        struct scene *scene = scene_new(ROWS[i].scripts);
+        scene_use_tls(scene, TLS_USE_MAY);
+        scene->config.relay_via = (struct config_deliver){0};
+        dns_add("peer.test", 10, 1);
+        dns.host[0].named_secure = !ROWS[i].mx_insecure;
+        dns.host[0].secure = !ROWS[i].mx_insecure && !ROWS[i].address_insecure;
+        dns.tlsa_insecure = ROWS[i].tlsa_insecure;
+        dns.tlsa_reason = ROWS[i].tlsa_fails;
+        dns.tlsa_status = ROWS[i].tlsa_fails ? LOOKUP_FAILED : LOOKUP_FOUND;
+        dns.tlsa[0] = ROWS[i].usage;
+        dns.tlsa[1] = dns.tlsa[2] = 1;
+        tlsa_of(scene->certificate, dns.tlsa + 3);
+        dns.tlsa[3] ^= (uint8_t)(ROWS[i].key == WRONG_KEY);
+        scene_send(scene);
+        if (scene->outcome.verdict.cause != ROWS[i].cause)
+            fprintf(stderr, "row %u\n", i);
+        check(scene, ROWS[i].cause, ROWS[i].cause == CAUSE_DELIVERED ? STAGE_DOT : STAGE_TLS,
+              ROWS[i].cause != CAUSE_DELIVERED);
+        scene_end(scene);
+    }
+    return 0;
+}
+
+/* Where the TLSA records of an alias stand (RFC 7672 2.2.2). */
+WORLD(test_dane_of_an_alias)
+{
+    for (unsigned i = 0; i < 3; i++) { /* secure throughout; only the alias; nothing */
+        struct scene *scene = scene_new(RIGHT);
+        char expected[300];
+        scene_use_tls(scene, TLS_USE_MAY);
+        scene->config.relay_via = (struct config_deliver){0};
+        dns_add("peer.test", 10, 1);
+        dns.host[0].canonical = BYTES_LITERAL("far.example");
+        dns.host[0].named_secure = true;
+        dns.host[0].secure = i == 0;
+        dns.alias_secure = i == 1 ? "peer.test" : NULL;
+        dns.tlsa_status = LOOKUP_FOUND;
+        dns.tlsa[0] = 3;
+        dns.tlsa[1] = dns.tlsa[2] = 1;
+        tlsa_of(scene->certificate, dns.tlsa + 3);
+        scene_send(scene);
+        check(scene, CAUSE_DELIVERED, STAGE_DOT, false);
+        snprintf(expected, sizeof expected, "_%u._tcp.%s", scene->config.smtp_port,
+                 i == 0 ? "far.example" : "peer.test");
+        CHECK(strcmp(dns.tlsa_name, i == 2 ? "" : expected) == 0);
+        scene_end(scene);
+    }
+    return 0;
+}
+
+/* RFC 8689: a proved host that offers REQUIRETLS, by a way that is known, or no host at all. */
+WORLD(test_requiretls)
+{
+    static const char *const OFFERED[] = {
+        EHLO_TLS "< STARTTLS\n> 220 go\ntls\n< EHLO mx.test\n> 250-peer\n> 250 REQUIRETLS\n"
+                 "< MAIL FROM:<a@x.test> REQUIRETLS\n> 250 ok\n< RCPT\n> 250 ok\n< DATA\n> 354 go\n.\n"
+                 "> 250 2.0.0 queued\n< QUIT\n> 221 bye\n",
+        NULL};
+    static const char *const WITHOUT[] = {
+        EHLO_TLS "< STARTTLS\n> 220 go\ntls\n< EHLO mx.test\n> 250 peer\n< QUIT\n> 221 bye\n", NULL};
+    static const struct {
+        const char *const *scripts;
+        bool secure;
+        enum cause cause;
+    } ROWS[] = {
+        {OFFERED, true, CAUSE_DELIVERED},
+        {WITHOUT, true, CAUSE_REQUIRETLS_UNMET},
+        {STRIPPED, true, CAUSE_TLS_POLICY_UNMET},
+        {NULL, false, CAUSE_REQUIRETLS_UNMET},
+    };
+    for (unsigned i = 0; i < COUNT_OF(ROWS); i++) {
+        struct scene *scene = scene_new(ROWS[i].scripts);
+        scene_use_tls(scene, TLS_USE_MAY);
+        scene->config.relay_via = (struct config_deliver){0};
+        scene->require_tls = true;
+        dns_add("peer.test", 10, 1);
+        dns.host[0].named_secure = dns.host[0].secure = ROWS[i].secure;
+        dns.tlsa_status = LOOKUP_FOUND;
+        dns.tlsa[0] = 3;
+        dns.tlsa[1] = dns.tlsa[2] = 1;
+        tlsa_of(scene->certificate, dns.tlsa + 3);
+        scene_send(scene);
+        check(scene, ROWS[i].cause, ROWS[i].cause == CAUSE_DELIVERED ? STAGE_DOT : STAGE_TLS,
+              ROWS[i].cause == CAUSE_TLS_POLICY_UNMET);
+        scene_end(scene);
+    }
+    return 0;
+}
+
+/* A certificate that an authority proves, or one that none does. */
+WORLD(test_verify)
+{
+    char why[256];
+
+    for (unsigned i = 0; i < 3; i++) { /* right; no authority; another name */
+        struct scene *scene = scene_new(i == 0 ? RIGHT : LEAVES);
+        scene_use_tls(scene, TLS_USE_VERIFY);
+        scene->config.relay_via = (struct config_deliver){
+            .kind = DELIVER_SMTP,
+            .target = BYTES_LITERAL("peer"),
+            .host = i == 2 ? BYTES_LITERAL("other.test") : BYTES_LITERAL("peer.test"),
+            .port = scene->config.smtp_port};
+        dns_add("peer.test", 0, 1);
+        if (i != 1)
+            CHECK(tls_context_trust(scene->settings.tls, scene->certificate, why, sizeof why));
+        scene_send(scene);
+        check(scene, i == 0 ? CAUSE_DELIVERED : CAUSE_TLS_POLICY_UNMET, i == 0 ? STAGE_DOT : STAGE_TLS, i != 0);
+        scene_end(scene);
+    }
+    return 0;
+}
+
+/* The second session with a host goes on with the first one's keys. */
+WORLD(test_resumption)
+{
+    static const char *const TWICE[] = {SECURED, SECURED, NULL};
+    struct scene *scene = scene_new(TWICE);
+
+    scene_use_tls(scene, TLS_USE_MAY);
+    scene_send(scene);
+    check(scene, CAUSE_DELIVERED, STAGE_DOT, false);
+    CHECK(bytes_find(scene->outcome.tls, BYTES_LITERAL("resumed")) == scene->outcome.tls.count);
+    deliver_close(scene->deliver);
+    scene_send(scene);
+    check(scene, CAUSE_DELIVERED, STAGE_DOT, false);
+    CHECK(bytes_find(scene->outcome.tls, BYTES_LITERAL("resumed")) < scene->outcome.tls.count);
+    scene_end(scene);
+    return 0;
+}
+
+/* smtps:, the source address, the name in EHLO, and a login by each mechanism that is offered. */
+WORLD(test_smarthost)
+{
+    static const char *const SMTPS[] = {
+        "tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH LOGIN PLAIN\n"
+        "< AUTH PLAIN AHVzZXIAc2Vzw6FtZQ==\n> 235 2.7.0 in\n" TAKE,
+        NULL};
+    static const char *const LOGIN[] = {
+        "tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH LOGIN\n"
+        "< AUTH LOGIN\n> 334 VXNlcm5hbWU6\n< dXNlcg==\n> 334 UGFzc3dvcmQ6\n< c2Vzw6FtZQ==\n> 235 in\n" TAKE,
+        NULL};
+    static const char *const WRONG[] = {"tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH PLAIN\n"
+                                        "< AUTH PLAIN AHVzZXIAc2Vzw6FtZQ==\n> 535 5.7.8 no\n< QUIT\n> 221 bye\n",
+                                        NULL};
+    static const char *const NONE[] = {"tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH XOAUTH2\n"
+                                       "< QUIT\n> 221 bye\n",
+                                       NULL};
+    /* The server that takes any answer does not know the password. */
+    static const char *const FORGED[] = {"tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n"
+                                         "> 250 AUTH PLAIN SCRAM-SHA-256\n< AUTH SCRAM-SHA-256 biws\n"
+                                         "> 235 2.7.0 in\n< QUIT\n> 221 bye\n",
+                                         NULL};
+    static const struct {
+        const char *const *scripts;
+        enum cause cause;
+    } ROWS[] = {{SMTPS, CAUSE_DELIVERED},      {LOGIN, CAUSE_DELIVERED},      {WRONG, CAUSE_LOGIN_REFUSED},
+                {NONE, CAUSE_LOGIN_REFUSED}, {FORGED, CAUSE_LOGIN_REFUSED}};
+    for (unsigned i = 0; i < COUNT_OF(ROWS); i++) {
+        struct scene *scene = scene_new(ROWS[i].scripts);
+        char login[128];
+        scene_use_tls(scene, TLS_USE_MAY);
+        scene->config.relay_via.implicit_tls = true;
+        snprintf(login, sizeof login, "%s/login", scene->root);
+        FILE *const file = fopen(login, "w");
+        CHECK(file && fputs("user\nses\xc3\xa1me\n", file) >= 0 && fclose(file) == 0);
+        CHECK(chmod(login, 0600) == 0);
+        scene->config.relay_sending = (struct config_sending){
+            .helo = "out.test", .login = login, .source4 = {ENDPOINT_IPV4, {127, 0, 0, 5}}};
+        scene_send(scene);
+        check(scene, ROWS[i].cause, i < 2 ? STAGE_DOT : STAGE_AUTH, false);
+        CHECK(scene->peer.client.ip.octets[3] == 5);
+        scene_end(scene);
+    }
     return 0;
 }
 
@@ -459,6 +702,12 @@ int main(void)
         cmocka_unit_test(test_injected_before_the_handshake),
         cmocka_unit_test(test_tls_that_fails),
         cmocka_unit_test(test_dane_without_records),
+        cmocka_unit_test(test_dane),
+        cmocka_unit_test(test_dane_of_an_alias),
+        cmocka_unit_test(test_requiretls),
+        cmocka_unit_test(test_verify),
+        cmocka_unit_test(test_resumption),
+        cmocka_unit_test(test_smarthost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

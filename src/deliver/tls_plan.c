@@ -1,0 +1,234 @@
+/*
+ * What TLS a host has to give, settled before it is spoken to: DANE (RFC 7672) where its name and
+ * address came validated, else MTA-STS (RFC 8461), else what it offers; and what a setting or
+ * REQUIRETLS (RFC 8689) adds. A demand that cannot be known (TLSA records that fail to come, or
+ * come bogus) makes the host unusable for now: silence must not take a demand away.
+ */
+#include "deliver/inside.h"
+
+enum { TLSA_MAX = 32, SHA256_BYTES = 32, SHA512_BYTES = 64 };
+
+static void plan_unusable(struct tls_plan *plan, enum cause cause, const char *failure,
+                          const char *why)
+{
+    plan->level = TLS_LEVEL_UNUSABLE;
+    plan->cause = cause;
+    plan->failure = failure;
+    plan->why = why;
+}
+
+/* ------------------------------------------------------------------ DANE */
+
+/* RFC 7672 3.1: usages 0 and 1 do not count; nor does what cannot match anything. */
+static bool tlsa_is_usable(const struct tlsa_record *record)
+{
+    if (record->usage < 2 || record->usage > 3 || record->selector > 1)
+        return false;
+    switch (record->matching) {
+    case 0:
+        return record->data.count > 0;
+    case 1:
+        return record->data.count == SHA256_BYTES;
+    case 2:
+        return record->data.count == SHA512_BYTES;
+    }
+    return false;
+}
+
+static void policy_add(struct buffer *text, const struct tlsa_record *record)
+{
+    buffer_print(text, "%s%u %u %u ", text->count > 0 ? "\n" : "", record->usage, record->selector,
+                 record->matching);
+    for (size_t i = 0; i < record->data.count && i < SHA512_BYTES; i++)
+        buffer_print(text, "%02x", record->data.at[i]);
+}
+
+static void plan_take_tlsa(struct arena *arena, const struct dns_answer *answer,
+                           struct tls_plan *plan)
+{
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(16 * KIB);
+    struct tlsa_record *records = ARENA_NEW_ARRAY(arena, TLSA_MAX, struct tlsa_record);
+
+    for (unsigned i = 0; records && i < answer->count && plan->demand.tlsa_count < TLSA_MAX; i++) {
+        struct reader reader = READER_OF(answer->records[i].raw);
+        struct tlsa_record record = {.usage = reader_u8(&reader),
+                                     .selector = reader_u8(&reader),
+                                     .matching = reader_u8(&reader)};
+        record.data = reader.rest;
+        if (reader.failed)
+            continue;
+        policy_add(&text, &record);
+        if (tlsa_is_usable(&record))
+            records[plan->demand.tlsa_count++] = record;
+    }
+    plan->demand.tlsa = records;
+    plan->policy = arena_copy(arena, buffer_view(&text));
+    plan->kind = TLS_POLICY_TLSA;
+    plan->path_known = true;
+    plan->level = plan->demand.tlsa_count > 0 ? TLS_LEVEL_PROVE : TLS_LEVEL_ENCRYPT;
+    if (plan->demand.tlsa_count == 0)
+        plan->why = "no TLSA record is usable";
+    if (!records)
+        plan_unusable(plan, CAUSE_LOCAL_FAILED, "validation-failure", "out of memory");
+}
+
+/* Whether TLSA records stand at this name, and what they demand. */
+static bool plan_dane_at(struct deliver_channel *channel, const struct next_hop *hop,
+                         struct bytes base, struct tls_plan *plan)
+{
+    struct arena *arena = channel->arena;
+    struct dns_answer answer = {0};
+    const struct bytes name = arena_print(arena, "_%u._tcp.%.*s", hop->at.port, BYTES_PRINT(base));
+    const struct lookup lookup =
+        resolve_ask(channel->deliver->resolver, arena, name, DNS_TLSA, &answer);
+
+    switch (lookup.status) {
+    case LOOKUP_FAILED: /* RFC 7672 2.1.2: the host counts as unreachable */
+        plan->kind = TLS_POLICY_TLSA;
+        plan_unusable(
+            plan, CAUSE_TLS_POLICY_UNMET,
+            lookup.reason == LOOKUP_REASON_BOGUS ? "dnssec-invalid" : "tlsa-invalid",
+            arena_text(arena,
+                       arena_print(arena, "its TLSA records cannot be had: %s %.*s",
+                                   lookup_reason_name(lookup.reason), BYTES_PRINT(lookup.detail))));
+        return true;
+    case LOOKUP_ABSENT:
+        return false;
+    case LOOKUP_FOUND:
+        break;
+    }
+    if (!answer.secure)
+        return false;
+    plan->demand.server_name = arena_text(arena, base);
+    plan_take_tlsa(arena, &answer, plan);
+    return true;
+}
+
+/* RFC 7672 2.2.2: a host that is an alias in a zone without DNSSEC may still have records at its
+ * own name, when that it is an alias came validated. */
+static bool alias_is_secure(struct deliver_channel *channel, const struct next_hop *hop)
+{
+    struct dns_answer answer = {0};
+
+    if (hop->canonical.count == 0)
+        return false;
+    return resolve_ask(channel->deliver->resolver, channel->arena, hop->name, DNS_CNAME, &answer)
+                   .status == LOOKUP_FOUND &&
+           answer.secure;
+}
+
+/* True: DANE has settled it. */
+static bool plan_dane(struct deliver_channel *channel, const struct next_hop *hop,
+                      struct tls_plan *plan)
+{
+    if (!channel->deliver->resolver || hop->name.count == 0 || !hop->named_secure)
+        return false;
+    if (!hop->secure)
+        return alias_is_secure(channel, hop) && plan_dane_at(channel, hop, hop->name, plan);
+    if (hop->canonical.count > 0 && plan_dane_at(channel, hop, hop->canonical, plan))
+        return true;
+    return plan_dane_at(channel, hop, hop->name, plan);
+}
+
+/* With usage 2 the certificate may also name what led here (RFC 7672 3.2.2). */
+static void plan_add_names(struct deliver_channel *channel, const struct next_hop *hop,
+                           struct tls_plan *plan)
+{
+    plan->demand.also_names[0] = arena_text(channel->arena, hop->name);
+    if (!channel->to.via && channel->to.domain[0])
+        plan->demand.also_names[1] = channel->to.domain;
+}
+
+/* ------------------------------------------------------------------ MTA-STS */
+
+static bool sts_names(const struct sts_policy *policy, struct bytes host)
+{
+    for (unsigned i = 0; i < policy->mx_count; i++)
+        if (sts_matches(host, policy->mx[i]))
+            return true;
+    return false;
+}
+
+static void plan_sts(const struct next_hop *hop, const struct sts_finding *sts,
+                     struct tls_plan *plan)
+{
+    const bool named = sts_names(&sts->policy, hop->name);
+
+    plan->kind = TLS_POLICY_STS;
+    plan->policy = sts->text;
+    plan->path_known = plan->path_known || named;
+    plan->demand.verify_name = true;
+    plan->demand.only_look = sts->policy.mode == STS_TESTING;
+    plan->level = plan->demand.only_look ? TLS_LEVEL_MAY : TLS_LEVEL_PROVE;
+    if (named)
+        return;
+    plan->failure = "validation-failure";
+    plan->why = "the MTA-STS policy does not name this host";
+    if (sts->policy.mode == STS_ENFORCE)
+        plan_unusable(plan, CAUSE_TLS_POLICY_UNMET, plan->failure, plan->why);
+}
+
+/* ------------------------------------------------------------------ settings, REQUIRETLS */
+
+static void plan_insist(struct tls_plan *plan)
+{
+    plan->insists = true;
+    plan->level = TLS_LEVEL_PROVE;
+    plan->demand.only_look = false;
+    plan->demand.verify_name = plan->demand.verify_name || plan->demand.tlsa_count == 0;
+}
+
+static void plan_raise(struct deliver_channel *channel, bool require, struct tls_plan *plan)
+{
+    const enum tls_use use = channel->to.tls;
+
+    if (plan->level == TLS_LEVEL_UNUSABLE)
+        return;
+    if (use == TLS_USE_DANE && plan->demand.tlsa_count == 0) {
+        plan_unusable(plan, CAUSE_TLS_POLICY_UNMET, "dane-required", "no validated TLSA records");
+        return;
+    }
+    if (require && !plan->path_known) {
+        plan_unusable(plan, CAUSE_REQUIRETLS_UNMET, "validation-failure",
+                      "neither DNSSEC nor MTA-STS proves that this is the domain's host");
+        return;
+    }
+    if (use == TLS_USE_VERIFY || use == TLS_USE_DANE || require)
+        plan_insist(plan);
+    else if (use == TLS_USE_MUST && plan->level == TLS_LEVEL_MAY)
+        plan->level = TLS_LEVEL_ENCRYPT;
+}
+
+bool tls_plan_wants_sts(const struct deliver_channel *channel)
+{
+    const struct deliver *deliver = channel->deliver;
+
+    return !channel->to.via && channel->to.domain[0] != '[' && channel->to.tls != TLS_USE_NEVER &&
+           deliver->config->sts_enabled && deliver->resolver && deliver->tls;
+}
+
+void tls_plan_make(struct deliver_channel *channel, const struct next_hop *hop,
+                   const struct sts_finding *sts, bool require, struct tls_plan *plan)
+{
+    *plan = (struct tls_plan){.level = TLS_LEVEL_MAY, .why = ""};
+    plan->path_known = hop->named_secure || channel->to.via;
+    if (channel->to.tls == TLS_USE_NEVER) {
+        plan->level = TLS_LEVEL_NEVER;
+        if (require)
+            plan_unusable(plan, CAUSE_REQUIRETLS_UNMET, "validation-failure",
+                          "a setting forbids TLS to this host");
+        return;
+    }
+    if (plan_dane(channel, hop, plan))
+        plan_add_names(channel, hop, plan);
+    else if (sts->applies && sts->policy.mode != STS_NONE)
+        plan_sts(hop, sts, plan);
+    if (!plan->demand.server_name && hop->name.count > 0)
+        plan->demand.server_name = arena_text(channel->arena, hop->name);
+    plan_raise(channel, require, plan);
+    if (!plan->demand.server_name && plan->demand.verify_name) {
+        char text[ENDPOINT_TEXT_MAX];
+        plan->demand.server_name =
+            arena_text(channel->arena, bytes_of_text(ip_print(&hop->at.ip, text, sizeof text)));
+    }
+}
