@@ -20,7 +20,7 @@ static int print_usage(FILE *into)
 {
     fputs("usage: holdfast COMMAND ...\n", into);
     for (size_t i = 0; i < COUNT_OF(COMMANDS); i++)
-        fprintf(into, "  %-8s %-62s %s\n", COMMANDS[i].word, COMMANDS[i].usage, COMMANDS[i].help);
+        fprintf(into, "  %-10s %-62s %s\n", COMMANDS[i].word, COMMANDS[i].usage, COMMANDS[i].help);
     fputs("-c FILE: the configuration (else $HOLDFAST_CONFIG, /etc/holdfast/holdfast.conf, or the "
           "embedded default).\n"
           "Exit: 0 fine, 1 findings, 2 usage, 75 the server cannot be reached.\n",

@@ -1,12 +1,10 @@
 /*
- * Commands that run a few rooms in a small world of their own: `filter test`, `route`,
- * `alias expand`.
+ * Commands that run a few rooms in a small world of their own: `filter test`, `alias expand`.
  */
 #include "app/app.h"
 
 #include <string.h>
 
-#include "deliver/deliver.h"
 #include "directory/directory.h"
 #include "policy/policy.h"
 #include "resolve/resolve.h"
@@ -80,53 +78,10 @@ int command_filter(const struct command_line *line)
     return code;
 }
 
-struct route_question {
+struct alias_question {
     const struct config *config;
     const char *address;
 };
-
-static int route_main(void *argument)
-{
-    const struct route_question *question = argument;
-    const struct deliver_settings settings = {.config = question->config};
-    char why[WHY_ROOM];
-    struct arena arena = ARENA_WITH_LIMIT(64 * KIB);
-    struct address address;
-    struct destination destination = {0};
-    int code = EXIT_FINDINGS;
-
-    struct deliver *deliver = deliver_open(&settings, why, sizeof why);
-    if (!deliver) {
-        fprintf(stderr, "holdfast: %s\n", why);
-        return EXIT_FINDINGS;
-    }
-    if (address_parse(&arena, bytes_of_text(question->address), &address)) {
-        deliver_route(deliver, address, &destination);
-        printf("%s\n", destination.key);
-        code = EXIT_FINE;
-    } else {
-        fprintf(stderr, "holdfast: %s is no address\n", question->address);
-        code = EXIT_USAGE;
-    }
-    arena_clear(&arena);
-    deliver_close(deliver);
-    return code;
-}
-
-int command_route(const struct command_line *line)
-{
-    if (line->word_count != 2) {
-        fputs("usage: holdfast route ADDRESS [-c FILE]\n", stderr);
-        return EXIT_USAGE;
-    }
-    struct config *config = app_config_open(line->config_file);
-    if (!config)
-        return EXIT_FINDINGS;
-    struct route_question question = {.config = config, .address = line->words[1]};
-    const int code = world_run(route_main, &question, 1);
-    config_free(config);
-    return code;
-}
 
 /* ------------------------------------------------------------------ alias expand ADDRESS */
 
@@ -162,7 +117,7 @@ static int alias_tell(const char *address, struct lookup lookup,
 
 static int alias_main(void *argument)
 {
-    const struct route_question *question = argument;
+    const struct alias_question *question = argument;
     struct arena arena = ARENA_WITH_LIMIT(16 * MIB);
     struct directory_targets targets = {0};
     struct address address;
@@ -193,7 +148,7 @@ int command_alias(const struct command_line *line)
     struct config *config = app_config_open(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
-    struct route_question question = {.config = config, .address = line->words[2]};
+    struct alias_question question = {.config = config, .address = line->words[2]};
     const int code = world_run(alias_main, &question, 1);
     config_free(config);
     return code;

@@ -176,4 +176,17 @@ bool diagnose_dns_type_is_known(const char *name); /* "TXT", "TYPE65" */
 /* Is a finding of severity "error" in it? */
 bool diagnose_dns_has_error(const json_t *answer);
 
+/* ------------------------------------------------------------------ TLS reports (RFC 8460) */
+
+struct tls_report_request {
+    const char *directory; /* the spool's, where tls.db lies */
+    const char *hostname;  /* who reports */
+    const char *domain;    /* about it alone; NULL: about all */
+    int64_t since_day;     /* since 1970, UTC */
+};
+/* An array of reports as RFC 8460 4.4 writes them, by day and domain; NULL: it cannot be read. It
+ * blocks on the disk. */
+json_t *diagnose_tls_report(const struct tls_report_request *request);
+void diagnose_print_tls_report(struct buffer *into, const json_t *reports);
+
 #endif
