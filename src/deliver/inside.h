@@ -127,9 +127,9 @@ MUST_USE bool tls_results_flush(struct tls_results *results, struct tls_store *s
 struct session_line {
     const char *said, *shown;
 };
-MUST_USE bool session_say(struct deliver_channel *channel, enum stage stage,
-                          struct session_line line, struct smtp_reply *reply,
-                          struct outcome *trouble);
+MUST_USE bool session_utter(struct deliver_channel *channel, enum stage stage,
+                            struct session_line line, struct smtp_reply *reply,
+                            struct outcome *trouble);
 
 /* The fiber that writes results and refreshes policies. */
 void keeper_start(struct deliver *deliver);

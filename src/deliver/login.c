@@ -183,8 +183,8 @@ static bool login_line(struct login *login, const char *before, const char *secr
     char shown[80];
     snprintf(shown, sizeof shown, "%s%s\r\n", before, *secret ? "(secret)" : "");
     const bool said =
-        session_say(login->channel, STAGE_AUTH, (struct session_line){(const char *)line.at, shown},
-                    reply, trouble);
+        session_utter(login->channel, STAGE_AUTH,
+                      (struct session_line){(const char *)line.at, shown}, reply, trouble);
     secret_wipe(buffer_view(&line));
     return said;
 }

@@ -110,11 +110,11 @@ static bool session_hear(struct deliver_channel *channel, enum stage stage,
 bool session_ask(struct deliver_channel *channel, enum stage stage, const char *command,
                  struct smtp_reply *reply, struct outcome *trouble)
 {
-    return session_say(channel, stage, (struct session_line){command, command}, reply, trouble);
+    return session_utter(channel, stage, (struct session_line){command, command}, reply, trouble);
 }
 
-bool session_say(struct deliver_channel *channel, enum stage stage, struct session_line line,
-                 struct smtp_reply *reply, struct outcome *trouble)
+bool session_utter(struct deliver_channel *channel, enum stage stage, struct session_line line,
+                   struct smtp_reply *reply, struct outcome *trouble)
 {
     const uint64_t deadline_us = deadline_in(channel->deliver->timeouts.greeting_us);
     const struct io_result sent =
