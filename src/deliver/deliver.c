@@ -14,7 +14,7 @@ static void deliver_keep(struct deliver *deliver, const char *directory)
     deliver->store = tls_store_open(directory);
     deliver->results = deliver->store ? tls_results_open() : NULL;
     if (deliver->results)
-        keeper_start(deliver);
+        deliver_keeper_start(deliver);
 }
 
 struct deliver *deliver_open(const struct deliver_settings *settings, char *why, size_t why_room)
@@ -54,7 +54,7 @@ void deliver_close(struct deliver *deliver)
     if (!deliver)
         return;
     if (deliver->results)
-        keeper_stop(deliver);
+        deliver_keeper_stop(deliver);
     if (deliver->keeper) { /* it holds what would be freed */
         observe_note(LOG_WARNING, "deliver", "a fetch did not end, memory kept");
         return;

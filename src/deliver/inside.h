@@ -132,8 +132,8 @@ MUST_USE bool session_utter(struct deliver_channel *channel, enum stage stage,
                             struct outcome *trouble);
 
 /* The fiber that writes results and refreshes policies. */
-void keeper_start(struct deliver *deliver);
-void keeper_stop(struct deliver *deliver);
+void deliver_keeper_start(struct deliver *deliver);
+void deliver_keeper_stop(struct deliver *deliver);
 
 /* Says who we are where the route has a login. Sleeps. */
 MUST_USE bool login_say(struct deliver_channel *channel, struct outcome *trouble);

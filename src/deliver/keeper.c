@@ -33,7 +33,7 @@ static void keeper_main(void *argument)
     waitlist_wake_all(&deliver->keeper_ended);
 }
 
-void keeper_start(struct deliver *deliver)
+void deliver_keeper_start(struct deliver *deliver)
 {
     deliver->keeper = fiber_start("deliver.keeper", keeper_main, deliver);
     if (!deliver->keeper)
@@ -42,7 +42,7 @@ void keeper_start(struct deliver *deliver)
 }
 
 /* Sleeps, bounded: a fetch that is under way ends soon after its fiber is cancelled. */
-void keeper_stop(struct deliver *deliver)
+void deliver_keeper_stop(struct deliver *deliver)
 {
     struct waiter waiter;
     const uint64_t deadline_us = deadline_in(STOP_PATIENCE_US);

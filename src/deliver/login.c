@@ -5,6 +5,7 @@
  *
  * Fails: a login that is refused is our fault, and defers. Never: logs or replies with a secret.
  */
+#include <errno.h>
 #include <gsasl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -75,12 +76,15 @@ static bool file_is_private(const char *path, char *why, size_t why_room)
 {
     struct stat facts;
 
-    if (stat(path, &facts) != 0)
-        snprintf(why, why_room, "login %s cannot be read", path);
-    else if (facts.st_mode & (S_IROTH | S_IWOTH))
+    if (stat(path, &facts) != 0) {
+        if (errno == EACCES) /* this process may not see it, another opens it for us */
+            return true;
+        snprintf(why, why_room, "login %s: %s", path, strerror(errno));
+    } else if (facts.st_mode & (S_IROTH | S_IWOTH)) {
         snprintf(why, why_room, "login %s can be read by everybody: chmod o= %s", path, path);
-    else
+    } else {
         return true;
+    }
     return false;
 }
 

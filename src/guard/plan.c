@@ -171,7 +171,8 @@ static void plan_hosts(struct guard_plan *plan, const struct config *config)
 {
     plan_port(plan, config->smtp_port);
     plan_port(plan, 53);
-    plan_port(plan, 443); /* policies of MTA-STS */
+    if (config->sts_enabled)
+        plan_port(plan, config->sts_port);
     plan_deliver(plan, &config->relay_via);
     for (unsigned i = 0; i < config->route_count; i++)
         plan_deliver(plan, &config->routes[i].via);
@@ -196,6 +197,7 @@ struct guard_plan *guard_plan_of(const struct config *config)
     config_drop_path(config->spool, drop, sizeof drop);
     plan_text(plan, drop, GUARD_WRITE);
     plan_text(plan, config->resolver.trust_anchor, GUARD_READ);
+    plan_text(plan, config->tls_authorities, GUARD_READ);
     for (unsigned i = 0; i < config->domain_count; i++) {
         plan_source(plan, config->domains[i].users);
         plan_source(plan, config->domains[i].aliases);
