@@ -251,7 +251,8 @@ struct opening {
     struct deliver_channel *channel;
     const struct next_hop *hop;
     struct tls_plan plan;
-    bool noted; /* its result is counted */
+    bool noted;   /* its result is counted */
+    bool require; /* the message demands REQUIRETLS */
 };
 
 /* Counts what came of TLS with this host, once (RFC 8460). Only domains found by MX get reports. */
@@ -352,7 +353,10 @@ static enum tls_end opening_stay_clear(struct opening *opening, const char *why,
     opening_note(opening, "starttls-not-supported", why);
     if (opening->plan.level == TLS_LEVEL_MAY || opening->plan.level == TLS_LEVEL_NEVER)
         return TLS_END_CLEAR;
-    *trouble = tls_unmet(opening->channel, CAUSE_TLS_POLICY_UNMET, why);
+    /* Where only the message demands it, it goes back; a domain's own policy may be met later. */
+    const bool own_demand = opening->require && opening->plan.kind == TLS_POLICY_NONE;
+    *trouble = tls_unmet(opening->channel,
+                         own_demand ? CAUSE_REQUIRETLS_UNMET : CAUSE_TLS_POLICY_UNMET, why);
     channel_quit(opening->channel);
     return TLS_END_LOST;
 }
@@ -460,7 +464,7 @@ static bool channel_try(struct deliver_channel *channel, const struct next_hop *
         *trouble = tls_unmet(channel, CAUSE_LOCAL_FAILED, "out of memory");
         return false;
     }
-    *opening = (struct opening){.channel = channel, .hop = hop};
+    *opening = (struct opening){.channel = channel, .hop = hop, .require = require};
     tls_plan_make(channel, hop, sts, require, &opening->plan);
     if (opening->plan.level != TLS_LEVEL_UNUSABLE)
         return opening_run(opening, require, trouble);
