@@ -223,7 +223,7 @@ static void test_full_pipe(void **state UNUSED)
     const struct event event = full_event();
 
     capture_begin();
-    for (unsigned i = 0; i < 4000; i++)
+    for (unsigned i = 0; i < 12000; i++) /* more than both buffers and the pipe hold */
         observe_event(&event);
     assert_true(metric_get(COUNTER_LOG_DROPPED) > before);
     /* What was kept comes whole once somebody reads again. */
