@@ -177,6 +177,7 @@ struct console *console_open(const struct console_settings *settings, char *why,
         return NULL;
     }
     console->settings = *settings;
+    pthread_mutex_init(&console->samples.lock, NULL);
     snprintf(console->directory, sizeof console->directory, "%s", settings->config->spool);
     if (!console_control_endpoint(console->directory, &at)) {
         snprintf(why, why_room, "%s/control: the path is too long for a Unix socket",
@@ -198,6 +199,8 @@ struct console *console_open(const struct console_settings *settings, char *why,
     console->acceptor = fiber_start("control accept", control_accept_main, console);
     if (!console->acceptor)
         console->serving = 0;
+    console->sampler = fiber_start("console samples", console_sample_main, console);
+    console->serving += console->sampler != NULL;
     if (!console->acceptor || !console_web_open(console, why, why_room)) {
         console_close(console);
         return NULL;
@@ -216,6 +219,8 @@ void console_close(struct console *console)
     console_web_close(console);
     if (console->acceptor)
         fiber_cancel(console->acceptor);
+    if (console->sampler)
+        fiber_cancel(console->sampler);
     waitlist_join(&console->ended, &waiter);
     while (console->serving > 0 && fiber_park(deadline_us) == IO_OK)
         continue;

@@ -65,81 +65,13 @@ static enum MHD_Result web_health(const struct console *console, struct MHD_Conn
     return sent;
 }
 
-static void html_escape(struct buffer *into, const char *text)
-{
-    for (; text && *text; text++) {
-        const char *entity = *text == '<'   ? "&lt;"
-                             : *text == '>' ? "&gt;"
-                             : *text == '&' ? "&amp;"
-                                            : NULL;
-        if (entity)
-            buffer_add_text(into, entity);
-        else
-            buffer_add_byte(into, (uint8_t)*text);
-    }
-}
-
-static void page_cell(struct buffer *into, const json_t *row, const char *member)
-{
-    const json_t *value = json_object_get(row, member);
-
-    buffer_add_text(into, "<td>");
-    if (json_is_string(value))
-        html_escape(into, json_string_value(value));
-    else if (json_is_integer(value))
-        buffer_print(into, "%lld", (long long)json_integer_value(value));
-    else if (json_is_boolean(value))
-        buffer_add_text(into, json_is_true(value) ? "yes" : "no");
-    buffer_add_text(into, "</td>");
-}
-
-static void page_table(struct buffer *into, const json_t *rows, const char *const *members)
-{
-    buffer_add_text(into, "<table><tr>");
-    for (const char *const *member = members; *member; member++)
-        buffer_print(into, "<th>%s</th>", *member);
-    buffer_add_text(into, "</tr>");
-    for (size_t i = 0; i < json_array_size(rows); i++) {
-        buffer_add_text(into, "<tr>");
-        for (const char *const *member = members; *member; member++)
-            page_cell(into, json_array_get(rows, i), *member);
-        buffer_add_text(into, "</tr>");
-    }
-    buffer_add_text(into, "</table>");
-}
-
-static void page_print(struct buffer *into, const json_t *status)
-{
-    static const char *const queue[] = {"messages",    "ready",  "deferred", "held",
-                                        "in_delivery", "oldest", NULL};
-    static const char *const breakers[] = {"dependency",   "open", "failures",
-                                           "last_failure", "text", NULL};
-    static const char *const destinations[] = {"destination", "waiting", "active", "limit",
-                                               "backing_off", "next",    "cause",  NULL};
-    json_t *one = json_pack("[O]", json_object_get(status, "queue"));
-
-    buffer_add_text(
-        into, "<!doctype html><meta charset=utf-8><title>Holdfast</title><style>body{font:14px "
-              "sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}td,th{border:1px "
-              "solid #ccc;padding:.3em .6em;text-align:left}</style><h1>");
-    html_escape(into, json_string_value(json_object_get(status, "hostname")));
-    buffer_add_text(into, "</h1><h2>Queue</h2>");
-    page_table(into, one, queue);
-    buffer_add_text(into, "<h2>Dependencies</h2>");
-    page_table(into, json_object_get(status, "breakers"), breakers);
-    buffer_add_text(into, "<h2>Destinations</h2>");
-    page_table(into, json_object_get(status, "destinations"), destinations);
-    buffer_add_text(into, "<p><a href=/metrics>metrics</a> <a href=/health>health</a></p>");
-    json_decref(one);
-}
-
 static enum MHD_Result web_page(const struct console *console, struct MHD_Connection *connection)
 {
     CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(CONSOLE_ANSWER_MAX);
     json_t *status = web_ask(console, "{\"do\":\"status\"}");
 
     if (status)
-        page_print(&text, status);
+        console_page_print(&text, (struct console *)(uintptr_t)console, status);
     else
         buffer_add_text(&text, "The server does not answer.");
     json_decref(status);
