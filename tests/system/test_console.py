@@ -90,7 +90,7 @@ def acting():
         before = len(server.events('delivery.deferred'))
         assert run(server, 'retry', '--dest', 'far.example')[0] == 0
         server.wait_events('delivery.deferred', before + 1)
-        assert {event['message'] for event in server.events('operator.action')} >= {kept, dropped, bounced}
+        assert {event.get('message') for event in server.events('operator.action')} >= {kept, dropped, bounced}
 
 
 def healing():
@@ -128,7 +128,7 @@ def scraping():
     with FaultServer(dead) as server:
         for _ in range(10):
             reply, _ = Mail().play(server)
-            assert reply.code == 451, reply
+            assert reply.code in (451, 421), reply  # 421 once the breaker is open
         status, text = page(server, '/health')
         assert status == 503 and 'av' in text, (status, text)
         assert any(row['open'] for row in ask(server, 'status')['breakers'])
