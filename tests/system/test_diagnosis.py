@@ -155,6 +155,8 @@ def peers(script, mended, cause, *more):
                 sees(type_in(server, shown[0])[1], 'connected to 127.0.0.1')
             sees(server.run('why', '--dest', 'far.example')[1], cause, '1 recipient(s) wait', 'holdfast retry --dest far.example')
             behaviour['script'] = mended
+            # A kept connection would still be answered by the old script.
+            wait_until('the old connection to end', lambda: server.metric('holdfast_sessions', direction='out') == 0)
             assert type_in(server, f'holdfast retry {message}')[0] == 0
             server.wait_events('delivery.done', 1, message=message)
             sees(server.run('why', message)[1], f'{message}: ended', 'delivery.done')
