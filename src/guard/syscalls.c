@@ -10,6 +10,7 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <stddef.h>
+#include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -106,7 +107,7 @@ static void add_head(struct program *program)
 static void add_partly(struct program *program)
 {
     static const uint32_t families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
-    static const uint32_t controls[] = {FIONBIO, FIONREAD, FIOCLEX, TCGETS};
+    static const uint32_t controls[] = {FIONBIO, FIONREAD, FIOCLEX, TCGETS, SIOCOUTQ};
     static const uint32_t processes[] = {PR_SET_NAME, PR_GET_NAME, PR_SET_VMA};
     const uint32_t self[] = {(uint32_t)getpid()}, us[] = {0};
 

@@ -442,10 +442,10 @@ def spool_rows():
         assert Mail().play(server)[0].code == 250
         server.wait_events('message.ended', 1)          # so that the next sync is that of the next message
         trace = subprocess.Popen(['strace', '-f', '-qq', '-e', 'trace=fdatasync', '-e', 'inject=fdatasync:error=EIO:when=1',
-                                  '-o', os.path.join(server.folder, 'trace'), '-p', str(server.process.pid)],
+                                  '-o', os.path.join(server.folder, 'trace'), '-p', str(server.worker_pid)],
                                  stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait_until('strace to be attached', lambda: attached(server.process.pid))
+            wait_until('strace to be attached', lambda: attached(server.worker_pid))
             row(server, 'spool.failed', whole(Mail()))
         finally:
             trace.terminate()
