@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-#define ACT_FIBERS 64
+#define ACT_FIBERS 128
 
 struct act {
     struct schedule *schedule;

@@ -61,6 +61,7 @@ static void flush_collect(struct spool *spool, struct flush *flush)
         flush_add(flush, entry);
         entry->pins++;
         entry->indexed = true;
+        entry->rewritten = false;
         table_clear_dirty(&spool->table, entry);
     }
     flush->covers = dirty_first(&spool->table) == NULL;
@@ -94,9 +95,11 @@ static void flush_finish(struct spool *spool, const struct flush *flush, bool wr
     for (uint32_t i = 0; i < flush->count; i++) {
         struct entry *entry = flush->rows[i].entry;
         entry->pins--;
-        if (!written)
+        if (!written) {
+            entry->rewritten = true; /* the next time in whole, whatever of it was new */
             table_mark_dirty(&spool->table, entry);
-        else if (flush->rows[i].gone)
+        }
+        if (written && flush->rows[i].gone)
             entry->indexed = false;
         if (entry->place == PLACE_IDLE && !entry->ended && entry->pins == 0)
             entry_settle_down(spool, entry, false);
@@ -141,13 +144,17 @@ static bool flush_once(struct spool *spool, bool durable, bool *covers)
     return written;
 }
 
+static void serve_loads(struct spool *spool);
+
 bool indexer_flush(struct spool *spool, bool durable)
 {
     bool covers = false;
 
-    for (unsigned i = 0; !covers && i < 1000; i++)
+    for (unsigned i = 0; !covers && i < 1000; i++) {
         if (!flush_once(spool, durable, &covers))
             return false;
+        serve_loads(spool); /* who waits for one message does not wait for thousands */
+    }
     if (covers && durable)
         spool->durable = spool->indexed;
     return covers;

@@ -376,6 +376,7 @@ struct entry *table_accept(struct table *table, const struct accepted *accepted)
     if (!(accepted->flags & RECORD_DAMAGED) || !known)
         entry->size_bytes = accepted->body_bytes + meta.extent_bytes;
     count_message(table, entry, true);
+    entry->rewritten = true;
     table_mark_dirty(table, entry);
     return entry;
 }
@@ -408,6 +409,7 @@ bool table_settle(struct table *table, struct entry *entry, struct bytes list)
     if (!status_apply(entry, list))
         return false;
     entry_reckon(entry);
+    entry->rewritten = true;
     table_mark_dirty(table, entry);
     if (entry->waiting_count == 0)
         table_end(table, entry);
@@ -464,6 +466,7 @@ void entry_row(const struct entry *entry, struct row *row)
                         .due_wall_us = entry->due_wall_us,
                         .held = entry->held,
                         .damaged = entry->damaged,
+                        .same = entry->indexed && !entry->rewritten,
                         .flow = entry->flow,
                         .envelope = entry->envelope};
 }

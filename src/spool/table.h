@@ -28,6 +28,7 @@ struct entry {
     uint16_t flow; /* whose turn it waits for */
     bool fresh;    /* while PLACE_READY: in which of the two */
     bool held, indexed, dirty, ended, damaged, attempted;
+    bool rewritten; /* more than `due` and `held` is not what the index has */
     bool settled_in_lease;
 };
 
@@ -54,6 +55,7 @@ struct row { /* as the index keeps a message */
     uint64_t id, position, size_bytes, extent_bytes, extent_checksum;
     int64_t accepted_wall_us, due_wall_us;
     bool held, damaged;
+    bool same; /* the index has it, and only `due` and `held` may be others */
     uint16_t flow;
     struct bytes envelope, status_list; /* views */
 };
