@@ -136,6 +136,9 @@ def main():
         sanitized(totals, options.build)
     if not options.only or 'fuzz' in options.only:
         run(totals, 'fuzz, a slice', ['sh', 'scripts/fuzz.sh', 'all', '30' if options.full else '4'], 1500)
+    if not options.only or 'mutants' in options.only:
+        # Each of the tests that have to notice runs without a planted bug elsewhere in this file.
+        run(totals, 'mutants, a slice', [sys.executable, 'tests/mutants/mutants.py', '--no-baseline', *([] if options.full else ['--slice', '6'])], 5400 if options.full else 900)
     for path in sorted(glob.glob(os.path.join(ROOT, 'tests/system/test_*.py')) + glob.glob(os.path.join(ROOT, 'tests/system/*_crash.py'))):
         name = os.path.splitext(os.path.basename(path))[0]
         if wanted(name):

@@ -12,7 +12,7 @@ A mutant is text. Its first line says what is wrong; then come
     --- end
 
 Each is applied to a copy of the tree, built and tested; text that is no longer there, or there twice, is an error, so
-a mutant cannot rot in silence. Tests: `unit/NAME`, `sim/SCENARIO:SEED:COUNT`, `system/NAME`, `lint`, and `compile`, which says
+a mutant cannot rot in silence. A line `untried: yes` keeps one out until it was seen to be noticed. Tests: `unit/NAME`, `sim/SCENARIO:SEED:COUNT`, `system/NAME`, `lint`, and `compile`, which says
 that the compiler itself refuses it. Ends with 'N passed, N failed'; a mutant that survives is a failure."""
 import argparse
 import datetime
@@ -35,7 +35,7 @@ PROGRAMS = ['holdfast', 'tests/unit/spool_driver']  # what system tests start
 class Mutant:
     def __init__(self, path):
         self.name = os.path.splitext(os.path.basename(path))[0]
-        self.tests, self.edits = [], []
+        self.tests, self.edits, self.untried = [], [], False
         lines = open(path, encoding='utf-8').read().split('\n')
         self.about = lines[0]
         file, part, text = None, None, {}
@@ -50,6 +50,8 @@ class Mutant:
                 text[part] += line + '\n'
             elif line.startswith('=== '):
                 file = line[4:]
+            elif line == 'untried: yes':
+                self.untried = True
             elif line.startswith('tests: '):
                 self.tests = line[7:].split()
         if not self.about or not self.tests or not self.edits or part:
@@ -186,7 +188,8 @@ def try_one(suite, mutant):
 
 def chosen(mutants, options):
     if options.exact:
-        return [mutant for mutant in mutants if mutant.name in options.names]
+        named = {mutant.name: mutant for mutant in mutants}
+        return [named[name] for name in options.names]
     if options.names:
         absent = [name for name in options.names if not any(name in mutant.name for mutant in mutants)]
         if absent:
@@ -233,6 +236,7 @@ def main():
     parser = argparse.ArgumentParser(prog='./run mutants')
     parser.add_argument('names', nargs='*', help='only those whose name contains one of these')
     parser.add_argument('--exact', action='store_true', help='only those called exactly so')
+    parser.add_argument('--untried', action='store_true', help='those that were written and not run to an end yet, instead of the others')
     parser.add_argument('--slice', type=int, help='so many, chosen by the day')
     parser.add_argument('--seed', type=int, help='choose the slice by this instead')
     parser.add_argument('--list', action='store_true')
@@ -241,6 +245,8 @@ def main():
     parser.add_argument('--scratch', default=os.path.join(ROOT, 'build', 'mutants'))
     options = parser.parse_args()
     mutants = [Mutant(path) for path in sorted(glob.glob(os.path.join(HERE, '*.mutant')))]
+    if not options.names:
+        mutants = [mutant for mutant in mutants if mutant.untried == options.untried]
     some = chosen(mutants, options)
     if options.list:
         print('\n'.join(f'{mutant.name:34} {mutant.about}' for mutant in some))

@@ -88,9 +88,11 @@ def put(image, offset, data):
 
 
 def tear(image, work, first, end, chance, share):
-    """Of what was written in the window, a part: whole writes, or sectors of them."""
+    """Of what was written in the window, a part: whole writes, or sectors of them. `share` None: all of it."""
     for kind, offset, data in work.entries[first:end]:
-        if kind != WRITE or chance.random() >= share:
+        if kind == WRITE and share is None:
+            put(image, offset, data)
+        if kind != WRITE or share is None or chance.random() >= share:
             continue
         if chance.random() < 0.7:
             put(image, offset, data)
@@ -131,33 +133,31 @@ def cut(folder, system, draws, seconds, chance):
     work = Work(folder, system)
     windows = [window for window in work.windows() if any(kind == WRITE for kind, _, _ in work.entries[window[0]:window[1]])]
     opened = next((number for number, (kind, _, data) in enumerate(work.entries) if kind == MARK and b'opened' in data), 0)
-    chosen = windows if draws else sorted(chance.sample([one for one in windows if one[1] > opened], min(30, len(windows) // 2)))
+    windows = [one for one in windows if one[1] > opened]      # before that nothing was promised
+    chosen = chance.sample(windows, len(windows) if draws else min(30, len(windows)))
     result, end = Result(system), time.monotonic() + seconds
     result.syncs, result.writes = (sum(1 for kind, _, _ in work.entries if kind == one) for one in (SYNC, WRITE))
-    base, image = os.path.join(folder, 'base'), os.path.join(folder, 'image')
-    with open(base, 'wb') as file:
+    made, image = os.path.join(folder, 'made'), os.path.join(folder, 'image')
+    with open(made, 'wb') as file:
         file.truncate(work.size)
-        applied = 0
-        for first, last in chosen:
-            if time.monotonic() > end:
-                break
-            for kind, offset, data in work.entries[applied:first]:
-                if kind == WRITE:
-                    put(file, offset, data)
-            file.flush()
-            applied = first
-            result.boundaries += 1
-            for draw in range(draws or 2):
-                call('cp', '--sparse=always', base, image)
-                # None of it, at the window's very end; then parts of it, at any moment.
-                until = last if draw == 0 else chance.randint(first, last)
-                with open(image, 'r+b') as torn:
-                    tear(torn, work, first, until, chance, 0 if draw == 0 else chance.choice((0.3, 0.7, 1)))
-                said = Said(work.said(until))
-                result.images += 1
-                result.acked += len(said.acked)
-                result.problems += [f'{system}: cut at entry {until} of {len(work.entries)}, behind sync at {first}, draw {draw}: {problem}'
-                                    for problem in look(folder, image, said)]
+        start = min(first for first, _ in windows)
+        tear(file, work, 0, start, chance, None)
+    for first, last in chosen:
+        if time.monotonic() > end:
+            break
+        result.boundaries += 1
+        for draw in range(draws or 2):
+            call('cp', '--sparse=always', made, image)
+            # None of it, at the window's very end; then parts of it, at any moment.
+            until = last if draw == 0 else chance.randint(first, last)
+            with open(image, 'r+b') as torn:
+                tear(torn, work, start, first, chance, None)
+                tear(torn, work, first, until, chance, 0 if draw == 0 else chance.choice((0.3, 0.7, 1)))
+            said = Said(work.said(until))
+            result.images += 1
+            result.acked += len(said.acked)
+            result.problems += [f'{system}: cut at entry {until} of {len(work.entries)}, behind sync at {first}, draw {draw}: {problem}'
+                                for problem in look(folder, image, said)]
     return result
 
 
