@@ -36,6 +36,8 @@ struct command_line {
  * default, whose state lies beside the binary. Prints what is wrong on standard error and returns
  * NULL. */
 MUST_USE struct config *app_config_open(const char *file);
+/* The same with the complaints in `errors`. */
+MUST_USE struct config *app_config_read(const char *file, struct config_errors *errors);
 /* Makes what the embedded default needs: folders, a users file. */
 MUST_USE bool app_prepare_default(const struct config *config);
 bool app_config_is_default(const struct config *config);

@@ -178,6 +178,21 @@ static void print_status(struct buffer *text, const json_t *status)
     print_destinations(text, json_object_get(status, "destinations"));
 }
 
+int command_reload(const struct command_line *line)
+{
+    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    json_t *answer = NULL;
+
+    if (!config)
+        return EXIT_FINDINGS;
+    const int code =
+        ask(console_ask_patiently, config->spool, json_pack("{s:s}", "do", "reload"), &answer);
+    json_decref(answer);
+    if (code == EXIT_FINE)
+        printf("reloaded: %s\n", config->file);
+    return code;
+}
+
 int command_status(const struct command_line *line)
 {
     struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);

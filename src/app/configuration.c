@@ -49,41 +49,40 @@ static bool state_directory(char *into, size_t room)
     return printed > 0 && (size_t)printed < room;
 }
 
-static struct config *report(struct config *config, struct config_errors *errors)
-{
-    if (!config)
-        fprintf(stderr, "%.*s", BYTES_PRINT(buffer_view(&errors->text)));
-    config_errors_free(errors);
-    return config;
-}
-
-static struct config *default_open(void)
+static struct config *default_open(struct config_errors *errors)
 {
     char state[4096];
-    struct config_errors errors = {0};
     CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(64 * KIB);
 
     if (!state_directory(state, sizeof state)) {
-        fputs("holdfast: cannot tell where the binary lies; give a configuration with -c\n",
-              stderr);
+        buffer_add_text(&errors->text, "holdfast: cannot tell where the binary lies; give a "
+                                       "configuration with -c\n");
         return NULL;
     }
     buffer_print(&text, DEFAULT_TEXT, state);
     buffer_add_byte(&text, 0);
-    if (text.failed)
-        return NULL;
-    return report(config_parse((const char *)text.at, DEFAULT_NAME, &errors), &errors);
+    return text.failed ? NULL : config_parse((const char *)text.at, DEFAULT_NAME, errors);
+}
+
+struct config *app_config_read(const char *file, struct config_errors *errors)
+{
+    errors->text.limit_bytes = 128 * KIB;
+    if (!file)
+        file = getenv("HOLDFAST_CONFIG");
+    if (!file && access(SYSTEM_FILE, F_OK) == 0)
+        file = SYSTEM_FILE;
+    return file ? config_load(file, errors) : default_open(errors);
 }
 
 struct config *app_config_open(const char *file)
 {
     struct config_errors errors = {0};
+    struct config *config = app_config_read(file, &errors);
 
-    if (!file)
-        file = getenv("HOLDFAST_CONFIG");
-    if (!file && access(SYSTEM_FILE, F_OK) == 0)
-        file = SYSTEM_FILE;
-    return file ? report(config_load(file, &errors), &errors) : default_open();
+    if (!config)
+        fprintf(stderr, "%.*s", BYTES_PRINT(buffer_view(&errors.text)));
+    config_errors_free(&errors);
+    return config;
 }
 
 bool app_config_is_default(const struct config *config)

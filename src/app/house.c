@@ -78,8 +78,11 @@ static bool open_delivery(struct house *house)
                                              .tls_directory = house->config->spool};
 
     house->deliver = deliver_open(&deliver, house->why, HOUSE_WHY_ROOM);
-    if (!house->deliver)
-        return false;
+    return house->deliver != NULL;
+}
+
+static bool open_schedule(struct house *house)
+{
     const struct schedule_settings schedule = {.config = house->config,
                                                .spool = house->spool,
                                                .deliver = house->deliver,
@@ -106,10 +109,10 @@ static bool open_operator(struct house *house)
 bool house_open(struct house *house)
 {
     return open_storage(house) && open_knowledge(house) && open_delivery(house) &&
-           open_operator(house);
+           open_schedule(house) && open_operator(house);
 }
 
-bool house_open_doors(struct house *house)
+static bool open_doors(struct house *house, struct receive *former)
 {
     const struct receive_settings receive = {.config = house->config,
                                              .policy = house->policy,
@@ -117,10 +120,67 @@ bool house_open_doors(struct house *house)
                                              .directory = house->directory,
                                              .tls = house->tls_in,
                                              .picks_up = house->picks_up,
-                                             .connections_max = house->connections_max};
+                                             .connections_max = house->connections_max,
+                                             .former = former};
 
     house->receive = receive_open(&receive, house->why, HOUSE_WHY_ROOM);
     return house->receive != NULL;
+}
+
+bool house_open_doors(struct house *house)
+{
+    return open_doors(house, NULL);
+}
+
+/* What a configuration of its own has. */
+static void close_knowledge(struct house *house)
+{
+    if (house->deliver)
+        deliver_close(house->deliver);
+    if (house->policy)
+        policy_close(house->policy);
+    if (house->directory)
+        directory_close(house->directory);
+    if (house->resolver)
+        resolver_close(house->resolver);
+}
+
+bool house_renew(struct house *house, struct house *next)
+{
+    next->spool = house->spool;
+    next->history = house->history;
+    next->schedule = house->schedule;
+    bool fine = open_knowledge(next) && open_delivery(next) && open_doors(next, house->receive);
+    if (fine && !schedule_renew(next->schedule, next->config, next->deliver)) {
+        snprintf(next->why, HOUSE_WHY_ROOM, "no fiber");
+        receive_stop(next->receive, clock_now_us());
+        fine = false;
+    }
+    if (!fine) {
+        if (receive_close(next->receive))
+            close_knowledge(next);
+        return false;
+    }
+    receive_retire(house->receive, next->receive);
+    const struct house former = *house;
+    *house = *next;
+    *next = former;
+    /* One desk at a time; what is found out meanwhile stands in the history. */
+    if (!operator_close(next->desk) || !open_operator(house))
+        observe_note(LOG_ERROR, "app", "nobody will be told of incidents until the next start");
+    next->desk = NULL;
+    return true;
+}
+
+bool house_has_left(const struct house *house, const struct house *former)
+{
+    return receive_has_left(former->receive) && schedule_has_left(house->schedule, former->deliver);
+}
+
+void house_leave(struct house *former)
+{
+    if (receive_close(former->receive))
+        close_knowledge(former);
 }
 
 void house_stop(struct house *house, uint64_t deadline_us)
@@ -139,14 +199,7 @@ bool house_close(struct house *house)
 
     if (!received || !scheduled || !told)
         return false;
-    if (house->deliver)
-        deliver_close(house->deliver);
-    if (house->policy)
-        policy_close(house->policy);
-    if (house->directory)
-        directory_close(house->directory);
-    if (house->resolver)
-        resolver_close(house->resolver);
+    close_knowledge(house);
     if (house->history)
         history_close(house->history);
     if (house->spool)

@@ -47,6 +47,15 @@ struct house {
 };
 
 MUST_USE bool house_open(struct house *house);
+/*
+ * A new configuration in a running house. `next` has what the caller gives; on success it and the
+ * house have changed places: what was before is in `next`, and serves those who came before, until
+ * house_has_left says that it can be closed by house_leave. False with next->why: nothing changed.
+ * Spool and history stay. Sleep.
+ */
+MUST_USE bool house_renew(struct house *house, struct house *next);
+MUST_USE bool house_has_left(const struct house *house, const struct house *former);
+void house_leave(struct house *former);
 MUST_USE bool house_open_doors(struct house *house);
 /* Nothing new comes in, what is under way ends. */
 void house_stop(struct house *house, uint64_t deadline_us);

@@ -142,8 +142,11 @@ static bool worker_start(struct parent *parent)
     close(broker[1]);
     parent->channel = channel[0];
     parent->broker = broker[0];
-    if (parent->worker > 0 && parent_send_places(parent, &parent->places, NULL) &&
-        parent_send_config(parent, CHANNEL_BEGIN, parent->config, &parent->keeper))
+    const bool trial = parent->trial;
+    if (parent->worker > 0 &&
+        parent_send_places(parent, trial ? &parent->next_places : &parent->places, NULL) &&
+        parent_send_config(parent, CHANNEL_BEGIN, trial ? parent->next_config : parent->config,
+                           trial ? &parent->next_keeper : &parent->keeper))
         return true;
     if (parent->worker < 0)
         channels_close(parent);
@@ -198,10 +201,16 @@ static void serve_channel(struct parent *parent)
     }
     for (unsigned i = 0; i < packet.descriptor_count; i++)
         close(packet.descriptors[i]); /* it has nothing to give */
-    if (packet.kind == CHANNEL_READY)
-        parent->ready = parent->served = true;
-    else
+    if (packet.kind != CHANNEL_READY) {
         parent_heard(parent, &packet);
+        return;
+    }
+    parent->ready = parent->served = true;
+    if (parent->trial) {
+        observe_event(&(struct event){.kind = EVENT_CONFIG_RELOADED,
+                                      .text = bytes_of_text(parent->next_config->file)});
+        parent_commit(parent);
+    }
 }
 
 /* ------------------------------------------------------------------ ends and signals */
@@ -233,7 +242,8 @@ static void worker_ended(struct parent *parent, int status)
         parent->over = true;
         return;
     }
-    parent_abandon(parent, "the worker ended");
+    if (!(replaced && parent->trial))
+        parent_abandon(parent, "the worker ended");
     parent->pause_us = replaced || steady || parent->pause_us == 0
                            ? PAUSE_LEAST_US
                            : MIN_OF(2 * parent->pause_us, PAUSE_MOST_US);

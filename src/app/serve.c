@@ -18,37 +18,45 @@ static uint32_t server_sessions(const void *argument)
 {
     const struct server *server = argument;
 
-    return server->house.receive ? receive_session_count(server->house.receive) : 0;
+    return formers_sessions(server) +
+           (server->house.receive ? receive_session_count(server->house.receive) : 0);
 }
 
-static bool open_tls(struct server *server)
+static bool open_server_tls(struct house *house)
 {
-    struct house *house = &server->house;
     const struct config *config = house->config;
 
-    server->tls_out = house->tls_out = tls_context_client(house->why, HOUSE_WHY_ROOM);
-    if (!server->tls_out)
-        return false;
-    if (*config->tls_authorities &&
-        !tls_context_trust(server->tls_out, config->tls_authorities, house->why, HOUSE_WHY_ROOM))
-        return false;
     if (!*config->tls_certificate)
         return true;
-    server->tls_in = server->keys ? tls_context_server_by(server->keys, house->why, HOUSE_WHY_ROOM)
-                                  : tls_context_server(config->tls_certificate, config->tls_key,
-                                                       house->why, HOUSE_WHY_ROOM);
-    house->tls_in = server->tls_in;
-    return server->tls_in != NULL;
+    house->tls_in = house->keys ? tls_context_server_by(house->keys, house->why, HOUSE_WHY_ROOM)
+                                : tls_context_server(config->tls_certificate, config->tls_key,
+                                                     house->why, HOUSE_WHY_ROOM);
+    return house->tls_in != NULL;
 }
 
-static bool open_keys(struct server *server)
+bool serve_open_tls(struct house *house, int keeper)
 {
-    if (server->keeper < 0)
-        return true;
-    server->house.keys = server->keys = key_service_open(server->keeper);
-    if (!server->keys)
-        snprintf(server->house.why, HOUSE_WHY_ROOM, "no way to the keeper of keys");
-    return server->keys != NULL;
+    if (keeper >= 0) {
+        house->keys = key_service_open(keeper);
+        if (!house->keys) {
+            snprintf(house->why, HOUSE_WHY_ROOM, "no way to the keeper of keys");
+            return false;
+        }
+    }
+    house->tls_out = tls_context_client(house->why, HOUSE_WHY_ROOM);
+    return house->tls_out &&
+           (!*house->config->tls_authorities ||
+            tls_context_trust(house->tls_out, house->config->tls_authorities, house->why,
+                              HOUSE_WHY_ROOM)) &&
+           open_server_tls(house);
+}
+
+void serve_close_tls(struct house *house)
+{
+    tls_context_free(house->tls_in);
+    tls_context_free(house->tls_out);
+    key_service_close(&house->keys);
+    house->tls_in = house->tls_out = NULL;
 }
 
 /* A session has its connection, and may need a body's file and a filter's connection at the same
@@ -74,6 +82,8 @@ static bool open_console(struct server *server)
                                              .history = house->history,
                                              .locks = server->guard_words,
                                              .started_wall_us = server->started_wall_us,
+                                             .reload = server->worker ? worker_ask_reload : NULL,
+                                             .reload_argument = server,
                                              .session_count = server_sessions,
                                              .session_argument = server};
 
@@ -83,15 +93,17 @@ static bool open_console(struct server *server)
 
 static void close_all(struct server *server)
 {
-    house_stop(&server->house, deadline_in(STOP_PATIENCE_S * US_PER_S));
+    const uint64_t deadline_us = deadline_in(STOP_PATIENCE_S * US_PER_S);
+
+    formers_stop(server, deadline_us);
+    house_stop(&server->house, deadline_us);
     console_close(server->console);
+    formers_close(server);
     if (!house_close(&server->house)) {
         observe_note(LOG_ERROR, "app", "left without a clean end: the disk does not answer");
         return;
     }
-    tls_context_free(server->tls_in);
-    tls_context_free(server->tls_out);
-    key_service_close(&server->keys);
+    serve_close_tls(&server->house);
 }
 
 static void note_addresses(const struct server *server)
@@ -125,8 +137,7 @@ static void run_until_signal(void)
     while (process_wait_signal(&signal_number, DEADLINE_NEVER) == IO_OK) {
         if (signal_number != SIGHUP)
             return;
-        observe_note(LOG_WARNING, "app",
-                     "SIGHUP: this version reloads nothing; restart to apply a new configuration");
+        observe_note(LOG_WARNING, "app", "SIGHUP: one process alone cannot reload; restart it");
     }
 }
 
@@ -135,13 +146,17 @@ static int serve_main(void *argument)
     struct server *server = argument;
 
     server->started_wall_us = clock_wall_us();
-    const bool opened = open_keys(server) && open_tls(server) && house_open(&server->house) &&
-                        open_console(server) && house_open_doors(&server->house);
+    const bool opened = serve_open_tls(&server->house, server->keeper) &&
+                        house_open(&server->house) && open_console(server) &&
+                        house_open_doors(&server->house);
     if (opened) {
         observe_event(&(struct event){.kind = EVENT_SERVER_STARTED});
         note_addresses(server);
         tell_parent(server, CHANNEL_READY);
-        run_until_signal();
+        if (server->worker)
+            worker_attend(server);
+        else
+            run_until_signal();
         observe_event(&(struct event){.kind = EVENT_SERVER_STOPPED});
     } else {
         fprintf(stderr, "holdfast: %s\n", server->house.why);
@@ -152,12 +167,12 @@ static int serve_main(void *argument)
 
 int serve_run(struct server *server, struct config *config)
 {
-    server->house.config = config;
+    server->house.config = server->config = config;
     server->house.picks_up = true;
     server->house.connections_max = connections_by_descriptors();
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
     const int code = world_run(serve_main, server, config->loops);
-    config_free(config);
+    config_free(server->config); /* a reload has put another in the first one's place */
     return code;
 }
 

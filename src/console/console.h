@@ -27,11 +27,16 @@ struct console_settings {
     struct history *history;
     const char *locks; /* what this process gave up, in words; NULL: nothing */
     int64_t started_wall_us;
+    /* Reloads the configuration and sleeps until that is over; false with `why`. NULL: cannot. */
+    bool (*reload)(void *argument, char *why, size_t why_room);
+    void *reload_argument;
     uint32_t (*session_count)(const void *argument); /* open sessions, from receive */
     const void *session_argument;
 };
 MUST_USE struct console *console_open(const struct console_settings *settings, char *why,
                                       size_t why_room);
+/* From now on by these. On the console's loop. */
+void console_renew(struct console *console, const struct config *config, struct policy *policy);
 void console_close(struct console *console);
 
 /*

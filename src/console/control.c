@@ -36,6 +36,16 @@ static json_t *control_flush(const struct console *console)
     return json_pack("{s:b}", "flushed", true);
 }
 
+static json_t *control_reload(struct console *console)
+{
+    const struct console_settings *settings = &console->settings;
+    char why[4096] = "this process cannot reload its configuration";
+
+    if (settings->reload && settings->reload(settings->reload_argument, why, sizeof why))
+        return json_pack("{s:b}", "reloaded", true);
+    return json_pack("{s:s}", "error", why);
+}
+
 static json_t *control_answer(struct console *console, struct bytes line)
 {
     json_error_t fault;
@@ -49,6 +59,8 @@ static json_t *control_answer(struct console *console, struct bytes line)
         answer = console_status(console);
     else if (strcmp(word, "health") == 0)
         answer = console_health(console);
+    else if (strcmp(word, "reload") == 0)
+        answer = control_reload(console);
     else if (strcmp(word, "flush") == 0)
         answer = control_flush(console);
     for (size_t i = 0; word && !answer && i < COUNT_OF(ACTIONS); i++)
@@ -206,6 +218,12 @@ struct console *console_open(const struct console_settings *settings, char *why,
         return NULL;
     }
     return console;
+}
+
+void console_renew(struct console *console, const struct config *config, struct policy *policy)
+{
+    console->settings.config = config;
+    console->settings.policy = policy;
 }
 
 void console_close(struct console *console)

@@ -58,6 +58,7 @@ struct poller {
 /* Registers; returns 0 or an errno. Close takes the descriptor along. */
 int poller_open(struct poller *poller, int descriptor, bool for_write);
 void poller_close(struct poller *poller);
+void poller_forget(struct poller *poller); /* before poller_close, where others hold the socket */
 void poller_event(struct poller *poller, unsigned events);
 /* Sleeps while `ready` of that direction is NO. */
 enum io_status poller_wait(struct poller *poller, enum direction direction, uint64_t deadline_us);

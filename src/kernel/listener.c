@@ -286,6 +286,8 @@ static void listener_close_now(void *argument)
 
     if (listener->at.family == ENDPOINT_UNIX && !listener->adopted)
         unlink(listener->at.path);
+    if (listener->adopted)
+        poller_forget(&listener->poller);
     poller_close(&listener->poller);
     free(listener);
 }

@@ -23,6 +23,13 @@ int poller_open(struct poller *poller, int descriptor, bool for_write)
     return poller_control(poller, EPOLL_CTL_ADD);
 }
 
+/* For a socket that others hold, too: it stays registered when this descriptor is closed. */
+void poller_forget(struct poller *poller)
+{
+    INVARIANT(poller->loop == kernel_loop_self());
+    INVARIANT(poller_control(poller, EPOLL_CTL_DEL) == 0);
+}
+
 /* The system forgets the registration with the last descriptor of the socket. */
 void poller_close(struct poller *poller)
 {

@@ -10,6 +10,7 @@ enum {
     ACCEPT_WAIT_SECONDS = 3600,
     ACCEPT_PAUSE_MS = 50, /* after a failure such as running out of descriptors */
     TURN_AWAY_MS = 200,
+    QUEUE_MOST = 4096,
 };
 
 static void door_set(struct door *door, enum door_state state)
@@ -79,6 +80,22 @@ static void door_serve(struct door *door, struct listener *listener)
     }
 }
 
+/* Those who were let into the queue before it closes are served, too. Other doors may take them
+ * from the same queue. */
+static void door_empty(struct door *door, struct listener *listener)
+{
+    const bool masked = fiber_mask_cancel(true);
+
+    for (unsigned i = 0; i < QUEUE_MOST; i++) {
+        struct stream *stream = NULL;
+        const struct io_result accepted = listener_accept(listener, clock_now_us(), &stream);
+        if (accepted.status != IO_OK || !stream)
+            break;
+        door_admit(door, stream);
+    }
+    fiber_mask_cancel(masked);
+}
+
 void door_main(void *argument)
 {
     struct door *door = argument;
@@ -92,6 +109,8 @@ void door_main(void *argument)
     door->at = *listener_endpoint(listener);
     door_set(door, DOOR_OPEN);
     door_serve(door, listener);
+    if (atomic_load(&door->receive->retiring))
+        door_empty(door, listener);
     listener_close(listener);
     door_set(door, DOOR_CLOSED);
 }

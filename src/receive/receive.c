@@ -9,6 +9,7 @@
 
 enum {
     OPEN_SECONDS = 10,
+    HAND_OVER_SECONDS = 20,
     /* After receive_stop's deadline: what has begun to commit still gets its answer. */
     LAST_ANSWERS_SECONDS = 15,
 };
@@ -175,7 +176,8 @@ static void register_cancel(struct receive *receive, bool only_idle)
 
 /* ------------------------------------------------------------------ opening */
 
-MUST_USE static bool doors_all(struct receive *receive, bool (*holds)(const struct door *door))
+MUST_USE static bool doors_all(const struct receive *receive,
+                               bool (*holds)(const struct door *door))
 {
     for (unsigned i = 0; i < receive->door_count; i++)
         if (!holds(&receive->doors[i]))
@@ -246,8 +248,11 @@ MUST_USE static bool tables_open(struct receive *receive, char *why, size_t why_
 {
     const struct config *config = receive->settings.config;
 
-    receive->rates = rates_open();
-    receive->repeats = repeats_open();
+    struct receive *former = receive->settings.former;
+
+    receive->tables_borrowed = former != NULL;
+    receive->rates = former ? former->rates : rates_open();
+    receive->repeats = former ? former->repeats : repeats_open();
     if (!receive->rates || !receive->repeats) {
         snprintf(why, why_room, "out of memory");
         return false;
@@ -296,7 +301,8 @@ struct receive *receive_open(const struct receive_settings *settings, char *why,
             return NULL;
         }
     }
-    if (settings->picks_up && !drop_open(receive)) {
+    /* A former house still picks up: then receive_retire hands that over. */
+    if (settings->picks_up && !settings->former && !drop_open(receive)) {
         open_failed(receive, why, why_room);
         return NULL;
     }
@@ -331,6 +337,41 @@ static void receive_drain(struct receive *receive, uint64_t deadline_us)
     waitlist_leave(&receive->changed, &waiter);
 }
 
+/* Never two at once: a file would become mail twice. Sleeps. */
+static void pickup_hand_over(struct receive *receive, struct receive *heir)
+{
+    const uint64_t deadline_us = deadline_in(HAND_OVER_SECONDS * US_PER_S);
+    struct waiter waiter;
+
+    pickup_cancel(receive->pickup);
+    waitlist_join(&receive->changed, &waiter);
+    while (!pickup_is_over(receive->pickup) || !doors_all(receive, door_is_shut))
+        if (fiber_park(deadline_us) != IO_OK)
+            break;
+    waitlist_leave(&receive->changed, &waiter);
+    if (!pickup_is_over(receive->pickup) || !doors_all(receive, door_is_shut) || !drop_open(heir))
+        observe_note(LOG_ERROR, "receive",
+                     "mail in the drop directory waits for the next reload or start");
+}
+
+void receive_retire(struct receive *receive, struct receive *heir)
+{
+    heir->tables_borrowed = false;
+    receive->tables_borrowed = true;
+    atomic_store(&receive->retiring, true);
+    for (unsigned i = 0; i < receive->door_count; i++)
+        if (atomic_load(&receive->doors[i].state) == DOOR_OPEN)
+            fiber_cancel(receive->doors[i].fiber);
+    if (heir->settings.picks_up)
+        pickup_hand_over(receive, heir);
+}
+
+bool receive_has_left(const struct receive *receive)
+{
+    return receive_session_count(receive) == 0 && doors_all(receive, door_is_shut) &&
+           pickup_is_over(receive->pickup);
+}
+
 void receive_stop(struct receive *receive, uint64_t deadline_us)
 {
     pthread_mutex_lock(&receive->lock);
@@ -360,9 +401,11 @@ bool receive_close(struct receive *receive)
     pthread_mutex_lock(&receive->lock);
     pthread_mutex_unlock(&receive->lock);
     pthread_mutex_destroy(&receive->lock);
-    rates_close(receive->rates);
+    if (!receive->tables_borrowed) {
+        rates_close(receive->rates);
+        repeats_close(receive->repeats);
+    }
     pickup_close(receive->pickup);
-    repeats_close(receive->repeats);
     greylist_close(receive->greylist);
     free(receive->doors);
     free(receive);

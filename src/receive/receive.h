@@ -27,12 +27,18 @@ struct receive_settings {
     struct tls_context *tls;  /* NULL: no STARTTLS */
     bool picks_up;            /* mail left in the drop directory */
     uint32_t connections_max; /* what the machine can bear, below the configuration; 0: any */
+    struct receive *former;   /* whose rates go on here; NULL: none */
 };
 /* Opens the listeners on every session loop. Sleeps. */
 MUST_USE struct receive *receive_open(const struct receive_settings *settings, char *why,
                                       size_t why_room);
 /* The address of a listener by its name in the configuration (its port may have been 0). */
 const struct endpoint *receive_address(const struct receive *receive, const char *name);
+/* The former stops listening; its sessions go on to their own end, by its own settings, while those
+ * to come are `heir`'s, and so is the drop directory. What stands in a queue that nobody else
+ * listens to is still served. Sleeps. */
+void receive_retire(struct receive *receive, struct receive *heir);
+bool receive_has_left(const struct receive *receive);
 /* Stops listening, lets sessions reach their reply (421 server.stopping to idle ones), then ends
  * them. Sleeps. */
 void receive_stop(struct receive *receive, uint64_t deadline_us);

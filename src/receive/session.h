@@ -49,11 +49,12 @@ struct receive {
     struct door *doors;
     unsigned door_count;
     atomic_uint guests;
-    atomic_bool stopping;
+    atomic_bool stopping, retiring;
     struct waitlist changed; /* a door's state, or the count of guests */
     pthread_mutex_t lock;    /* the buckets; held around memory operations only */
     struct guest *buckets[GUEST_BUCKETS];
     struct rates *rates;
+    bool tables_borrowed;  /* rates and repeats: another closes them */
     struct pickup *pickup; /* NULL: off */
     struct repeats *repeats;
     struct greylist *greylist;           /* NULL: off */

@@ -62,6 +62,7 @@ struct lane {
 /* A destination with what waits for it. */
 struct place {
     struct schedule *schedule;
+    struct deliver *deliver; /* of the configuration that the place was found by */
     struct destination to;
     struct place *next_in_bucket;
     struct lane lanes[PLACE_LANES];
@@ -157,6 +158,8 @@ bool place_pauses(const struct place *place);
 unsigned place_limit(const struct place *place);
 void place_clear_pause(struct place *place);
 void places_sweep(struct schedule *schedule); /* starts what waits, forgets what is idle */
+/* Forgets the idle places of a former configuration; how many are left. */
+unsigned places_leave(struct schedule *schedule, const struct deliver *deliver);
 void places_free(struct schedule *schedule);
 
 /* slot.c */

@@ -13,21 +13,40 @@ static struct place **bucket_of(struct schedule *schedule, const char *key)
     return &schedule->buckets[bytes_hash_nocase(bytes_of_text(key)) % SCHEDULE_BUCKETS];
 }
 
+/* A new configuration does not make a dead host alive. */
+static void place_inherit(struct place *place, const struct place *former)
+{
+    place->window = former->window;
+    place->failures = former->failures;
+    place->pauses = former->pauses;
+    place->resume_us = former->resume_us;
+    place->resume_wall_us = former->resume_wall_us;
+    place->last_cause = former->last_cause;
+    snprintf(place->last_words, sizeof place->last_words, "%s", former->last_words);
+}
+
 struct place *place_find(struct schedule *schedule, const struct destination *to)
 {
     struct place **bucket = bucket_of(schedule, to->key);
 
+    const struct place *former = NULL;
     for (struct place *place = *bucket; place; place = place->next_in_bucket) {
-        if (strcmp(place->to.key, to->key) == 0)
+        if (strcmp(place->to.key, to->key) != 0)
+            continue;
+        if (place->deliver == schedule->deliver)
             return place;
+        former = former ? former : place;
     }
     struct place *place =
         schedule->place_count < SCHEDULE_PLACES_MAX ? calloc(1, sizeof(*place)) : NULL;
     if (!place)
         return NULL;
-    place->schedule = schedule;
-    place->to = *to;
     place->window = PLACE_WINDOW_START;
+    if (former)
+        place_inherit(place, former);
+    place->schedule = schedule;
+    place->deliver = schedule->deliver;
+    place->to = *to;
     place->next_in_bucket = *bucket;
     *bucket = place;
     schedule->place_count++;
@@ -259,6 +278,28 @@ void places_sweep(struct schedule *schedule)
             }
         }
     }
+}
+
+unsigned places_leave(struct schedule *schedule, const struct deliver *deliver)
+{
+    unsigned left = 0;
+
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
+        for (struct place **at = &schedule->buckets[i]; *at;) {
+            struct place *place = *at;
+            const bool ends = place->deliver == deliver && place->waiting == 0 &&
+                              place->slots == 0 && !place_pauses(place);
+            left += place->deliver == deliver && !ends;
+            if (!ends) {
+                at = &place->next_in_bucket;
+                continue;
+            }
+            *at = place->next_in_bucket;
+            schedule->place_count--;
+            free(place);
+        }
+    }
+    return left;
 }
 
 void places_free(struct schedule *schedule)

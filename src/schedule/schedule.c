@@ -391,6 +391,43 @@ struct schedule *schedule_open(const struct schedule_settings *settings, char *w
     return schedule;
 }
 
+struct renewal {
+    struct schedule *schedule;
+    const struct config *config;
+    struct deliver *deliver;
+    unsigned left;
+};
+
+static void renew_on_loop(void *argument)
+{
+    const struct renewal *renewal = argument;
+
+    renewal->schedule->config = renewal->config;
+    renewal->schedule->deliver = renewal->deliver;
+}
+
+bool schedule_renew(struct schedule *schedule, const struct config *config, struct deliver *deliver)
+{
+    struct renewal renewal = {.schedule = schedule, .config = config, .deliver = deliver};
+
+    return schedule_on_loop(schedule, renew_on_loop, &renewal);
+}
+
+static void leave_on_loop(void *argument)
+{
+    struct renewal *renewal = argument;
+
+    renewal->left = places_leave(renewal->schedule, renewal->deliver) +
+                    renewal->schedule->rescan_count; /* may still ask the former policy */
+}
+
+bool schedule_has_left(struct schedule *schedule, struct deliver *deliver)
+{
+    struct renewal renewal = {.schedule = schedule, .deliver = deliver, .left = 1};
+
+    return schedule_on_loop(schedule, leave_on_loop, &renewal) && renewal.left == 0;
+}
+
 struct stop {
     struct schedule *schedule;
     uint64_t deadline_us;
@@ -408,11 +445,15 @@ static void stop_on_loop(void *argument)
     const uint64_t left_us = stop->deadline_us > now_us ? stop->deadline_us - now_us : 0;
 
     schedule->stopping = true;
-    deliver_give_up(schedule->deliver, stop->deadline_us - MIN_OF(left_us / 4, 2 * US_PER_S));
+    const uint64_t give_up_us = stop->deadline_us - MIN_OF(left_us / 4, 2 * US_PER_S);
+    deliver_give_up(schedule->deliver, give_up_us);
     fiber_cancel(schedule->taker);
     flushes_cancel(schedule);
-    for (struct slot *slot = schedule->slots; slot; slot = slot->next)
+    for (struct slot *slot = schedule->slots; slot; slot = slot->next) {
+        if (slot->place && slot->place->deliver != schedule->deliver)
+            deliver_give_up(slot->place->deliver, give_up_us);
         fiber_cancel(slot->fiber);
+    }
     rescans_cancel(schedule);
     const bool masked = fiber_mask_cancel(true);
     while ((schedule->slot_count > 0 || schedule->flush_count > 0 || schedule->rescan_count > 0 ||

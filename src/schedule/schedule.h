@@ -40,6 +40,11 @@ struct schedule_settings {
 };
 MUST_USE struct schedule *schedule_open(const struct schedule_settings *settings, char *why,
                                         size_t why_room);
+/* From now on by these: what is queued already ends by the former, which live until it has left.
+ * False: nothing changed. Both sleep. */
+MUST_USE bool schedule_renew(struct schedule *schedule, const struct config *config,
+                             struct deliver *deliver);
+MUST_USE bool schedule_has_left(struct schedule *schedule, struct deliver *former);
 /* Lets attempts that are past the dot end, cancels the others (they stay queued). Sleeps. */
 void schedule_stop(struct schedule *schedule, uint64_t deadline_us);
 /* False: attempts are still under way (the disk hangs), so nothing was freed, and nothing that they

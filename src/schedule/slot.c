@@ -255,7 +255,7 @@ static void slot_main(void *argument)
     struct slot *slot = argument;
     struct place *place = slot->place;
 
-    slot->channel = deliver_channel_open(slot->schedule->deliver, &place->to);
+    slot->channel = deliver_channel_open(place->deliver, &place->to);
     while (slot->channel && slot_goes_on(slot)) {
         struct job *job = place_pop(place);
         if (job)
