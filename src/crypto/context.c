@@ -72,6 +72,8 @@ struct tls_context *tls_context_bare_server(char *why, size_t why_room)
         return NULL;
     }
     SSL_CTX_set_session_id_context(context->plain, name, sizeof name - 1);
+    /* A recorded session must stay closed to whoever gets the key later. */
+    SSL_CTX_set_cipher_list(context->plain, "DEFAULT:!kRSA:!PSK:!SRP");
     return context;
 }
 

@@ -48,6 +48,8 @@ static const bool is_watched = true; /* a sanitizer needs memory and calls of it
 static const bool is_watched = false;
 #endif
 
+#define KEEPER_MEMORY (256 * MIB)
+
 /* Data and the stacks of fibers and threads; a leak or a flood ends here, not in the machine. */
 static bool limit_memory(uint64_t memory_bytes, char *why, size_t why_room)
 {
@@ -83,7 +85,7 @@ bool guard_enter(const struct guard_plan *plan, uint64_t memory_bytes, struct gu
 
 bool guard_enter_keeper(char *why, size_t why_room)
 {
-    if (!close_up(why, why_room))
+    if (!close_up(why, why_room) || !limit_memory(KEEPER_MEMORY, why, why_room))
         return false;
     const int files = landlock_enter(NULL, true);
     if (is_watched || syscalls_enter(true) || files > 0)
