@@ -95,6 +95,8 @@ static const char *read_once(const struct parent *parent, const struct config *n
         found = what;
     else if (!same_web)
         found = "web: address";
+    else if (strcmp(now->operator_command, next->operator_command) != 0)
+        found = "operator: command"; /* its helper was made before the locks */
     else if (now->limits.memory != next->limits.memory)
         found = "limits: memory";
     else if (now->ledger_overdue_us != next->ledger_overdue_us ||
