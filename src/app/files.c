@@ -63,14 +63,36 @@ static bool is_login(const struct config *config, const char *path)
     return found && *path;
 }
 
+/* Does a source in LDAP name this file of a password? */
+static bool source_names(const char *source, const char *path)
+{
+    static const char mark[] = "x-password-file=";
+    const char *at = strncmp(source, "ldap", 4) == 0 ? strstr(source, mark) : NULL;
+    struct arena arena = ARENA_WITH_LIMIT(16 * KIB);
+    struct bytes plain = BYTES_EMPTY;
+    bool found = false;
+
+    if (at) {
+        at += sizeof mark - 1;
+        const struct bytes coded = bytes_of(at, strcspn(at, ",?"));
+        found = percent_decode(&arena, coded, &plain) && bytes_equal_text(plain, path);
+    }
+    arena_clear(&arena);
+    return found;
+}
+
 bool files_allow(const struct config *config, const char *path)
 {
     if (is_login(config, path))
         return true;
+    if (config->forward.srs_secrets[0] && strcmp(config->forward.srs_secrets, path) == 0)
+        return true;
     for (unsigned i = 0; i < config->domain_count; i++) {
         const char *users = path_of(config->domains[i].users);
         const char *aliases = path_of(config->domains[i].aliases);
-        if ((users && strcmp(users, path) == 0) || (aliases && strcmp(aliases, path) == 0))
+        if ((users && strcmp(users, path) == 0) || (aliases && strcmp(aliases, path) == 0) ||
+            source_names(config->domains[i].users, path) ||
+            source_names(config->domains[i].aliases, path))
             return true;
     }
     for (unsigned i = 0; i < config->domain_count; i++) {
@@ -187,5 +209,10 @@ bool files_prepare(const struct config *config, char *why, size_t why_room)
         if (config->domains[i].deliver.kind == DELIVER_MAILDIR)
             fine = folder_prepare(mailbox_root(config->domains[i].deliver.target), &owner, why,
                                   why_room);
+    struct bytes own = bytes_trim(bytes_of_text(config->directory.own_delivery));
+    struct config_deliver deliver;
+    while (fine && own.count > 0 && config_next_delivery(&own, &deliver))
+        if (deliver.kind == DELIVER_MAILDIR)
+            fine = folder_prepare(deliver.target, &owner, why, why_room);
     return fine;
 }

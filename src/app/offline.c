@@ -90,10 +90,14 @@ static void print_target(const struct directory_target *target)
     if (target->file_or_pipe.count > 0)
         printf("%.*s\n", BYTES_PRINT(target->file_or_pipe));
     else
-        printf("%.*s@%.*s%s%s\n", BYTES_PRINT(target->address.local),
+        printf("%.*s@%.*s%s%s%s%.*s\n", BYTES_PRINT(target->address.local),
                BYTES_PRINT(target->address.domain),
                target->flags & DIRECTORY_DISABLED ? " (disabled)" : "",
-               target->flags & DIRECTORY_OVER_QUOTA ? " (full)" : "");
+               target->flags & DIRECTORY_OVER_QUOTA ? " (full)" : "",
+               target->deliver.count ? " by " : "", BYTES_PRINT(target->deliver));
+    if (!address_is_null(target->owner))
+        printf("    as mail from %.*s@%.*s\n", BYTES_PRINT(target->owner.local),
+               BYTES_PRINT(target->owner.domain));
 }
 
 static int alias_tell(const char *address, struct lookup lookup,

@@ -91,18 +91,41 @@ static int route_tell(const struct route_question *question, const struct destin
     return verdict_accepts(&plan->verdict) ? code : EXIT_FINDINGS;
 }
 
+/* A user of ours may have a way of delivery of his own; only the directory knows. */
+static void route_find_own(const struct config *config, struct arena *arena,
+                           struct recipient *recipient)
+{
+    char why[WHY_ROOM] = "";
+    struct directory_user user = {0};
+
+    if (!config_find_domain(config, recipient->address.domain))
+        return;
+    struct directory *directory = directory_open(config, why, sizeof why);
+    const struct lookup found =
+        directory ? directory_find_user(directory, arena, recipient->address, &user)
+                  : lookup_failed(LOOKUP_REASON_MISCONFIGURED, bytes_of_text(why));
+    if (found.status == LOOKUP_FOUND)
+        recipient->deliver = arena_copy(arena, user.deliver);
+    if (found.status == LOOKUP_FAILED)
+        fprintf(stderr, "holdfast: the directory does not say: %.*s\n", BYTES_PRINT(found.detail));
+    directory_close(directory);
+}
+
 static int route_find(const struct route_question *question, struct deliver *deliver,
                       struct arena *arena)
 {
-    struct address address;
+    struct recipient recipient = {0};
     struct destination destination = {0};
     struct deliver_plan plan = {.verdict = verdict_accept()};
 
-    if (!address_parse(arena, bytes_of_text(question->line->words[1]), &address)) {
+    if (!address_parse(arena, bytes_of_text(question->line->words[1]), &recipient.address)) {
         fprintf(stderr, "holdfast: %s is no address\n", question->line->words[1]);
         return EXIT_USAGE;
     }
-    deliver_route(deliver, address, &destination);
+    route_find_own(question->config, arena, &recipient);
+    deliver_route(deliver, &recipient, &destination);
+    if (recipient.deliver.count > 0 && destination.kind == DELIVER_MAILDIR)
+        printf("%.*s\n", BYTES_PRINT(recipient.deliver));
     if (destination.kind == DELIVER_SMTP || destination.kind == DELIVER_LMTP)
         deliver_plan(deliver, &destination, arena, &plan);
     return route_tell(question, &destination, &plan);

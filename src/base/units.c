@@ -162,3 +162,30 @@ bool id_parse(struct bytes text, uint64_t *id)
     *id = sum;
     return true;
 }
+
+bool percent_decode(struct arena *arena, struct bytes text, struct bytes *plain)
+{
+    uint8_t *into = arena_take(arena, text.count + 1);
+    size_t count = 0;
+
+    if (!into)
+        return false;
+    for (size_t i = 0; i < text.count; i++) {
+        uint8_t byte = text.at[i];
+
+        if (byte == '%') {
+            const int high = i + 1 < text.count ? ascii_hex_value(text.at[i + 1]) : -1;
+            const int low = i + 2 < text.count ? ascii_hex_value(text.at[i + 2]) : -1;
+
+            if (high < 0 || low < 0)
+                return false;
+            byte = (uint8_t)(16 * high + low);
+            i += 2;
+        }
+        if (byte == 0)
+            return false;
+        into[count++] = byte;
+    }
+    *plain = bytes_of(into, count);
+    return true;
+}

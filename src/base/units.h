@@ -5,6 +5,7 @@
 #ifndef BASE_UNITS_H
 #define BASE_UNITS_H
 
+#include "base/arena.h"
 #include "base/bytes.h"
 
 #define US_PER_MS UINT64_C(1000)
@@ -30,5 +31,8 @@ MUST_USE bool size_parse(struct bytes text, uint64_t *size_bytes);
 char *id_print(uint64_t id, char *into, size_t room);
 MUST_USE bool id_parse(struct bytes text,
                        uint64_t *id); /* accepts lower case, refuses other lengths */
+
+/* "%41" -> "A" (RFC 3986 2.1), into the arena; false at a half escape or a NUL. */
+MUST_USE bool percent_decode(struct arena *arena, struct bytes text, struct bytes *plain);
 
 #endif

@@ -248,6 +248,34 @@ static void check_verps(const struct config *config, struct scan *scan)
                        "verp \"%.80s\": the title has to be an address", config->verps[i].sender);
 }
 
+static void check_forward(const struct config *config, struct scan *scan)
+{
+    const struct config_forward *forward = &config->forward;
+
+    if (*forward->srs_domain && !config_find_domain(config, bytes_of_text(forward->srs_domain)))
+        errors_add(scan->errors, setting_of(scan, SECTION_FORWARD, "srs_domain"),
+                   "forward: srs_domain \"%.80s\" is none of the domains here",
+                   forward->srs_domain);
+    if (*forward->srs_domain && !*forward->srs_secrets)
+        errors_add(scan->errors, setting_of(scan, SECTION_FORWARD, "srs_domain"),
+                   "forward: srs_domain needs srs_secrets");
+}
+
+static void check_own_delivery(const struct config *config, struct scan *scan)
+{
+    struct bytes rest = bytes_trim(bytes_of_text(config->directory.own_delivery));
+    struct config_deliver deliver;
+
+    while (rest.count > 0)
+        if (!config_next_delivery(&rest, &deliver)) {
+            errors_add(
+                scan->errors, setting_of(scan, SECTION_DIRECTORY, "own_delivery"),
+                "directory: own_delivery has something that is not maildir:/FOLDER, lmtp:... "
+                "or smtp:...");
+            return;
+        }
+}
+
 void config_check(struct config *config, struct scan *scan)
 {
     check_names(scan, SECTION_LISTEN, config->listens, config->listen_count);
@@ -257,6 +285,7 @@ void config_check(struct config *config, struct scan *scan)
     check_names(scan, SECTION_DESTINATION, config->destinations, config->destination_count);
     check_verps(config, scan);
     check_names(scan, SECTION_DNSBL, config->dnsbls, config->dnsbl_count);
+    check_own_delivery(config, scan);
     check_names(scan, SECTION_SIGN, config->signs, config->sign_count);
     check_listens(config, scan);
     check_tls(config, scan);
@@ -268,6 +297,7 @@ void config_check(struct config *config, struct scan *scan)
         qsort(config->domains, config->domain_count, sizeof *config->domains, compare_first);
     check_auth(config, scan); /* looks a domain up, so they have to be in order */
     check_all_sending(config, scan);
+    check_forward(config, scan);
     check_routes(config, scan);
     check_signs(config, scan); /* while they stand as in the file */
     if (config->route_count > 1)

@@ -81,6 +81,12 @@ struct config_auth {
     uint64_t delay_us;
 };
 
+/* Mail that an alias leads to elsewhere. */
+struct config_forward {
+    const char *srs_domain, *srs_secrets; /* or "" */
+    uint64_t srs_max_age_us;
+};
+
 struct config_route {
     const char *domain;
     struct config_deliver via; /* kind NONE: by MX, with what else is set here */
@@ -149,6 +155,7 @@ struct config_directory {
     uint64_t timeout_us;
     uint32_t connections;
     uint64_t cache_us, stale_positive_us; /* 0: off */
+    const char *own_delivery;             /* what users may name as theirs, separated by blanks */
 };
 
 /* Ages of an incident's marks, and what ends it. */
@@ -184,6 +191,7 @@ struct config {
     struct config_domain *domains;
     unsigned domain_count;
     struct config_auth auth;
+    struct config_forward forward;
     struct ip_network *relay_from;
     unsigned relay_from_count;
     struct config_deliver relay_via; /* kind NONE: by MX */
@@ -248,6 +256,10 @@ void config_print_manual(struct buffer *into);
 /* "SPOOL-drop": beside the spool, since everybody may leave mail there (docs/sendmail.md). */
 #define CONFIG_DROP_ROOM 1024
 void config_drop_path(const char *spool, char *into, size_t room);
+/* A `deliver` as a setting has it; its views are of `text`. Empty text: kind NONE. */
+MUST_USE bool config_parse_deliver(struct bytes text, struct config_deliver *deliver);
+/* The next of `own_delivery`; false at the end, or at what is none. */
+MUST_USE bool config_next_delivery(struct bytes *rest, struct config_deliver *deliver);
 const struct config_domain *config_find_domain(const struct config *config, struct bytes domain);
 const struct config_route *config_find_route(const struct config *config, struct bytes domain);
 

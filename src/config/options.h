@@ -105,7 +105,6 @@ void value_print(struct buffer *into, const struct option_row *row, const void *
 
 /* Letters, digits, hyphens, dots; at most 253. */
 bool hostname_is_valid(struct bytes name);
-bool deliver_parse(struct bytes text, struct config_deliver *deliver);
 void deliver_print(struct buffer *into, const struct config_deliver *deliver);
 
 #endif

@@ -74,8 +74,7 @@ static const struct {
                      {"smtps:", DELIVER_SMTP, true},
                      {"pipe:", DELIVER_PIPE, false}};
 
-/* The views in `deliver` are of `text`. */
-bool deliver_parse(struct bytes text, struct config_deliver *deliver)
+bool config_parse_deliver(struct bytes text, struct config_deliver *deliver)
 {
     *deliver = (struct config_deliver){0};
     if (text.count == 0)
@@ -103,9 +102,19 @@ void deliver_print(struct buffer *into, const struct config_deliver *deliver)
             buffer_print(into, "%s%.*s", DELIVER_KINDS[i].prefix, BYTES_PRINT(deliver->target));
 }
 
+bool config_next_delivery(struct bytes *rest, struct config_deliver *deliver)
+{
+    struct bytes word = BYTES_EMPTY;
+
+    while (rest->count > 0 && word.count == 0)
+        *rest = bytes_cut(*rest, ' ', &word);
+    return word.count > 0 && config_parse_deliver(word, deliver) && deliver->kind != DELIVER_PIPE &&
+           (deliver->kind != DELIVER_MAILDIR || deliver->target.at[0] == '/');
+}
+
 bool config_parse_next_hop(struct bytes text, struct config_deliver *deliver)
 {
-    return deliver_parse(text, deliver) &&
+    return config_parse_deliver(text, deliver) &&
            (deliver->kind == DELIVER_SMTP || deliver->kind == DELIVER_LMTP);
 }
 
@@ -113,7 +122,7 @@ static bool set_deliver(struct value_target *target, const struct option_row *ro
                         struct bytes text)
 {
     struct config_deliver deliver;
-    const bool parsed = deliver_parse(arena_copy(target->arena, text), &deliver);
+    const bool parsed = config_parse_deliver(arena_copy(target->arena, text), &deliver);
 
     if (!parsed)
         return refuse(

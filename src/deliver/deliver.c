@@ -46,6 +46,7 @@ struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
                                       .quit_us = or_default(asked->quit_us, 2 * US_PER_S)}};
     if (settings->tls_directory)
         deliver_keep(deliver, settings->tls_directory);
+    pthread_mutex_init(&deliver->own_lock, NULL);
     return deliver;
 }
 
@@ -61,6 +62,9 @@ void deliver_close(struct deliver *deliver)
     }
     tls_store_close(deliver->store);
     tls_results_close(deliver->results);
+    for (unsigned i = 0; i < deliver->own_target_count; i++)
+        free(deliver->own_targets[i]);
+    pthread_mutex_destroy(&deliver->own_lock);
     free(deliver);
 }
 
@@ -151,7 +155,7 @@ void deliver_attempt(struct deliver_channel *channel, struct attempt *attempt, b
     memset(attempt->outcomes, 0, attempt->recipient_count * sizeof(*attempt->outcomes));
     switch (channel->to.kind) {
     case DELIVER_NONE:
-        attempt_misconfigured(channel, attempt, "the domain has no `deliver` setting");
+        attempt_misconfigured(channel, attempt, "no usable `deliver` setting");
         break;
     case DELIVER_PIPE:
         attempt_misconfigured(channel, attempt, "delivery into a pipe is not supported yet");

@@ -55,14 +55,26 @@ struct destination {
     char key[320]; /* "maildir:example.com", "lmtp:unix:/run/lmtp", "smtp:127.0.0.1:2626",
                       "mx:example.org" */
     enum deliver_kind kind;
-    const struct config_deliver *via; /* NULL: by MX of domain */
+    const struct config_deliver *via; /* NULL: by MX of domain, or each recipient's own Maildir */
     enum tls_use tls;
     const struct config_sending *sending; /* NULL: nothing is set */
     char domain[256];
 };
-/* Pure: from the configuration alone. */
-void deliver_route(const struct deliver *deliver, struct address recipient,
+/* From the configuration and the recipient's own way of delivery alone. Never sleeps. */
+void deliver_route(struct deliver *deliver, const struct recipient *recipient,
                    struct destination *destination);
+/*
+ * Where mail of our own to this address goes, as RCPT would have it: an alias leads to its targets,
+ * each with NOTIFY=NEVER. An unknown address stays as it is, and its delivery says so. Sleeps on
+ * the directory.
+ */
+MUST_USE struct verdict deliver_expand(struct deliver *deliver, struct arena *arena,
+                                       struct address address, struct envelope *envelope);
+/* May both be recipients of one transaction? Not when the sender on the wire is another, or when
+ * different addresses of ours forwarded it, which Delivered-To would tell the one about the other.
+ */
+bool deliver_may_share(const struct deliver *deliver, const struct recipient *a,
+                       const struct recipient *b);
 
 /* The same recipient by another next hop, an operator's; its TLS policy stays. */
 void deliver_route_by(struct destination *destination, const struct config_deliver *via);

@@ -2,6 +2,7 @@
 #ifndef DELIVER_INSIDE_H
 #define DELIVER_INSIDE_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "auth/auth.h"
@@ -17,6 +18,8 @@
 #define DELIVER_RESULTS_MAX 4096              /* different results of TLS between two writes */
 #define DELIVER_PIPELINE_STEPS 50 /* commands in flight; their replies fit any socket buffer */
 
+#define DELIVER_OWN_TARGETS 1000 /* next hops that users have of their own */
+
 struct deliver {
     const struct config *config;
     struct resolver *resolver;
@@ -30,6 +33,9 @@ struct deliver {
     struct deliver_timeouts timeouts;
     uint64_t give_up_us;    /* DEADLINE_NEVER until the process is to end */
     int64_t opened_wall_us; /* what was accepted since then cannot have been delivered before */
+    struct config_deliver *own_targets[DELIVER_OWN_TARGETS];
+    _Atomic unsigned own_target_count;
+    pthread_mutex_t own_lock; /* around additions */
     /* Hashes of the paths of mailboxes whose folders this process knows to be durable. */
     _Atomic uint64_t mailboxes_secured[DELIVER_MAILBOXES];
 };
@@ -176,6 +182,20 @@ void maildir_attempt(struct deliver_channel *channel, struct attempt *attempt);
 
 /* Shared by all kinds of attempt: the same outcome for those without a verdict yet. */
 void attempt_fill(struct attempt *attempt, struct outcome outcome);
+
+/* Did an alias or list of ours lead it elsewhere? The same for all recipients of an attempt. */
+bool recipient_is_forwarded(const struct config *config, const struct recipient *recipient);
+/* The sender on the wire: the list's owner, one of ours that stands for it (SRS), or as it came.
+ * Sleeps. */
+MUST_USE struct verdict attempt_find_sender(const struct deliver *deliver,
+                                            const struct attempt *attempt, struct address *sender);
+
+/* What goes on top of what we forward; empty: nothing. */
+MUST_USE struct verdict attempt_find_trace(const struct deliver *deliver,
+                                           const struct attempt *attempt, struct bytes *trace);
+/* The rule for this sender, or NULL. */
+const struct config_verp *verp_of(const struct deliver_channel *channel, struct address from);
+void notify_print(struct buffer *out, unsigned notify); /* " NOTIFY=...", or nothing */
 
 struct recipient *attempt_recipient(const struct attempt *attempt, uint32_t position);
 

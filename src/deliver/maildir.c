@@ -27,6 +27,7 @@ struct maildir {
     struct spool_body *body;
     uint32_t position; /* of the recipient in the attempt */
     struct directory_user user;
+    struct bytes template; /* its path, with what is to be filled in */
     char base[MAILDIR_PATH_MAX];
     char name[MAILDIR_NAME_MAX];
     char tmp[MAILDIR_PATH_MAX + MAILDIR_NAME_MAX + 8];
@@ -127,6 +128,20 @@ static const struct filler *filler_at(const struct filler *fillers, unsigned cou
     return NULL;
 }
 
+/* The path as the setting has it: what the directory says of the user now, what it said when the
+ * message came, or the domain's. */
+static struct bytes maildir_template(const struct maildir *maildir)
+{
+    const struct bytes said[] = {maildir->user.deliver,
+                                 attempt_recipient(maildir->attempt, maildir->position)->deliver};
+    struct config_deliver way;
+
+    for (size_t i = 0; i < COUNT_OF(said); i++)
+        if (said[i].count > 0 && config_parse_deliver(said[i], &way) && way.kind == DELIVER_MAILDIR)
+            return way.target;
+    return maildir->channel->to.via ? maildir->channel->to.via->target : BYTES_EMPTY;
+}
+
 static bool maildir_fill_in(const struct maildir *maildir, struct buffer *path)
 {
     const struct filler fillers[] = {
@@ -135,7 +150,7 @@ static bool maildir_fill_in(const struct maildir *maildir, struct buffer *path)
         {"{tag}", maildir->user.tag, true},
     };
 
-    for (struct bytes rest = maildir->channel->to.via->target; rest.count > 0;) {
+    for (struct bytes rest = maildir->template; rest.count > 0;) {
         const struct filler *filler = filler_at(fillers, COUNT_OF(fillers), rest);
         if (filler && !piece_is_safe(filler->value, filler->may_be_empty))
             return false;
@@ -152,6 +167,7 @@ static struct verdict maildir_locate(struct maildir *maildir)
 {
     CLEANUP(buffer_free) struct buffer path = BUFFER_WITH_LIMIT(MAILDIR_PATH_MAX - 1);
 
+    maildir->template = maildir_template(maildir);
     if (!maildir_fill_in(maildir, &path))
         return verdict_with(CAUSE_MAILBOX_MISCONFIGURED,
                             BYTES_LITERAL("the address cannot be part of a path"));
@@ -232,7 +248,7 @@ static uint64_t mailbox_hash(const char *path)
 /* How much of the path the setting spells out: what is made for a user lies at or below it. */
 static size_t maildir_fixed_length(const struct maildir *maildir)
 {
-    const struct bytes target = maildir->channel->to.via->target;
+    const struct bytes target = maildir->template;
     const struct bytes fixed = bytes_slice(target, 0, bytes_find_byte(target, '{'));
 
     return MIN_OF(bytes_find_last_byte(fixed, '/'), strlen(maildir->base));
@@ -340,7 +356,9 @@ static void add_local_lines(struct line_ends *state, struct buffer *into, struct
 static void maildir_print_head(const struct maildir *maildir, struct buffer *out)
 {
     buffer_add_text(out, "Return-Path: <");
-    address_print(out, maildir->attempt->message->envelope.from);
+    address_print(out,
+                  envelope_return_path(&maildir->attempt->message->envelope,
+                                       attempt_recipient(maildir->attempt, maildir->position)));
     buffer_add_text(out, ">\nDelivered-To: ");
     address_print(out, attempt_recipient(maildir->attempt, maildir->position)->address);
     buffer_add_byte(out, '\n');

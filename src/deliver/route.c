@@ -74,16 +74,92 @@ static struct bytes route_domain(const struct config *config, struct address rec
     return recipient.domain;
 }
 
-void deliver_route(const struct deliver *deliver, struct address recipient,
+/* ------------------------------------------------------------------ a user's own way */
+
+static const struct config_deliver *own_find(struct deliver *deliver, unsigned count,
+                                             const struct config_deliver *way)
+{
+    for (unsigned i = 0; i < count; i++) {
+        const struct config_deliver *known = deliver->own_targets[i];
+        if (known->kind == way->kind && bytes_equal(known->target, way->target))
+            return known;
+    }
+    return NULL;
+}
+
+/* A copy that lives as long as the room; its views lie behind it. */
+static struct config_deliver *own_copy(struct bytes text)
+{
+    struct config_deliver *copy = malloc(sizeof(*copy) + text.count);
+
+    if (!copy)
+        return NULL;
+    memcpy(copy + 1, text.at, text.count);
+    if (config_parse_deliver(bytes_of(copy + 1, text.count), copy))
+        return copy;
+    free(copy);
+    return NULL;
+}
+
+/* Places outlive the message that made them, so a next hop of somebody's own is kept. NULL: no
+ * memory, or too many of them. */
+static const struct config_deliver *own_keep(struct deliver *deliver, struct bytes text,
+                                             const struct config_deliver *way)
+{
+    const struct config_deliver *found =
+        own_find(deliver, atomic_load(&deliver->own_target_count), way);
+
+    if (found)
+        return found;
+    pthread_mutex_lock(&deliver->own_lock);
+    const unsigned count = atomic_load(&deliver->own_target_count);
+    found = own_find(deliver, count, way);
+    struct config_deliver *copy = !found && count < DELIVER_OWN_TARGETS ? own_copy(text) : NULL;
+    if (copy) {
+        deliver->own_targets[count] = copy;
+        atomic_store(&deliver->own_target_count, count + 1);
+        found = copy;
+    }
+    pthread_mutex_unlock(&deliver->own_lock);
+    return found;
+}
+
+/* Maildirs of their own share the domain's place: which one is looked up for each recipient. */
+static void route_own(struct deliver *deliver, const struct config_domain *local, struct bytes text,
+                      struct destination *destination)
+{
+    struct config_deliver way;
+
+    if (!config_parse_deliver(text, &way) || way.kind == DELIVER_NONE || way.kind == DELIVER_PIPE) {
+        way = (struct config_deliver){0};
+        destination->kind = DELIVER_NONE;
+    } else if (way.kind == DELIVER_MAILDIR) {
+        destination->kind = DELIVER_MAILDIR;
+        destination->via = local->deliver.kind == DELIVER_MAILDIR ? &local->deliver : NULL;
+        snprintf(destination->key, sizeof(destination->key), "maildir:%s", destination->domain);
+        return;
+    }
+    const struct config_deliver *via = own_keep(deliver, text, &way);
+    if (via && way.kind != DELIVER_NONE)
+        route_by(destination, via, TLS_USE_MAY);
+    else
+        snprintf(destination->key, sizeof(destination->key), "none:%s", destination->domain);
+}
+
+void deliver_route(struct deliver *deliver, const struct recipient *recipient,
                    struct destination *destination)
 {
     const struct config *config = deliver->config;
-    const struct bytes domain = route_domain(config, recipient);
+    const struct bytes domain = route_domain(config, recipient->address);
     const struct config_domain *local = config_find_domain(config, domain);
     const struct config_route *route = config_find_route(config, domain);
 
     memset(destination, 0, sizeof(*destination));
     snprintf(destination->domain, sizeof(destination->domain), "%.*s", BYTES_PRINT(domain));
+    if (local && recipient->deliver.count > 0) {
+        route_own(deliver, local, recipient->deliver, destination);
+        return;
+    }
     if (local) {
         route_by(destination, &local->deliver, TLS_USE_MAY);
         return;

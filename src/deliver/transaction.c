@@ -21,6 +21,8 @@ struct transaction {
     struct deliver_channel *channel;
     struct attempt *attempt;
     struct spool_body *body;
+    struct address sender; /* on the wire */
+    struct bytes trace;    /* goes on top of the message: Delivered-To, when we forward it */
     uint32_t chosen[DELIVER_TRANSACTION_RECIPIENTS]; /* positions in the attempt */
     bool taken[DELIVER_TRANSACTION_RECIPIENTS];      /* RCPT was answered 2yz */
     uint32_t chosen_count, taken_count, surplus_count;
@@ -43,7 +45,7 @@ static struct outcome *outcome_at(struct transaction *transaction, uint32_t chos
 /* list@here.example, to bob@there.example, is list+bob=there.example@here.example. */
 static void print_sender(const struct transaction *transaction, struct buffer *out)
 {
-    const struct address from = transaction->attempt->message->envelope.from;
+    const struct address from = transaction->sender;
     CLEANUP(buffer_free) struct buffer local = BUFFER_WITH_LIMIT(MAIL_ADDRESS_MAX);
 
     if (!transaction->verp || transaction->chosen_count != 1) {
@@ -67,7 +69,8 @@ static void print_mail(const struct transaction *transaction, struct buffer *out
     print_sender(transaction, out);
     buffer_add_text(out, ">");
     if (offered & EXTENSION_SIZE)
-        buffer_print(out, " SIZE=%llu", (unsigned long long)message->size_bytes);
+        buffer_print(out, " SIZE=%llu",
+                     (unsigned long long)(message->size_bytes + transaction->trace.count));
     if (transaction->use_8bit)
         buffer_add_text(out, " BODY=8BITMIME");
     if (transaction->use_utf8)
@@ -85,26 +88,6 @@ static void print_mail(const struct transaction *transaction, struct buffer *out
     buffer_add_text(out, "\r\n");
 }
 
-static void print_notify(struct buffer *out, unsigned notify)
-{
-    static const struct {
-        unsigned flag;
-        const char *name;
-    } NAMES[] = {{NOTIFY_SUCCESS, "SUCCESS"}, {NOTIFY_FAILURE, "FAILURE"}, {NOTIFY_DELAY, "DELAY"}};
-    const char *separator = " NOTIFY=";
-
-    if (notify & NOTIFY_NEVER) {
-        buffer_add_text(out, " NOTIFY=NEVER");
-        return;
-    }
-    for (unsigned i = 0; i < COUNT_OF(NAMES); i++) {
-        if (!(notify & NAMES[i].flag))
-            continue;
-        buffer_print(out, "%s%s", separator, NAMES[i].name);
-        separator = ",";
-    }
-}
-
 static void print_rcpt(const struct transaction *transaction, uint32_t chosen, struct buffer *out)
 {
     const struct recipient *recipient =
@@ -116,7 +99,7 @@ static void print_rcpt(const struct transaction *transaction, uint32_t chosen, s
     if (transaction->channel->extensions & EXTENSION_DSN) {
         struct bytes type;
         const struct bytes rest = bytes_cut(recipient->original, ';', &type);
-        print_notify(out, recipient->notify);
+        notify_print(out, recipient->notify);
         if (rest.count > 0) {
             buffer_print(out, " ORCPT=%.*s;", BYTES_PRINT(type));
             xtext_encode(out, rest);
@@ -456,11 +439,10 @@ static bool transaction_interrupted(struct transaction *transaction)
 
 /* The whole message is one chunk, the last (RFC 3030 3): the peer has it with its last octet, which
  * is then what the dot is otherwise. */
-static void add_chunk(struct buffer *out, uint64_t offset, uint64_t size, struct bytes piece)
+static void begin_chunk(struct buffer *out, uint64_t size, struct bytes trace)
 {
-    if (offset == 0)
-        buffer_print(out, "BDAT %llu LAST\r\n", (unsigned long long)size);
-    buffer_add(out, piece);
+    buffer_print(out, "BDAT %llu LAST\r\n", (unsigned long long)(size + trace.count));
+    buffer_add(out, trace);
 }
 
 /* Streams the body. What went out cut can only be ended by a reset, never by a dot. The piece with
@@ -475,9 +457,13 @@ static bool transaction_send_body(struct transaction *transaction)
     do {
         struct bytes piece = BYTES_EMPTY;
         buffer_clear(&channel->out);
+        if (offset == 0 && transaction->use_chunks)
+            begin_chunk(&channel->out, size, transaction->trace);
+        else if (offset == 0)
+            wire_stuff(&stuffer, &channel->out, transaction->trace);
         const bool read = size == 0 || body_next(transaction, offset, &piece);
         if (transaction->use_chunks)
-            add_chunk(&channel->out, offset, size, piece);
+            buffer_add(&channel->out, piece);
         else
             wire_stuff(&stuffer, &channel->out, piece);
         offset += piece.count;
@@ -637,7 +623,7 @@ static void screen_utf8(struct transaction *transaction)
     struct attempt *attempt = transaction->attempt;
     const char *why = "the next hop does not offer SMTPUTF8";
 
-    if (!address_is_ascii(attempt->message->envelope.from) ||
+    if (!address_is_ascii(transaction->sender) ||
         body_has_8bit(transaction, body_header_bytes(transaction))) {
         screen_all(transaction, CAUSE_REMOTE_NO_SMTPUTF8, why);
         return;
@@ -676,22 +662,6 @@ static void transaction_screen(struct transaction *transaction)
 }
 
 /* ------------------------------------------------------------------ the attempt */
-
-/* Only towards other hosts: a mailbox here has no use for it, and a notification no sender. */
-static const struct config_verp *verp_of(const struct deliver_channel *channel,
-                                         const struct attempt *attempt)
-{
-    const struct config *config = channel->deliver->config;
-    const struct address from = attempt->message->envelope.from;
-
-    for (unsigned i = 0; i < config->verp_count && channel->to.kind == DELIVER_SMTP; i++) {
-        struct bytes local;
-        const struct bytes domain = bytes_cut(bytes_of_text(config->verps[i].sender), '@', &local);
-        if (bytes_equal_nocase(local, from.local) && bytes_equal_nocase(domain, from.domain))
-            return &config->verps[i];
-    }
-    return NULL;
-}
 
 static uint32_t transaction_choose(struct transaction *transaction)
 {
@@ -766,6 +736,17 @@ static void attempt_prefer(struct deliver_channel *channel, const struct attempt
         channel_quit(channel);
 }
 
+/* Who sends, and what goes on top of the message. */
+MUST_USE static struct verdict transaction_prepare(struct transaction *transaction)
+{
+    const struct attempt *attempt = transaction->attempt;
+    const struct deliver *deliver = transaction->channel->deliver;
+
+    REQUIRE(attempt_find_sender(deliver, attempt, &transaction->sender));
+    transaction->verp = verp_of(transaction->channel, transaction->sender);
+    return attempt_find_trace(deliver, attempt, &transaction->trace);
+}
+
 void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed)
 {
     CLEANUP(spool_body_close) struct spool_body *body = NULL;
@@ -776,8 +757,14 @@ void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool
         attempt_fill(attempt, outcome_of_verdict(channel, STAGE_COMMIT, opened));
         return;
     }
-    struct transaction transaction = {
-        .channel = channel, .attempt = attempt, .body = body, .verp = verp_of(channel, attempt)};
+    struct transaction transaction = {.channel = channel, .attempt = attempt, .body = body};
+    const struct verdict ready = transaction_prepare(&transaction);
+    if (!verdict_accepts(&ready)) {
+        struct outcome trouble = outcome_of_verdict(channel, STAGE_MAIL, ready);
+        trouble.reply = ready.detail;
+        attempt_fill(attempt, trouble);
+        return;
+    }
     attempt_prefer(channel, attempt);
     attempt_transact(&transaction, host_failed);
     channel->prefer[0] = 0;

@@ -186,6 +186,7 @@ struct directory *directory_open(const struct config *config, char *why, size_t 
     directory->config = config;
     password_desk_open(&directory->passwords);
     known_table_open(&directory->known);
+    cached_file_open(&directory->srs_secrets, config->forward.srs_secrets, srs_secrets_parse);
     directory->domains = calloc(room, sizeof *directory->domains);
     directory->remotes = calloc(REMOTES_A_DOMAIN * room, sizeof *directory->remotes);
     directory->remote_settings =
@@ -218,6 +219,7 @@ void directory_close(struct directory *directory)
         source_close(&directory->domains[i].aliases);
     }
     password_desk_close(&directory->passwords);
+    cached_file_close(&directory->srs_secrets);
     for (unsigned i = 0; i < directory->remote_count; i++) {
         remote_close(directory->remotes[i]);
         free((char *)directory->remote_settings[i]);
@@ -306,6 +308,7 @@ static struct lookup search_user_file(struct search *search, struct directory_do
                                     .password = arena_copy(search->arena, found->password),
                                     .scram = arena_copy(search->arena, found->scram),
                                     .senders = arena_copy(search->arena, found->senders),
+                                    .deliver = arena_copy(search->arena, found->deliver),
                                     .flags = found->flags};
     }
     snapshot_release(held);
@@ -357,6 +360,7 @@ static struct lookup search_user_table(struct search *search, const struct sourc
         .password = arena_copy(search->arena, bytes_of_text(answer->password)),
         .scram = arena_copy(search->arena, bytes_of_text(answer->scram)),
         .senders = arena_copy(search->arena, bytes_of_text(answer->senders)),
+        .deliver = arena_copy(search->arena, bytes_of_text(answer->deliver)),
         .handle = arena_copy(search->arena, bytes_of_text(answer->handle)),
         .flags = answer->flags};
     if (address_parse(search->arena, bytes_of_text(answer->found), &found) &&
@@ -365,8 +369,8 @@ static struct lookup search_user_table(struct search *search, const struct sourc
     return lookup;
 }
 
-struct lookup search_user(struct search *search, struct directory_domain *domain,
-                          struct address address, struct directory_user *user)
+static struct lookup search_user_source(struct search *search, struct directory_domain *domain,
+                                        struct address address, struct directory_user *user)
 {
     address.domain = bytes_of_text(domain->config->name);
     switch (domain->users.kind) {
@@ -380,6 +384,21 @@ struct lookup search_user(struct search *search, struct directory_domain *domain
         return search_user_table(search, &domain->users, address, user);
     }
     return lookup_failed(LOOKUP_REASON_UNKNOWN, BYTES_EMPTY);
+}
+
+struct lookup search_user(struct search *search, struct directory_domain *domain,
+                          struct address address, struct directory_user *user)
+{
+    const struct lookup lookup = search_user_source(search, domain, address, user);
+    const char *wrong = NULL;
+
+    if (lookup.status == LOOKUP_FOUND && user->deliver.count > 0)
+        wrong = user_deliver_allowed(search->directory->config, user->deliver);
+    if (!wrong)
+        return lookup;
+    return lookup_failed(
+        LOOKUP_REASON_MISCONFIGURED,
+        arena_print(search->arena, "user %.*s: %s", BYTES_PRINT(user->address.local), wrong));
 }
 
 static struct lookup search_alias_table(struct search *search, const struct source *source,

@@ -30,6 +30,7 @@ struct directory_user {
     struct bytes password; /* crypt hash, SCRAM keys or empty */
     struct bytes scram;    /* SCRAM keys or empty */
     struct bytes senders;  /* addresses it may send from beside its own, separated by commas */
+    struct bytes deliver;  /* his own way of delivery, as a setting has it, or empty */
     struct bytes handle;   /* LDAP: the name of its entry, which checks its password */
     unsigned flags;
 };
@@ -39,6 +40,8 @@ struct directory_target {
     struct address address;
     bool local;                /* a user of a domain of ours, delivered by its `deliver` */
     struct bytes file_or_pipe; /* "|command" or "/path" from aliases; empty otherwise */
+    struct address owner;      /* owner-LIST, when a list led here that has one; or empty */
+    struct bytes deliver;      /* of a local user: as in struct directory_user */
     unsigned flags;            /* enum directory_flags, of a local user */
 };
 struct directory_targets {
@@ -55,6 +58,18 @@ MUST_USE struct lookup directory_find_user(struct directory *directory, struct a
  */
 MUST_USE struct lookup directory_expand(struct directory *directory, struct arena *arena,
                                         struct address address, struct directory_targets *targets);
+
+/* ------------------------------------------------------------------ forwarding (SRS) */
+
+/*
+ * The sender on the wire of what an alias leads to elsewhere: rewritten to the domain of
+ * `forward { srs_domain }`, or as it is when that is off, for the null sender and for our own.
+ * FAILED: the secrets cannot be read. Sleeps.
+ */
+MUST_USE struct lookup directory_srs_forward(struct directory *directory, struct arena *arena,
+                                             struct address sender, struct address *rewritten);
+/* Has it the form of such a sender? Then directory_expand leads to the one it stands for. */
+bool directory_is_srs(const struct directory *directory, struct address address);
 
 /* The breakers of servers, for `status`. Views live as long as the directory. */
 struct directory_breaker {

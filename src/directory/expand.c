@@ -16,6 +16,7 @@ struct chain {
     const struct chain *parent;
     struct bytes name; /* of the alias or catch-all */
     const struct directory_domain *domain;
+    struct address owner; /* of the innermost list on the way that has one */
     unsigned depth;
 };
 
@@ -78,6 +79,11 @@ FRAME_APART static struct lookup target_add(struct expansion *expansion,
     return lookup_found();
 }
 
+static struct address chain_owner(const struct chain *chain)
+{
+    return chain ? chain->owner : (struct address){0};
+}
+
 static struct bytes arena_keep(struct expansion *expansion, struct bytes view)
 {
     return arena_copy(expansion->search.arena, view);
@@ -85,9 +91,13 @@ static struct bytes arena_keep(struct expansion *expansion, struct bytes view)
 
 /* The user's own spelling, with the tag as it was given: `deliver` fills in {tag} from it. */
 FRAME_APART static struct lookup target_add_user(struct expansion *expansion,
-                                                 const struct directory_user *user, char separator,
-                                                 struct bytes tag)
+                                                 const struct directory_user *user,
+                                                 struct bytes tag, const struct chain *parent)
 {
+    const struct directory_domain *domain =
+        directory_domain_of(expansion->search.directory, user->address);
+    const char separator =
+        domain && domain->config->tag_separator ? domain->config->tag_separator : '+';
     struct bytes local = user->address.local;
 
     if (tag.count > 0)
@@ -95,6 +105,8 @@ FRAME_APART static struct lookup target_add_user(struct expansion *expansion,
                             BYTES_PRINT(tag));
     return target_add(expansion, (struct directory_target){.address = {local, user->address.domain},
                                                            .local = true,
+                                                           .owner = chain_owner(parent),
+                                                           .deliver = user->deliver,
                                                            .flags = user->flags});
 }
 
@@ -136,7 +148,7 @@ FRAME_APART static struct lookup expand_user_itself(struct expansion *expansion,
         search_user(&expansion->search, domain,
                     (struct address){arena_keep(expansion, name), BYTES_EMPTY}, &user);
 
-    return lookup.status == LOOKUP_FOUND ? target_add_user(expansion, &user, '+', BYTES_EMPTY)
+    return lookup.status == LOOKUP_FOUND ? target_add_user(expansion, &user, BYTES_EMPTY, here)
                                          : lookup;
 }
 
@@ -157,8 +169,9 @@ static struct lookup expand_item(struct expansion *expansion, const struct alias
     case ALIAS_USER:
         return expand_user_itself(expansion, item->text, here);
     case ALIAS_PROGRAM:
-        return target_add(expansion, (struct directory_target){
-                                         .file_or_pipe = arena_keep(expansion, item->text)});
+        return target_add(
+            expansion, (struct directory_target){.file_or_pipe = arena_keep(expansion, item->text),
+                                                 .owner = here->owner});
     case ALIAS_INCLUDE:
         return expand_list(expansion, item->list, here);
     }
@@ -184,6 +197,38 @@ static bool chain_holds(const struct chain *chain, const struct directory_domain
     return false;
 }
 
+/* "owner-LIST", when that is an alias, too: the sender of what goes to the list's members, so that
+ * its owner hears of failures and its authors do not (RFC 5321 3.9.2). */
+FRAME_APART static struct lookup expand_owner(struct expansion *expansion,
+                                              struct directory_domain *domain, struct bytes name,
+                                              struct address *owner)
+{
+    static const struct bytes prefix = BYTES_LITERAL("owner-");
+    const struct alias_list *list = NULL;
+    struct snapshot *held = NULL;
+    const struct address found = {
+        arena_print(expansion->search.arena, "owner-%.*s", BYTES_PRINT(name)),
+        bytes_of_text(domain->config->name)};
+
+    if (bytes_starts_with_nocase(name, prefix))
+        return lookup_absent();
+    const struct lookup lookup = search_alias(&expansion->search, domain, found, &held, &list);
+
+    snapshot_release(held);
+    if (lookup.status == LOOKUP_FOUND)
+        *owner = found;
+    return lookup;
+}
+
+FRAME_APART static struct lookup expand_members(struct expansion *expansion,
+                                                const struct alias_list *list, struct chain *here)
+{
+    const struct lookup owner =
+        expand_owner(expansion, (struct directory_domain *)here->domain, here->name, &here->owner);
+
+    return owner.status == LOOKUP_FAILED ? owner : expand_list(expansion, list, here);
+}
+
 /* The alias of one form of the local part. ABSENT also when it names itself: then the user is
  * meant. */
 static struct lookup expand_alias(struct expansion *expansion, struct directory_domain *domain,
@@ -193,13 +238,14 @@ static struct lookup expand_alias(struct expansion *expansion, struct directory_
     struct snapshot *held = NULL;
     bool direct = false;
     struct lookup lookup = search_alias(&expansion->search, domain, address, &held, &list);
-    const struct chain here = {parent, address.local, domain, parent ? parent->depth + 1 : 1};
+    struct chain here = {parent, address.local, domain, chain_owner(parent),
+                         parent ? parent->depth + 1 : 1};
 
     if (lookup.status == LOOKUP_FOUND) {
         if (!chain_holds(parent, domain, address.local, &direct))
             lookup = here.depth > DEPTH_MAX
                          ? misconfigured(expansion, "aliases are too deep", address.local)
-                         : expand_list(expansion, list, &here);
+                         : expand_members(expansion, list, &here);
         else
             lookup = direct ? lookup_absent()
                             : misconfigured(expansion, "an alias leads to itself", address.local);
@@ -210,14 +256,15 @@ static struct lookup expand_alias(struct expansion *expansion, struct directory_
 
 FRAME_APART static struct lookup expand_user(struct expansion *expansion,
                                              struct directory_domain *domain,
-                                             struct address address, struct bytes tag)
+                                             struct address address, struct bytes tag,
+                                             const struct chain *parent)
 {
     struct directory_user user;
     const struct lookup lookup = search_user(&expansion->search, domain, address, &user);
 
     if (lookup.status != LOOKUP_FOUND)
         return lookup;
-    return target_add_user(expansion, &user, domain->config->tag_separator, tag);
+    return target_add_user(expansion, &user, tag, parent);
 }
 
 /* Alias, then user. */
@@ -229,7 +276,7 @@ static struct lookup expand_form(struct expansion *expansion, struct directory_d
 
     if (alias.status != LOOKUP_ABSENT)
         return alias;
-    return expand_user(expansion, domain, address, tag);
+    return expand_user(expansion, domain, address, tag, parent);
 }
 
 FRAME_APART static struct lookup expand_catch_all(struct expansion *expansion,
@@ -237,7 +284,8 @@ FRAME_APART static struct lookup expand_catch_all(struct expansion *expansion,
                                                   const struct chain *parent)
 {
     const struct bytes name = bytes_of_text(domain->config->catch_all);
-    const struct chain here = {parent, name, domain, parent ? parent->depth + 1 : 1};
+    const struct chain here = {parent, name, domain, chain_owner(parent),
+                               parent ? parent->depth + 1 : 1};
     struct address address;
     bool direct = false;
 
@@ -273,7 +321,8 @@ static struct lookup expand_address(struct expansion *expansion, struct address 
     struct directory_domain *domain = directory_domain_of(expansion->search.directory, address);
 
     if (!domain)
-        return target_add(expansion, (struct directory_target){.address = address});
+        return target_add(
+            expansion, (struct directory_target){.address = address, .owner = chain_owner(parent)});
     address.domain = bytes_of_text(domain->config->name);
     return expand_local(expansion, domain, address, parent);
 }

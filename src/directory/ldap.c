@@ -121,7 +121,9 @@ static bool set_options(const struct connection *connection, const struct source
     return fine && ldap_set_option(session, LDAP_OPT_X_TLS_NEWCTX, &client) == LDAP_OPT_SUCCESS;
 }
 
-/* The first line of the file, read anew for each connection. */
+/* The first line of the file, read anew for each connection. By the disk of this world, since a
+ * worker may have to ask its parent for the file; outside of fibers it blocks, as the library does.
+ */
 static bool read_password(const struct source *source, char *into, struct remote_answer *answer)
 {
     const char *const path = source->location.password_file;
@@ -129,18 +131,19 @@ static bool read_password(const struct source *source, char *into, struct remote
     into[0] = '\0';
     if (!path[0])
         return true;
-    FILE *file = fopen(path, "re");
+    CLEANUP(file_close_ptr) struct file *file = NULL;
+    struct io_result result = file_open(path, FILE_READ, &file);
 
-    if (!file) {
+    if (result.status == IO_OK)
+        result = file_read_at(file, (struct span){(uint8_t *)into, PASSWORD_MAX - 1}, 0);
+    if (result.status != IO_OK && result.status != IO_END) {
         remote_answer_fail(answer, LOOKUP_REASON_MISCONFIGURED, "%.120s: %s", path,
-                           strerror(errno));
+                           io_result_text(result));
         return false;
     }
-    const bool read = fgets(into, PASSWORD_MAX, file) != NULL;
-
-    fclose(file);
+    into[result.count] = '\0';
     into[strcspn(into, "\r\n")] = '\0';
-    if (read && into[0])
+    if (into[0])
         return true;
     /* An empty password would be an anonymous bind that "succeeds" (RFC 4513 section 5.1.2). */
     remote_answer_fail(answer, LOOKUP_REASON_MISCONFIGURED, "%.120s: no password in it", path);
@@ -241,6 +244,7 @@ struct search_task {
     const struct source *source;
     const char *filter;
     const char *attribute;
+    const char *second; /* another attribute to be read, or NULL */
     int entries_max;
     uint64_t deadline_us;
     struct remote_answer *answer;
@@ -301,7 +305,7 @@ static LDAPMessage *search_run(const struct search_task *task)
 {
     LDAP *session = task->connection->session;
     const struct ldap_location *location = &task->source->location;
-    char *attributes[2] = {(char *)task->attribute, NULL};
+    char *attributes[3] = {(char *)task->attribute, (char *)task->second, NULL};
     struct timeval left = time_left(task->deadline_us);
     int message = 0;
     const int code =
@@ -376,6 +380,7 @@ static void absent_if_proven(const struct search_task *asked)
 
     if (connection->proven_us == 0 || now_us - connection->proven_us > PROVEN_FOR_US) {
         task.attribute = LDAP_NO_ATTRS;
+        task.second = NULL;
         task.entries_max = 1;
         for (unsigned i = 0; i < task.source->location.attribute_count; i++)
             if (!attribute_is_seen(&task, task.source->location.attributes[i]))
@@ -399,14 +404,27 @@ static void read_handle(const struct search_task *task, LDAPMessage *entry)
     ldap_memfree(name);
 }
 
-static void read_user(const struct search_task *task, LDAPMessage *entry)
+/* The first value; false when it does not fit. */
+static bool read_value(const struct search_task *task, LDAPMessage *entry, const char *attribute,
+                       char *into)
 {
-    struct berval **values = ldap_get_values_len(task->connection->session, entry, task->attribute);
+    struct berval **values = ldap_get_values_len(task->connection->session, entry, attribute);
+    const bool fits = !values || !values[0] || values[0]->bv_len < REMOTE_FIELD_MAX;
 
     if (values && values[0])
-        snprintf(task->answer->found, sizeof task->answer->found, "%.*s", (int)values[0]->bv_len,
-                 values[0]->bv_val);
+        snprintf(into, REMOTE_FIELD_MAX, "%.*s", (int)values[0]->bv_len, values[0]->bv_val);
     ldap_value_free_len(values);
+    return fits;
+}
+
+/* A canonical address that does not fit is none, and the one that was asked for stands. */
+static void read_user(const struct search_task *task, LDAPMessage *entry)
+{
+    if (!read_value(task, entry, task->attribute, task->answer->found))
+        task->answer->found[0] = '\0';
+    if (task->second && !read_value(task, entry, task->second, task->answer->deliver))
+        remote_answer_fail(task->answer, LOOKUP_REASON_MISCONFIGURED, "%.60s is too long",
+                           task->second);
     read_handle(task, entry);
 }
 
@@ -498,6 +516,8 @@ static void ask(void *argument, void *connection, const struct remote_question *
     struct search_task task = {.connection = connection,
                                .source = source,
                                .attribute = source->location.attribute,
+                               .second =
+                                   source->location.deliver[0] ? source->location.deliver : NULL,
                                .entries_max = ENTRIES_MAX,
                                .deadline_us = question->deadline_us,
                                .answer = answer};

@@ -197,8 +197,11 @@ static const char *read_extension(struct arena *arena, struct bytes part,
         location->password_file = text;
     else if (bytes_equal_text_nocase(name, "x-ca-file"))
         location->ca_file = text;
+    else if (bytes_equal_text_nocase(name, "x-deliver") && attribute_is_fine(plain))
+        location->deliver = text;
     else
-        return "extensions are StartTLS, bindname=DN, x-password-file=FILE and x-ca-file=FILE";
+        return "extensions are StartTLS, bindname=DN, x-password-file=FILE, x-ca-file=FILE and "
+               "x-deliver=ATTRIBUTE";
     return NULL;
 }
 
@@ -228,7 +231,8 @@ const char *ldap_location_read(struct arena *arena, struct bytes text, bool of_a
         of_aliases ? "(&(objectClass=nisMailAlias)(cn={local}))" : "(mail={address})";
     struct bytes parts[4], plain[4];
 
-    *location = (struct ldap_location){.bind_name = "", .password_file = "", .ca_file = ""};
+    *location =
+        (struct ldap_location){.bind_name = "", .password_file = "", .ca_file = "", .deliver = ""};
     const char *wrong = read_server(arena, &text, location);
 
     for (size_t i = 0; i < COUNT_OF(parts); i++) {
@@ -247,5 +251,7 @@ const char *ldap_location_read(struct arena *arena, struct bytes text, bool of_a
         wrong = read_extensions(arena, text, location);
     if (!wrong && location->base && location->base[0] == '\0')
         wrong = "the base is missing";
+    if (!wrong && of_aliases && location->deliver[0])
+        wrong = "x-deliver is for users";
     return arena->failed ? "out of memory" : wrong;
 }

@@ -47,6 +47,8 @@ static void targets_copy(struct arena *arena, const struct known *known,
             (struct directory_target){.address = address_copy(arena, from->address),
                                       .local = from->local,
                                       .file_or_pipe = arena_copy(arena, from->file_or_pipe),
+                                      .owner = address_copy(arena, from->owner),
+                                      .deliver = arena_copy(arena, from->deliver),
                                       .flags = from->flags};
     }
 }
@@ -58,6 +60,7 @@ static void user_copy(struct arena *arena, const struct known *known, struct dir
                                     .password = arena_copy(arena, known->user.password),
                                     .scram = arena_copy(arena, known->user.scram),
                                     .senders = arena_copy(arena, known->user.senders),
+                                    .deliver = arena_copy(arena, known->user.deliver),
                                     .flags = known->user.flags};
 }
 
@@ -158,12 +161,24 @@ static struct lookup out_of_memory(void)
     return lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("out of memory"));
 }
 
+/* A notification on its way back to the sender of what we forwarded. */
+static struct lookup expand_srs(struct directory *directory, struct arena *arena,
+                                struct address address, struct directory_targets *targets)
+{
+    struct address original;
+    const struct lookup lookup = srs_reverse(directory, arena, address, &original);
+
+    return lookup.status == LOOKUP_FOUND ? expand_now(directory, arena, original, targets) : lookup;
+}
+
 struct lookup directory_expand(struct directory *directory, struct arena *arena,
                                struct address address, struct directory_targets *targets)
 {
     const struct directory_domain *domain = directory_domain_of(directory, address);
 
     *targets = (struct directory_targets){0};
+    if (directory_is_srs(directory, address))
+        return expand_srs(directory, arena, address, targets);
     if (!domain || !domain_is_shared(directory, domain))
         return expand_now(directory, arena, address, targets);
     struct known *known = known_take(directory, 'e', address);

@@ -200,12 +200,14 @@ static PGresult *next_result(PGconn *database, uint64_t deadline_us, struct remo
 
 /* ------------------------------------------------------------------ rows */
 
-static void copy_column(const PGresult *result, const char *name, char *into)
+/* False: it is longer than a field may be. */
+static bool copy_column(const PGresult *result, const char *name, char *into)
 {
     const int column = PQfnumber(result, name);
 
     if (column >= 0)
         snprintf(into, REMOTE_FIELD_MAX, "%s", PQgetvalue(result, 0, column));
+    return column < 0 || PQgetlength(result, 0, column) < REMOTE_FIELD_MAX;
 }
 
 static unsigned flag_of(const PGresult *result, const char *name, unsigned flag)
@@ -214,6 +216,20 @@ static unsigned flag_of(const PGresult *result, const char *name, unsigned flag)
     const char first = column >= 0 ? PQgetvalue(result, 0, column)[0] : '\0';
 
     return first != '\0' && strchr("tTyY123456789", first) ? flag : 0;
+}
+
+/* A cut name finds nobody and a cut list lets in less; a cut path would lead elsewhere. */
+static void read_user(const PGresult *result, struct remote_answer *answer)
+{
+    answer->status = LOOKUP_FOUND;
+    copy_column(result, "address", answer->found);
+    copy_column(result, "password", answer->password);
+    copy_column(result, "scram", answer->scram);
+    copy_column(result, "senders", answer->senders);
+    answer->flags = flag_of(result, "disabled", DIRECTORY_DISABLED) |
+                    flag_of(result, "full", DIRECTORY_OVER_QUOTA);
+    if (!copy_column(result, "deliver", answer->deliver))
+        remote_answer_fail(answer, LOOKUP_REASON_MISCONFIGURED, "deliver is too long");
 }
 
 static void read_targets(const PGresult *result, struct remote_answer *answer)
@@ -242,13 +258,7 @@ static void read_rows(const PGresult *result, bool of_alias, struct remote_answe
     } else if (of_alias) {
         read_targets(result, answer);
     } else {
-        answer->status = LOOKUP_FOUND;
-        copy_column(result, "address", answer->found);
-        copy_column(result, "password", answer->password);
-        copy_column(result, "scram", answer->scram);
-        copy_column(result, "senders", answer->senders);
-        answer->flags = flag_of(result, "disabled", DIRECTORY_DISABLED) |
-                        flag_of(result, "full", DIRECTORY_OVER_QUOTA);
+        read_user(result, answer);
     }
 }
 

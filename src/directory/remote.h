@@ -45,7 +45,7 @@ struct remote_answer {
     char words[REMOTE_WORDS_MAX];
     bool broken; /* the connection is of no more use */
     char found[REMOTE_FIELD_MAX], password[REMOTE_FIELD_MAX];
-    char scram[REMOTE_FIELD_MAX], senders[REMOTE_FIELD_MAX];
+    char scram[REMOTE_FIELD_MAX], senders[REMOTE_FIELD_MAX], deliver[REMOTE_FIELD_MAX];
     char handle[REMOTE_HANDLE_MAX]; /* LDAP: the entry's name, to bind as */
     unsigned flags;
     struct buffer targets; /* of an alias: a value a line; freed by who asked */
@@ -113,6 +113,7 @@ struct ldap_location {
     unsigned attribute_count;
     bool start_tls;
     const char *bind_name, *password_file, *ca_file; /* or "" */
+    const char *deliver; /* attribute of a user's own way of delivery, or "" */
 };
 /* NULL, or what is wrong. Copies into the arena. */
 MUST_USE const char *ldap_location_read(struct arena *arena, struct bytes text, bool of_aliases,
@@ -130,8 +131,6 @@ MUST_USE const char *postgresql_location_read(struct arena *arena, struct bytes 
                                               bool of_aliases,
                                               struct postgresql_location *location);
 
-/* "%41" -> "A"; false at a half escape or a NUL. */
-MUST_USE bool percent_decode(struct arena *arena, struct bytes text, struct bytes *plain);
 bool table_name_is_fine(struct bytes name);
 
 #endif

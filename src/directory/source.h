@@ -82,7 +82,7 @@ void snapshot_malformed(struct snapshot *snapshot, unsigned line, const char *wh
 
 struct file_user {
     struct bytes name; /* as written: "bob" or "bob@example.com" */
-    struct bytes password, scram, senders;
+    struct bytes password, scram, senders, deliver;
     unsigned flags;
 };
 void users_parse(struct snapshot *snapshot, struct bytes text); /* names -> struct file_user */
@@ -164,6 +164,7 @@ struct directory {
     struct directory_domain *domains;
     unsigned domain_count;
     struct password_desk passwords;
+    struct cached_file srs_secrets;
     struct remote **remotes; /* with the setting of each */
     const char **remote_settings;
     unsigned remote_count;
@@ -190,6 +191,12 @@ MUST_USE struct lookup search_alias(struct search *search, struct directory_doma
                                     struct address address, struct snapshot **held,
                                     const struct alias_list **list);
 
+void srs_secrets_parse(struct snapshot *snapshot, struct bytes text);
+/* An address of directory_is_srs: FOUND with the sender that it stands for, ABSENT when it is not
+ * ours or too old. Sleeps on the file of secrets. */
+MUST_USE struct lookup srs_reverse(struct directory *directory, struct arena *arena,
+                                   struct address address, struct address *original);
+
 void remote_fill_row(struct remote *remote, struct directory_breaker *row);
 
 /* The look-ups of the room, without what is known from before. Sleep. */
@@ -197,6 +204,12 @@ MUST_USE struct lookup expand_now(struct directory *directory, struct arena *are
                                   struct address address, struct directory_targets *targets);
 MUST_USE struct lookup find_user_now(struct directory *directory, struct arena *arena,
                                      struct address address, struct directory_user *user);
+
+/* NULL or what is wrong with a user's own way of delivery. A table may not name commands: who can
+ * write to it could then run them. */
+MUST_USE const char *user_deliver_check(struct bytes deliver);
+/* And is it among those that the configuration lets users have? */
+MUST_USE const char *user_deliver_allowed(const struct config *config, struct bytes deliver);
 
 /* "user+tag" -> "user" and "tag"; false when there is no tag. */
 bool address_split_tag(const struct config_domain *domain, struct bytes local, struct bytes *user,

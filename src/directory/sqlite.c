@@ -169,6 +169,14 @@ static void column_copy(sqlite3_stmt *statement, int at, char *into)
     snprintf(into, REMOTE_FIELD_MAX, "%s", text ? (const char *)text : "");
 }
 
+/* A cut path would lead elsewhere. */
+static void read_deliver(struct remote_answer *answer, sqlite3_stmt *statement, int at)
+{
+    column_copy(statement, at, answer->deliver);
+    if (sqlite3_column_bytes(statement, at) >= REMOTE_FIELD_MAX)
+        remote_answer_fail(answer, LOOKUP_REASON_MISCONFIGURED, "deliver is too long");
+}
+
 static void read_user(struct remote_answer *answer, sqlite3_stmt *statement)
 {
     for (int at = 0; at < sqlite3_column_count(statement); at++) {
@@ -180,6 +188,8 @@ static void read_user(struct remote_answer *answer, sqlite3_stmt *statement)
             column_copy(statement, at, answer->scram);
         else if (column_is(statement, at, "senders"))
             column_copy(statement, at, answer->senders);
+        else if (column_is(statement, at, "deliver"))
+            read_deliver(answer, statement, at);
         else if (column_is(statement, at, "disabled") && sqlite3_column_int(statement, at) != 0)
             answer->flags |= DIRECTORY_DISABLED;
         else if (column_is(statement, at, "full") && sqlite3_column_int(statement, at) != 0)

@@ -1,11 +1,59 @@
 /*
  * users_file: a line per user, `name` or `name@domain`, then optionally `:HASH` and `:key=value`
- * fields; `#` comments. A malformed line fails the whole file with
+ * fields, of which `deliver=` is the last; `#` comments. A malformed line fails the whole file with
  * its number: skipping it could turn a user into "no such user".
  */
 #include "directory/source.h"
 
 enum { USER_NAME_MAX = 512 };
+
+const char *user_deliver_check(struct bytes deliver)
+{
+    struct config_deliver way;
+
+    if (!config_parse_deliver(deliver, &way) || way.kind == DELIVER_NONE)
+        return "deliver must be maildir:/PATH, lmtp:unix:PATH, lmtp:HOST:PORT or smtp:HOST:PORT";
+    if (way.kind == DELIVER_MAILDIR && way.target.at[0] != '/')
+        return "deliver: a path begins with a slash";
+    return way.kind == DELIVER_PIPE ? "deliver: pipe: is for the configuration only" : NULL;
+}
+
+static bool path_climbs(struct bytes path)
+{
+    const size_t found = bytes_find(path, BYTES_LITERAL("/../"));
+
+    return found < path.count ||
+           (path.count >= 3 && bytes_equal_text(bytes_skip(path, path.count - 3), "/.."));
+}
+
+static bool delivery_allows(const struct config_deliver *allowed, const struct config_deliver *way)
+{
+    struct bytes folder = allowed->target;
+
+    if (allowed->kind != way->kind)
+        return false;
+    if (way->kind != DELIVER_MAILDIR)
+        return bytes_equal(folder, way->target);
+    while (folder.count > 0 && folder.at[folder.count - 1] == '/')
+        folder.count--;
+    return bytes_starts_with(way->target, folder) && way->target.count > folder.count &&
+           way->target.at[folder.count] == '/' && !path_climbs(way->target);
+}
+
+const char *user_deliver_allowed(const struct config *config, struct bytes deliver)
+{
+    const char *setting = config->directory.own_delivery;
+    struct bytes rest = bytes_trim(bytes_of_text(setting ? setting : ""));
+    struct config_deliver allowed, way;
+    const char *wrong = user_deliver_check(deliver);
+
+    if (wrong || !config_parse_deliver(deliver, &way))
+        return wrong;
+    while (rest.count > 0 && config_next_delivery(&rest, &allowed))
+        if (delivery_allows(&allowed, &way))
+            return NULL;
+    return "deliver: not among `directory { own_delivery }`";
+}
 
 static bool name_is_fine(struct bytes name)
 {
@@ -67,7 +115,7 @@ static const char *option_read(struct bytes field, struct file_user *user)
         user->senders = value;
         return NULL;
     }
-    return "unknown field (disabled, full, scram and senders are known)";
+    return "unknown field (disabled, full, scram, senders and deliver are known)";
 }
 
 /* A field up to its colon; the two colons within SCRAM keys end nothing. */
@@ -88,6 +136,13 @@ static struct bytes cut_field(struct bytes fields, struct bytes *field)
     return fields;
 }
 
+/* The last field, since its value has colons of its own. */
+static const char *deliver_read(struct bytes value, struct file_user *user)
+{
+    user->deliver = bytes_trim(value);
+    return user_deliver_check(user->deliver);
+}
+
 static const char *fields_read(struct bytes fields, struct file_user *user)
 {
     bool first = true;
@@ -96,6 +151,8 @@ static const char *fields_read(struct bytes fields, struct file_user *user)
         struct bytes field;
         const char *wrong = NULL;
 
+        if (bytes_starts_with(fields, BYTES_LITERAL("deliver=")))
+            return deliver_read(bytes_skip(fields, sizeof "deliver=" - 1), user);
         fields = cut_field(fields, &field);
         if (field_is_option(field))
             wrong = option_read(field, user);

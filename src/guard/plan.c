@@ -135,6 +135,21 @@ static void plan_url(struct guard_plan *plan, struct bytes url, uint16_t usual, 
 
 /* ------------------------------------------------------------------ sections */
 
+/* A file that a library opens by itself, as `name` in a URL has it (percent-coded). */
+static void plan_named(struct guard_plan *plan, struct bytes url, const char *name)
+{
+    const struct bytes mark = bytes_of_text(name);
+    const size_t at = bytes_find(url, mark);
+    struct arena arena = ARENA_WITH_LIMIT(16 * KIB);
+    struct bytes coded = bytes_skip(url, at + mark.count), path = BYTES_EMPTY;
+
+    coded = bytes_slice(coded, 0, bytes_find_byte(coded, ','));
+    coded = bytes_slice(coded, 0, bytes_find_byte(coded, '&'));
+    if (at < url.count && percent_decode(&arena, coded, &path))
+        plan_path(plan, path, GUARD_READ);
+    arena_clear(&arena);
+}
+
 /* A database is read with what SQLite keeps beside it: its log, its shared memory. */
 static void plan_source(struct guard_plan *plan, const char *source)
 {
@@ -146,8 +161,13 @@ static void plan_source(struct guard_plan *plan, const char *source)
         plan_path(plan, folder_of(path), GUARD_WRITE);
     } else if (bytes_starts_with(text, BYTES_LITERAL("ldap"))) {
         plan_url(plan, text, 389, 636);
+        plan_named(plan, text, "x-ca-file=");
     } else if (bytes_starts_with(text, BYTES_LITERAL("postgres"))) {
         plan_url(plan, text, 5432, 0);
+        plan_named(plan, text, "passfile=");
+        plan_named(plan, text, "sslrootcert=");
+        plan_named(plan, text, "sslcert=");
+        plan_named(plan, text, "sslkey=");
     }
 }
 
@@ -203,6 +223,10 @@ struct guard_plan *guard_plan_of(const struct config *config)
         plan_source(plan, config->domains[i].aliases);
         plan_deliver(plan, &config->domains[i].deliver);
     }
+    struct bytes own = bytes_trim(bytes_of_text(config->directory.own_delivery));
+    struct config_deliver deliver;
+    while (own.count > 0 && config_next_delivery(&own, &deliver))
+        plan_deliver(plan, &deliver);
     plan_hosts(plan, config);
     return plan;
 }

@@ -205,6 +205,14 @@ static bool is_ascii(struct bytes text)
     return true;
 }
 
+struct address envelope_return_path(const struct envelope *envelope,
+                                    const struct recipient *recipient)
+{
+    const bool has_owner = !address_is_null(envelope->from) && !address_is_null(recipient->owner);
+
+    return has_owner ? recipient->owner : envelope->from;
+}
+
 bool address_is_ascii(struct address address)
 {
     return is_ascii(address.local) && is_ascii(address.domain);

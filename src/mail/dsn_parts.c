@@ -69,6 +69,43 @@ static void add_address(struct buffer *into, struct address address, enum text_s
     text_add_safe(into, buffer_view(&text), set);
 }
 
+/* Did a host say it, or we? */
+static bool is_reply(struct bytes diagnostic)
+{
+    return diagnostic.count >= 3 && ascii_is_digit(diagnostic.at[0]) &&
+           ascii_is_digit(diagnostic.at[1]) && ascii_is_digit(diagnostic.at[2]);
+}
+
+/* What a sender can do, by the subject of the enhanced code (RFC 3463 section 3). */
+static const char *step_words(const struct dsn_recipient *recipient)
+{
+    const char subject = recipient->status.count > 2 && recipient->status.at[1] == '.'
+                             ? (char)recipient->status.at[2]
+                             : '0';
+
+    if (recipient->action == DSN_DELAYED)
+        return "nothing needs to be done now. If it is urgent, reach the recipient in another way.";
+    if (recipient->action != DSN_FAILED)
+        return "";
+    switch (subject) {
+    case '1':
+        return "check the address for mistakes, or ask the recipient for the present one.";
+    case '2':
+        return "the mailbox cannot take mail now. Try again later, or reach the recipient in "
+               "another "
+               "way.";
+    case '6':
+        return "send it in another form, or smaller.";
+    case '7':
+        return "a rule stands against this message. Forward this report to your postmaster, who "
+               "can "
+               "ask the one of the recipient.";
+    default:
+        return "send it again later. If it comes back once more, forward this report to your "
+               "postmaster.";
+    }
+}
+
 static void print_recipient_words(struct buffer *into, const struct dsn *dsn,
                                   const struct dsn_recipient *recipient)
 {
@@ -80,16 +117,20 @@ static void print_recipient_words(struct buffer *into, const struct dsn *dsn,
     buffer_add_text(into, ">\r\n");
     add_paragraph(&lines, "Your message", bytes_of_text(action_words(recipient->action)));
     add_paragraph(&lines, "", recipient->explanation);
+    add_paragraph(&lines, "", recipient->side);
     if (recipient->action == DSN_DELAYED && recipient->retry_until_wall_us > 0)
         add_paragraph(
             &lines, "It will be returned if it cannot be delivered until",
             bytes_of_text(time_print_rfc5322(recipient->retry_until_wall_us, date, sizeof date)));
     if (recipient->diagnostic.count > 0) {
-        add_paragraph(&lines, "Answered by", recipient->remote_mta);
+        add_paragraph(&lines, is_reply(recipient->diagnostic) ? "Answered by" : "Tried:",
+                      recipient->remote_mta);
         lines.indent = "      ";
         add_paragraph(&lines, "", recipient->diagnostic);
         lines.indent = "    ";
     }
+    add_paragraph(&lines, "What you can do:", bytes_of_text(step_words(recipient)));
+    add_paragraph(&lines, "For a postmaster:", recipient->advice);
     add_paragraph(&lines, "Cause:", recipient->cause_name);
     buffer_add_text(into, "\r\n");
 }
@@ -228,12 +269,10 @@ static const char *status_of_action(enum dsn_action action)
 static void add_diagnostic(struct buffer *into, const struct dsn *dsn, struct bytes diagnostic)
 {
     CLEANUP(buffer_free) struct buffer value = BUFFER_WITH_LIMIT(64 * KIB);
-    const bool reply = diagnostic.count >= 3 && ascii_is_digit(diagnostic.at[0]) &&
-                       ascii_is_digit(diagnostic.at[1]) && ascii_is_digit(diagnostic.at[2]);
 
     if (diagnostic.count == 0)
         return;
-    buffer_add_text(&value, reply ? "smtp; " : "X-Holdfast; ");
+    buffer_add_text(&value, is_reply(diagnostic) ? "smtp; " : "X-Holdfast; ");
     buffer_add(&value, bytes_slice(diagnostic, 0, 32 * KIB));
     add_field(into, "Diagnostic-Code", buffer_view(&value), set_of(dsn));
 }

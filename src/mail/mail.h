@@ -76,6 +76,10 @@ struct recipient {
     struct address asked;    /* what RCPT named, when an alias changed it; else empty */
     unsigned notify;         /* enum notify_flags */
     struct bytes parameters; /* ESMTP parameters of RCPT as given, for filters; never stored */
+    /* The owner of the list that it was reached through: the sender on the wire, who is told of
+     * failures (RFC 5321 3.9.2). Empty: the envelope's. */
+    struct address owner;
+    struct bytes deliver; /* the user's own way of delivery, as a setting has it; else empty */
 };
 
 struct envelope {
@@ -97,6 +101,10 @@ struct envelope {
     struct bytes held_why;
     enum { ENVELOPE_MAIL = 0, ENVELOPE_DSN } kind; /* a DSN never makes another */
 };
+
+/* Who is told what became of this recipient; null when nobody is. */
+struct address envelope_return_path(const struct envelope *envelope,
+                                    const struct recipient *recipient);
 
 /* xtext (RFC 3461 4): decode refuses bad hex, and CR, LF and NUL as results. */
 MUST_USE bool xtext_decode(struct arena *arena, struct bytes text, struct bytes *decoded);
@@ -155,7 +163,9 @@ struct dsn_recipient {
     struct bytes remote_mta;  /* host name or empty */
     struct bytes diagnostic;  /* the full reply, lines joined by LF; or empty */
     struct bytes cause_name;  /* "remote.refused" */
-    struct bytes explanation; /* a sentence: meaning and next step, from the catalogue */
+    struct bytes explanation; /* a sentence: what the cause means, from the catalogue */
+    struct bytes side;        /* a sentence: where the cause lies; or empty */
+    struct bytes advice;      /* for a postmaster, from the catalogue; or empty */
     int64_t last_attempt_wall_us;
     int64_t retry_until_wall_us; /* for DSN_DELAYED; 0 otherwise */
 };

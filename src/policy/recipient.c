@@ -53,15 +53,23 @@ static bool envelope_holds(const struct envelope *envelope, struct address addre
 }
 
 static void envelope_add(struct transaction *transaction, const struct recipient *asked,
-                         struct address address)
+                         const struct directory_target *target)
 {
     struct envelope *envelope = &transaction->envelope;
     struct recipient added = *asked;
 
-    if (envelope_holds(envelope, address))
+    if (envelope_holds(envelope, target->address))
         return;
-    added.address = address;
-    if (!address_equal(address, asked->address))
+    added.address = target->address;
+    added.deliver = target->deliver;
+    /* Members report to the list's owner; what the author asked for ends at the list (RFC 3461
+     * 5.2.7.2). */
+    added.owner = target->owner;
+    if (!address_is_null(target->owner)) {
+        added.notify = NOTIFY_DEFAULT;
+        added.original = BYTES_EMPTY;
+    }
+    if (!address_equal(target->address, asked->address))
         added.asked = asked->address;
     envelope->recipients[envelope->recipient_count++] = added;
 }
@@ -104,7 +112,7 @@ static struct verdict recipient_take(const struct policy *policy, struct transac
     if (!envelope_has_room(transaction, targets->count))
         return verdict_with(CAUSE_RECIPIENT_TOO_MANY, BYTES_LITERAL("out of memory"));
     for (unsigned i = 0; i < targets->count; i++)
-        envelope_add(transaction, recipient, targets->targets[i].address);
+        envelope_add(transaction, recipient, &targets->targets[i]);
     return verdict_accept();
 }
 
@@ -112,6 +120,12 @@ static struct verdict recipient_ours(struct policy *policy, struct transaction *
                                      const struct recipient *recipient)
 {
     struct directory_targets targets = {0};
+
+    /* It was made for notifications; anything else would be mail that is sent through us. */
+    if (directory_is_srs(policy->settings.directory, recipient->address) &&
+        !address_is_null(transaction->envelope.from))
+        return verdict_with(CAUSE_RELAY_DENIED,
+                            BYTES_LITERAL("a rewritten sender (SRS) takes notifications only"));
     const struct lookup lookup = directory_expand(policy->settings.directory, transaction->arena,
                                                   recipient->address, &targets);
 

@@ -9,24 +9,52 @@
 enum {
     COMMIT_LEAST_SECONDS = 10, /* the disk gets this much, however long the filters took */
     RECEIVED_BYTES = 8 * 1024,
+    DELIVERIES_MAX = 100, /* fields that are looked at */
 };
 
 /* ------------------------------------------------------------------ what the header says */
 
+static struct address recipient_as_asked(const struct recipient *recipient)
+{
+    return address_is_null(recipient->asked) ? recipient->address : recipient->asked;
+}
+
+/* Was it here before, for one of those it is for now (RFC 9228)? */
+static bool message_was_delivered(struct session *session, struct bytes value)
+{
+    const struct envelope *envelope = &session->transaction.envelope;
+    struct arena *arena = &session->transaction_arena;
+    struct address address;
+
+    if (value.count > MAIL_ADDRESS_MAX || !address_parse(arena, bytes_trim(value), &address))
+        return false;
+    for (uint32_t i = 0; i < envelope->recipient_count; i++) {
+        const struct address asked = recipient_as_asked(&envelope->recipients[i]);
+        if (bytes_equal_nocase(asked.local, address.local) &&
+            bytes_equal_nocase(asked.domain, address.domain) &&
+            config_find_domain(session->config, asked.domain))
+            return true;
+    }
+    return false;
+}
+
 /* Hops, and that a header once begun holds nothing but fields. A message without any header, even
  * one that starts with text, is taken as all body (RFC 5321 6.4 leaves that to us). */
-MUST_USE static struct verdict message_check_header(const struct session *session)
+MUST_USE static struct verdict message_check_header(struct session *session)
 {
     struct bytes head = spool_draft_head(session->intake.draft);
     const bool whole = head.count == spool_draft_size(session->intake.draft);
     struct header_walk walk = HEADER_WALK_OF(head);
     struct header_field field;
-    uint32_t fields = 0, hops = 0;
+    uint32_t fields = 0, hops = 0, deliveries = 0;
 
     while (header_next(&walk, &field)) {
         fields++;
         if (bytes_equal_text_nocase(field.name, "Received"))
             hops++;
+        if (bytes_equal_text_nocase(field.name, "Delivered-To") && deliveries++ < DELIVERIES_MAX &&
+            message_was_delivered(session, field.value))
+            return verdict_with(CAUSE_MESSAGE_LOOP, BYTES_LITERAL("it was delivered here before"));
     }
     if (hops > session->config->limits.hops)
         return verdict_of(CAUSE_MESSAGE_LOOP);
@@ -87,11 +115,6 @@ static const char *message_protocol(const struct session *session)
     if (!session->client.esmtp)
         return "SMTP";
     return words[session->transaction.envelope.smtputf8 ? 1 : 0][how];
-}
-
-static struct address recipient_as_asked(const struct recipient *recipient)
-{
-    return address_is_null(recipient->asked) ? recipient->address : recipient->asked;
 }
 
 MUST_USE static struct verdict message_prepend(struct session *session)

@@ -151,6 +151,24 @@ static void end_decide(const struct queued_message *message, enum schedule_actio
                        .delay_notified = recipient->delay_notified}};
 }
 
+/* The next recipients that wait and have their return path in common; false when none is left. */
+static bool end_collect(const struct act *act, const struct queued_message *message,
+                        struct report *report)
+{
+    const struct recipient *recipients = message->envelope.recipients, *first = NULL;
+
+    report->count = 0;
+    for (uint32_t i = 0; i < message->envelope.recipient_count; i++) {
+        if (message->recipients[i].state != RECIPIENT_WAITING ||
+            (first && !deliver_may_share(act->schedule->deliver, first, &recipients[i])))
+            continue;
+        if (!first)
+            first = &recipients[i];
+        end_decide(message, act->request->action, i, &report->decisions[report->count++]);
+    }
+    return first != NULL;
+}
+
 /* Drop or bounce: ends every recipient that waits. */
 static struct lookup end_message(struct act *act, struct queued_message *message)
 {
@@ -161,12 +179,10 @@ static struct lookup end_message(struct act *act, struct queued_message *message
         .arena = &arena,
         .decisions = ARENA_NEW_ARRAY(&arena, message->envelope.recipient_count, struct decision)};
 
-    for (uint32_t i = 0; report.decisions && i < message->envelope.recipient_count; i++) {
-        if (message->recipients[i].state == RECIPIENT_WAITING)
-            end_decide(message, act->request->action, i, &report.decisions[report.count++]);
-    }
+    bool settled = report.decisions != NULL;
     const bool masked = fiber_mask_cancel(true);
-    const bool settled = report.decisions && (report.count == 0 || settle_report(&report));
+    while (settled && end_collect(act, message, &report))
+        settled = settle_report(&report);
     fiber_mask_cancel(masked);
     spool_release(act->schedule->spool, message); /* unrecorded, it is as it was */
     arena_clear(&arena);
@@ -354,12 +370,13 @@ static void act_suspend(struct act *act)
 static void act_resume(struct act *act)
 {
     const char *what = act->request->destination_domain;
+    const struct recipient anybody = {.address.domain = bytes_of_text(what)};
     struct destination to;
 
     act->result = order_resume(act->schedule, what);
     if (act->result.status != LOOKUP_FOUND || !act_list(act))
         return;
-    deliver_route(act->schedule->deliver, (struct address){.domain = bytes_of_text(what)}, &to);
+    deliver_route(act->schedule->deliver, &anybody, &to);
     const struct flush_request flush = {
         .key = is_key(what) ? what : to.key, .ids = act->list.ids, .id_count = act->list.count};
     act->touched = act->list.count;

@@ -34,13 +34,14 @@ struct collect {
 /* Pure but for the configuration, which does not change: it may run on another thread. */
 static bool goes_there(struct collect *collect, struct bytes domain)
 {
+    const struct recipient anybody = {.address.domain = domain};
     struct destination to;
 
     if (!collect->request->key)
         return true;
     if (bytes_equal_text(domain, collect->last_domain))
         return collect->last_matched;
-    deliver_route(collect->schedule->deliver, (struct address){.domain = domain}, &to);
+    deliver_route(collect->schedule->deliver, &anybody, &to);
     snprintf(collect->last_domain, sizeof(collect->last_domain), "%.*s", BYTES_PRINT(domain));
     collect->last_matched = strcmp(to.key, collect->request->key) == 0;
     return collect->last_matched;

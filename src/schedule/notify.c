@@ -59,14 +59,72 @@ static struct bytes note_explanation(const struct report *report, const struct d
     return bytes_of_text(cause_row(decision->settlement.cause)->meaning);
 }
 
-/* Only a peer's own words are passed on: ours may name paths of this host. */
+/* The cause behind the decision: of an expiry, that of the last attempt. */
+static enum cause note_cause(const struct decision *decision)
+{
+    const bool expired = decision->settlement.cause == CAUSE_EXPIRED;
+
+    return expired && decision->outcome ? decision->outcome->verdict.cause
+                                        : decision->settlement.cause;
+}
+
+static struct bytes note_side(const struct decision *decision)
+{
+    if (decision->action != DSN_FAILED && decision->action != DSN_DELAYED)
+        return BYTES_EMPTY;
+    switch (cause_row(note_cause(decision))->side) {
+    case SIDE_OURS:
+        return BYTES_LITERAL(
+            "The fault lies with this mail system, not with you or the recipient.");
+    case SIDE_THEIRS:
+        return BYTES_LITERAL("The cause lies on the recipient's side or on the way there.");
+    case SIDE_POLICY:
+        return BYTES_LITERAL("A rule of one of the mail systems led to this.");
+    }
+    return BYTES_EMPTY;
+}
+
+/* "mx.example[192.0.2.1]:25" -> its name, "192.0.2.1:25" -> "[192.0.2.1]" (RFC 3464 2.3.5); a
+ * socket of this host is nobody's business. */
+static struct bytes note_remote(struct arena *arena, struct bytes host)
+{
+    const size_t bracket = bytes_find_byte(host, '[');
+    const size_t port = bytes_find_last_byte(host, ':');
+
+    if (bytes_starts_with(host, BYTES_LITERAL("unix:")) || bytes_find_byte(host, '/') < host.count)
+        return BYTES_EMPTY;
+    if (bracket > 0 && bracket < host.count)
+        return bytes_slice(host, 0, bracket);
+    if (bracket == 0)
+        return bytes_slice(host, 0, port);
+    return host.count > 0 ? arena_print(arena, "[%.*s]", BYTES_PRINT(bytes_slice(host, 0, port)))
+                          : BYTES_EMPTY;
+}
+
+/* Only a peer's own words are passed on: ours may name paths of this host, so where no peer spoke
+ * the catalogue's words stand in. */
+static struct bytes note_diagnostic(const struct report *report, const struct decision *decision)
+{
+    const struct outcome *outcome = decision->outcome;
+
+    if (outcome && outcome->code > 0)
+        return bytes_slice(outcome->reply, 0, NOTIFY_DIAGNOSTIC_MAX);
+    if (!outcome && decision->settlement.reply.count > 0)
+        return bytes_slice(decision->settlement.reply, 0, NOTIFY_DIAGNOSTIC_MAX);
+    if (decision->action != DSN_FAILED && decision->action != DSN_DELAYED)
+        return BYTES_EMPTY;
+    return arena_print(report->arena, "%s (%s)", cause_row(note_cause(decision))->text,
+                       cause_name(note_cause(decision)));
+}
+
 static void note_fill(const struct report *report, const struct decision *decision,
                       struct dsn_recipient *note)
 {
     const struct envelope *envelope = &report->message->envelope;
     const struct recipient *recipient = &envelope->recipients[decision->settlement.recipient];
     const struct outcome *outcome = decision->outcome;
-    const bool peer_spoke = outcome && outcome->code > 0;
+    const bool succeeded = decision->action != DSN_FAILED && decision->action != DSN_DELAYED;
+    const char *advice = cause_row(decision->settlement.cause)->advice;
 
     *note =
         (struct dsn_recipient){.final = recipient->address,
@@ -75,13 +133,12 @@ static void note_fill(const struct report *report, const struct decision *decisi
                                .status = note_status(report->arena, decision),
                                .cause_name = bytes_of_text(cause_name(decision->settlement.cause)),
                                .explanation = note_explanation(report, decision),
+                               .side = note_side(decision),
+                               .advice = succeeded ? BYTES_EMPTY : bytes_of_text(advice),
+                               .diagnostic = note_diagnostic(report, decision),
                                .last_attempt_wall_us = decision->settlement.attempt_wall_us};
-    if (peer_spoke)
-        note->diagnostic = bytes_slice(outcome->reply, 0, NOTIFY_DIAGNOSTIC_MAX);
-    else if (!outcome)
-        note->diagnostic = bytes_slice(decision->settlement.reply, 0, NOTIFY_DIAGNOSTIC_MAX);
     if (outcome && outcome->stage != STAGE_MAILBOX && outcome->stage != STAGE_COMMIT)
-        note->remote_mta = bytes_slice(outcome->host, 0, bytes_find_byte(outcome->host, '['));
+        note->remote_mta = note_remote(report->arena, outcome->host);
     if (decision->action == DSN_DELAYED)
         note->retry_until_wall_us =
             envelope->accepted_wall_us + (int64_t)report->schedule->config->retry.expire_after_us;
@@ -148,24 +205,18 @@ static bool original_read(const struct report *report, struct buffer *original)
 
 /* ------------------------------------------------------------------ the message */
 
-static struct verdict note_envelope(const struct report *report, struct bytes text,
-                                    struct envelope *envelope)
+static struct verdict note_envelope(const struct report *report, struct address to_whom,
+                                    struct bytes text, struct envelope *envelope)
 {
-    struct recipient *to = ARENA_NEW(report->arena, struct recipient);
     bool is_8bit = false;
 
-    if (!to)
-        return verdict_of(CAUSE_LOCAL_FAILED);
     for (size_t i = 0; i < text.count && !is_8bit; i++)
         is_8bit = text.at[i] >= 0x80;
-    *to = (struct recipient){.address = report->message->envelope.from, .notify = NOTIFY_NEVER};
-    *envelope = (struct envelope){.recipients = to,
-                                  .recipient_count = 1,
-                                  .kind = ENVELOPE_DSN,
+    *envelope = (struct envelope){.kind = ENVELOPE_DSN,
                                   .body = is_8bit ? BODY_8BITMIME : BODY_7BIT,
-                                  .smtputf8 = !address_is_ascii(to->address),
+                                  .smtputf8 = !address_is_ascii(to_whom),
                                   .accepted_wall_us = clock_wall_us()};
-    return verdict_accept();
+    return deliver_expand(report->schedule->deliver, report->arena, to_whom, envelope);
 }
 
 static struct verdict note_write(const struct report *report, struct dsn *dsn,
@@ -180,8 +231,17 @@ static struct verdict note_write(const struct report *report, struct dsn *dsn,
     dsn_print(&text, dsn);
     if (text.failed)
         return verdict_of(CAUSE_LOCAL_FAILED);
-    REQUIRE(note_envelope(report, buffer_view(&text), envelope));
+    REQUIRE(note_envelope(report, dsn->to, buffer_view(&text), envelope));
     return spool_draft_write(*draft, buffer_view(&text));
+}
+
+/* The recipients of a report have it in common. */
+static struct address report_return_path(const struct report *report)
+{
+    const struct envelope *envelope = &report->message->envelope;
+
+    return envelope_return_path(envelope,
+                                &envelope->recipients[report->decisions[0].settlement.recipient]);
 }
 
 struct verdict notify_prepare(const struct report *report, struct spool_draft **draft,
@@ -199,7 +259,7 @@ struct verdict notify_prepare(const struct report *report, struct spool_draft **
     const bool whole = original_read(report, &original);
     struct dsn dsn = {.hostname = report->schedule->config->hostname,
                       .message = report->message->id,
-                      .to = about->from,
+                      .to = report_return_path(report),
                       .envelope_id = about->envelope_id,
                       .arrival_wall_us = about->accepted_wall_us,
                       .now_wall_us = clock_wall_us(),

@@ -138,14 +138,39 @@ static bool job_add(struct job *job, uint32_t index)
     return true;
 }
 
+static bool job_fits(const struct job *job, const struct hold *hold, uint32_t index)
+{
+    const struct recipient *recipients = hold->message->envelope.recipients;
+
+    return job->count > 0 && deliver_may_share(job->place->schedule->deliver,
+                                               &recipients[job->recipients[0]], &recipients[index]);
+}
+
+/* The job of this message at this place that the recipient can join. Nobody else has run since the
+ * message's jobs were queued, so they are the last ones there; with many senders (lists with
+ * owners) only some are looked at, and another job is no harm. */
+static struct job *hold_find_job(struct hold *hold, struct place *place, uint32_t index)
+{
+    unsigned looked = 0;
+
+    struct job *last = place_last_of(place, hold);
+
+    if (!last || job_fits(last, hold, index))
+        return last;
+    for (struct job *job = hold->jobs; job && looked++ < 64; job = job->hold_next)
+        if (job->place == place && job_fits(job, hold, index))
+            return job;
+    return NULL;
+}
+
 /* By the configuration, unless an operator ordered otherwise. */
 static void route(struct schedule *schedule, const struct queued_message *message, uint32_t index,
                   struct destination *to)
 {
-    const struct address address = message->envelope.recipients[index].address;
+    const struct recipient *recipient = &message->envelope.recipients[index];
 
-    deliver_route(schedule->deliver, address, to);
-    const struct order *by = order_that_routes(schedule, message->id, address.domain);
+    deliver_route(schedule->deliver, recipient, to);
+    const struct order *by = order_that_routes(schedule, message->id, recipient->address.domain);
     if (by)
         deliver_route_by(to, &by->via);
 }
@@ -172,8 +197,7 @@ static bool hold_add_recipient(struct schedule *schedule, struct hold *hold, uin
         return false;
     if (suspends)
         place_suspend(place, suspends);
-    /* Nobody else has run since this message's jobs were queued, so its job is the last one. */
-    struct job *job = place_last_of(place, hold);
+    struct job *job = hold_find_job(hold, place, index);
     if (!job && place_is_full(place, hold)) {
         hold->postponed = true;
         hold->message->recipients[index].next_wall_us =

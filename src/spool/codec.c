@@ -4,7 +4,12 @@
  */
 #include "spool/codec.h"
 
-enum { CODEC_VERSION = 1 };
+enum {
+    CODEC_VERSION = 1,
+    /* Envelopes only: recipients have an owner and a way of delivery, too. Written where one has.
+     */
+    ENVELOPE_VERSION_OWNERS = 2,
+};
 
 enum envelope_bits {
     BIT_SMTPUTF8 = 1,
@@ -49,18 +54,33 @@ static unsigned envelope_bits(const struct envelope *envelope)
            (envelope->unscanned ? BIT_UNSCANNED : 0u);
 }
 
-static void recipient_encode(struct buffer *into, const struct recipient *recipient)
+static bool envelope_has_owners(const struct envelope *envelope)
+{
+    for (uint32_t i = 0; i < envelope->recipient_count; i++)
+        if (!address_is_null(envelope->recipients[i].owner) ||
+            envelope->recipients[i].deliver.count > 0)
+            return true;
+    return false;
+}
+
+static void recipient_encode(struct buffer *into, const struct recipient *recipient, bool owners)
 {
     add_address(into, recipient->address);
     add_bytes(into, recipient->original);
     add_address(into, recipient->asked);
     buffer_add_byte(into, (uint8_t)recipient->notify);
+    if (!owners)
+        return;
+    add_address(into, recipient->owner);
+    add_bytes(into, recipient->deliver);
 }
 
 /* The facts come first, at fixed places. */
 void envelope_encode(struct buffer *into, const struct envelope *envelope)
 {
-    buffer_add_byte(into, CODEC_VERSION);
+    const bool owners = envelope_has_owners(envelope);
+
+    buffer_add_byte(into, owners ? ENVELOPE_VERSION_OWNERS : CODEC_VERSION);
     buffer_add_byte(into, (uint8_t)envelope_bits(envelope));
     buffer_add_byte(into, (uint8_t)envelope->dsn_return);
     buffer_add_byte(into, (uint8_t)envelope->body);
@@ -73,20 +93,24 @@ void envelope_encode(struct buffer *into, const struct envelope *envelope)
     add_bytes(into, envelope->user);
     add_bytes(into, envelope->held_why);
     for (uint32_t i = 0; i < envelope->recipient_count; i++)
-        recipient_encode(into, &envelope->recipients[i]);
+        recipient_encode(into, &envelope->recipients[i], owners);
 }
 
-static void recipient_decode(struct reader *reader, struct recipient *recipient)
+static void recipient_decode(struct reader *reader, struct recipient *recipient, bool owners)
 {
     recipient->address = read_address(reader);
     recipient->original = read_bytes(reader);
     recipient->asked = read_address(reader);
     recipient->notify = reader_u8(reader);
+    if (!owners)
+        return;
+    recipient->owner = read_address(reader);
+    recipient->deliver = read_bytes(reader);
 }
 
-static bool envelope_begin(struct reader *reader, struct envelope *envelope)
+static bool envelope_begin(struct reader *reader, struct envelope *envelope, uint8_t *version)
 {
-    const uint8_t version = reader_u8(reader);
+    *version = reader_u8(reader);
     const unsigned bits = reader_u8(reader);
 
     *envelope = (struct envelope){0};
@@ -100,17 +124,18 @@ static bool envelope_begin(struct reader *reader, struct envelope *envelope)
     envelope->body = (enum body_kind)reader_u8(reader);
     envelope->recipient_count = reader_u32(reader);
     envelope->accepted_wall_us = (int64_t)reader_u64(reader);
-    return !reader->failed && version == CODEC_VERSION && envelope->dsn_return <= RETURN_HEADERS &&
-           envelope->body <= BODY_BINARYMIME && envelope->recipient_count > 0 &&
-           envelope->recipient_count <= ENVELOPE_RECIPIENTS_MAX;
+    return !reader->failed && *version >= CODEC_VERSION && *version <= ENVELOPE_VERSION_OWNERS &&
+           envelope->dsn_return <= RETURN_HEADERS && envelope->body <= BODY_BINARYMIME &&
+           envelope->recipient_count > 0 && envelope->recipient_count <= ENVELOPE_RECIPIENTS_MAX;
 }
 
 bool envelope_decode(struct arena *arena, struct bytes encoded, struct envelope *envelope)
 {
     enum { RECIPIENT_LEAST = 5 * 4 + 1 };
     struct reader reader = READER_OF(encoded);
+    uint8_t version = 0;
 
-    if (!envelope_begin(&reader, envelope))
+    if (!envelope_begin(&reader, envelope, &version))
         return false;
     envelope->from = read_address(&reader);
     envelope->envelope_id = read_bytes(&reader);
@@ -124,7 +149,7 @@ bool envelope_decode(struct arena *arena, struct bytes encoded, struct envelope 
     if (!envelope->recipients)
         return false;
     for (uint32_t i = 0; i < envelope->recipient_count; i++)
-        recipient_decode(&reader, &envelope->recipients[i]);
+        recipient_decode(&reader, &envelope->recipients[i], version == ENVELOPE_VERSION_OWNERS);
     return !reader.failed && reader_at_end(&reader);
 }
 
@@ -132,8 +157,9 @@ bool envelope_facts(struct bytes encoded, struct envelope_facts *facts)
 {
     struct reader reader = READER_OF(encoded);
     struct envelope envelope;
+    uint8_t version = 0;
 
-    if (!envelope_begin(&reader, &envelope))
+    if (!envelope_begin(&reader, &envelope, &version))
         return false;
     *facts = (struct envelope_facts){.recipient_count = envelope.recipient_count,
                                      .accepted_wall_us = envelope.accepted_wall_us,

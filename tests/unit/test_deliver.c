@@ -86,7 +86,7 @@ static void scene_send(struct scene *scene, uint32_t count)
         scene->deliver = deliver_open(&scene->settings, why, sizeof(why));
     INVARIANT(scene->deliver);
     if (!scene->channel) {
-        deliver_route(scene->deliver, scene->recipients[0].address, &scene->to);
+        deliver_route(scene->deliver, &scene->recipients[0], &scene->to);
         scene->channel = deliver_channel_open(scene->deliver, &scene->to);
     }
     const struct fake_message *stored =

@@ -133,7 +133,7 @@ static void scene_send(struct scene *scene)
     char why[256];
 
     scene->deliver = deliver_open(&scene->settings, why, sizeof(why));
-    deliver_route(scene->deliver, recipient.address, &to);
+    deliver_route(scene->deliver, &recipient, &to);
     scene->channel = deliver_channel_open(scene->deliver, &to);
     const uint64_t id = fake_add(scene->spool, &envelope, BYTES_LITERAL("A: b\r\n\r\nc\r\n"))->id;
     CHECK(spool_take_id(scene->spool, id, &message).status == LOOKUP_FOUND);

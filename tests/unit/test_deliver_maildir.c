@@ -80,7 +80,7 @@ static enum cause place_deliver(struct place *place)
     struct queued_message *message = NULL;
     bool host_failed = true;
 
-    deliver_route(place->deliver, place->recipient.address, &to);
+    deliver_route(place->deliver, &place->recipient, &to);
     struct deliver_channel *channel = deliver_channel_open(place->deliver, &to);
     if (place->id == 0)
         place->id = fake_add(place->spool, &place->envelope, bytes_of_text(place->body))->id;
@@ -408,9 +408,9 @@ static int routes_main(void *argument UNUSED)
             const char *key =
                 relay && EXPECTED[i].key_with_relay ? EXPECTED[i].key_with_relay : EXPECTED[i].key;
             struct destination to;
-            deliver_route(deliver,
-                          (struct address){BYTES_LITERAL("u"), bytes_of_text(EXPECTED[i].domain)},
-                          &to);
+            const struct recipient recipient = {
+                .address = {BYTES_LITERAL("u"), bytes_of_text(EXPECTED[i].domain)}};
+            deliver_route(deliver, &recipient, &to);
             CHECK(strcmp(to.key, key) == 0);
             CHECK(to.kind == EXPECTED[i].kind);
             CHECK((to.via == NULL) == (strncmp(to.key, "mx:", 3) == 0));

@@ -85,6 +85,10 @@ static void test_users_malformed(void **state)
     expect_malformed(users_parse, "alice:color=red\n", "users:1: unknown field");
     expect_malformed(users_parse, "alice:disabled=maybe\n", "users:1: ");
     expect_malformed(users_parse, "al\xff\n", "users:1: ");
+    expect_malformed(users_parse, "a\nb:deliver=pipe:/bin/cat\n", "users:2: deliver: pipe:");
+    expect_malformed(users_parse, "a\nb:deliver=maildir:relative\n", "users:2: deliver: a path");
+    expect_malformed(users_parse, "a\nb:deliver=nonsense\n", "users:2: deliver must be");
+    expect_malformed(users_parse, "a\nb:deliver=\n", "users:2: deliver must be");
 }
 
 static void test_aliases_malformed(void **state)
@@ -149,7 +153,10 @@ static int house_begin(void **state)
                                               .aliases = "",
                                               .catch_all = "",
                                               .tag_separator = '+'};
-    house.config = (struct config){.domains = house.domains, .domain_count = 2};
+    house.config =
+        (struct config){.domains = house.domains,
+                        .domain_count = 2,
+                        .directory.own_delivery = "lmtp:unix:/run/other  maildir:/srv/mail/"};
     put_file("users", "alice:$6$x$y\nBob\ncarol@example.com:disabled=yes\ndan@other.example\n");
     put_file("aliases", "");
     house.directory = directory_open(&house.config, why, sizeof why);
@@ -317,6 +324,74 @@ static void test_aliases(void **state)
     assert_string_equal(expand(house, "loop1@example.com"), "misconfigured");
     assert_string_equal(expand(house, "lost@example.com"), "misconfigured");
     assert_string_equal(expand(house, "dead@example.com"), "misconfigured");
+}
+
+static struct directory_targets expand_targets(struct house *house, const char *text)
+{
+    struct directory_targets targets = {0};
+
+    assert_int_equal(
+        directory_expand(house->directory, &house->arena, address_of(text), &targets).status,
+        LOOKUP_FOUND);
+    return targets;
+}
+
+static bool owner_is(const struct directory_target *target, const char *local)
+{
+    return bytes_equal_text(target->owner.local, local);
+}
+
+/* The innermost list that has an owner gives it; owners have none. */
+static void test_owners(void **state)
+{
+    struct house *house = *state;
+
+    put_file("aliases", "list: alice, x@away.example, inner\nowner-list: bob\n"
+                        "inner: bob, y@away.example, deep\nowner-inner: nobody@away.example\n"
+                        "deep: z@away.example\nplain: x@away.example\n");
+    struct directory_targets found = expand_targets(house, "LIST@example.com");
+
+    assert_int_equal(found.count, 5);
+    assert_true(owner_is(&found.targets[0], "owner-LIST") &&
+                owner_is(&found.targets[1], "owner-LIST"));
+    for (unsigned i = 2; i < 5; i++)
+        assert_true(owner_is(&found.targets[i], "owner-inner"));
+    assert_true(bytes_equal_text(found.targets[1].owner.domain, "example.com"));
+    found = expand_targets(house, "owner-list@example.com");
+    assert_true(found.count == 1 && owner_is(&found.targets[0], ""));
+    found = expand_targets(house, "plain@example.com");
+    assert_true(found.count == 1 && owner_is(&found.targets[0], ""));
+}
+
+static void test_own_delivery(void **state)
+{
+    struct house *house = *state;
+    struct directory_user user;
+
+    put_file("aliases", "boss: alice\n");
+    put_file_aged("users",
+                  "alice:$6$x$y:senders=*:deliver=lmtp:unix:/run/other\nbob:deliver=maildir:/srv/"
+                  "mail/{user}\n"
+                  "carol:deliver=maildir:/srv/mails/x\ndan:deliver=maildir:/srv/mail/../x\n"
+                  "erin:deliver=lmtp:unix:/run/others\nfay:deliver=maildir:/srv/mail\n",
+                  50);
+    next_look();
+    assert_int_equal(find(house, "alice@example.com", &user).status, LOOKUP_FOUND);
+    assert_true(bytes_equal_text(user.deliver, "lmtp:unix:/run/other"));
+    assert_true(bytes_equal_text(user.senders, "*"));
+    assert_int_equal(find(house, "bob@example.com", &user).status, LOOKUP_FOUND);
+    static const char *const elsewhere[] = {"carol", "dan", "erin", "fay"};
+
+    for (size_t i = 0; i < COUNT_OF(elsewhere); i++) {
+        char name[40];
+
+        snprintf(name, sizeof name, "%s@example.com", elsewhere[i]);
+        assert_int_equal(find(house, name, &user).reason, LOOKUP_REASON_MISCONFIGURED);
+    }
+    const struct directory_targets found = expand_targets(house, "boss@example.com");
+
+    assert_true(found.count == 1 &&
+                bytes_equal_text(found.targets[0].deliver, "lmtp:unix:/run/other"));
 }
 
 /* The deepest chain that is allowed, on a session's stack; one more is refused. */
@@ -518,6 +593,8 @@ static int run(void *nothing)
         cmocka_unit_test_setup_teardown(test_file_faults, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_file_half_written, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_aliases, house_begin, house_end),
+        cmocka_unit_test_setup_teardown(test_owners, house_begin, house_end),
+        cmocka_unit_test_setup_teardown(test_own_delivery, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_aliases_deep, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_alias_file_faults, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_list_half_known, house_begin, house_end),
