@@ -57,6 +57,13 @@ class Mutant:
         if not self.about or not self.tests or not self.edits or part:
             sys.exit(f'mutants: {path}: a mutant has a line about it, tests and an edit')
 
+    def gone(self, tree):
+        """The old texts that no longer stand there exactly once."""
+        for file, old, _ in self.edits:
+            count = open(os.path.join(tree, file), encoding='utf-8').read().count(old)
+            if count != 1:
+                yield f'{file} holds the old text {count} times'
+
     def apply(self, tree):
         """Returns what undoes it. Exits when the text is not there exactly once."""
         before = {}
@@ -251,6 +258,9 @@ def main():
     if options.list:
         print('\n'.join(f'{mutant.name:34} {mutant.about}' for mutant in some))
         return 0
+    stale = [f'{mutant.name}: {gone}' for mutant in mutants for gone in mutant.gone(ROOT)]
+    if stale:
+        sys.exit('mutants: the code has moved on\n' + '\n'.join(stale))
     suite = Suite(os.path.abspath(options.scratch))
     if not options.no_baseline:
         check_baseline(suite, some)
