@@ -6,6 +6,7 @@ import email.policy
 import grp
 import os
 import pwd
+import re
 import shutil
 import socket
 import struct
@@ -30,8 +31,7 @@ def far(port, domain='far.example'):
 
 
 def send(server, to, sender='alice@rcpt.test', body='Subject: hello\r\n\r\nline\r\n..dots\r\n', mail='', rcpt=''):
-    """Hands a message in; its id as the journal tells it."""
-    before = len(server.events('message.accepted'))
+    """Hands a message in; its id, when the journal has it."""
     with Client(server.address('smtp')) as client:
         assert client.command('EHLO client.example').code == 250
         assert client.command(f'MAIL FROM:<{sender}>{mail}').code == 250
@@ -43,7 +43,9 @@ def send(server, to, sender='alice@rcpt.test', body='Subject: hello\r\n\r\nline\
         reply = client.reply()
         assert reply.code == 250, reply
         client.command('QUIT')
-    return server.wait_events('message.accepted', before + 1)[-1]['message']
+    message = re.search(r'Accepted as (\S+)', reply.lines[-1]).group(1)
+    server.wait_events('message.accepted', 1, message=message)
+    return message
 
 
 def reset(hop):
