@@ -83,15 +83,15 @@ static int ask(asking *how, const char *directory, json_t *request, json_t **ans
     return EXIT_FINDINGS;
 }
 
-/* A running server writes its history in the background: let it catch up. A stopped one has nothing
- * to add. */
-void app_catch_up(const char *directory)
+static json_t *ask_quietly(const char *directory, struct bytes request)
 {
     CLEANUP(buffer_free) struct buffer reply = {0};
     char why[512];
+    json_error_t fault;
 
-    if (!console_ask(directory, BYTES_LITERAL("{\"do\":\"flush\"}"), &reply, why, sizeof why))
-        return;
+    return console_ask(directory, request, &reply, why, sizeof why)
+               ? json_loadb((const char *)reply.at, reply.count, 0, &fault)
+               : NULL;
 }
 
 static long long number(const json_t *object, const char *member)
@@ -104,6 +104,58 @@ static const char *word_of(const json_t *object, const char *member)
     const char *text = json_string_value(json_object_get(object, member));
 
     return text ? text : "";
+}
+
+/* A spool that is down is told of by its server alone: the history is on the same disk. */
+static void print_spool_down(struct buffer *text, const json_t *spool)
+{
+    const struct cause_row *row = cause_row(CAUSE_SPOOL_DOWN);
+    const char *directory = word_of(spool, "directory");
+
+    buffer_print(text, "%s (side: %s)  at spool %s\n", row->name, side_name(row->side), directory);
+    buffer_print(text, "  said:  %s\n  means: %s\n  do:    %s\n  run:\n", word_of(spool, "fault"),
+                 row->meaning, row->advice);
+    buffer_print(text, "    df -h %s  # which disk it is; the kernel's log says what failed\n",
+                 directory);
+    buffer_add_text(text, "    holdfast status  # once mended and the server started again: says "
+                          "no fault of the spool any more\n");
+}
+
+/* A running server writes its history in the background: let it catch up. A stopped one has nothing
+ * to add; one whose spool is down cannot, and that is said where no JSON is disturbed. */
+void app_catch_up(const char *directory)
+{
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
+
+    json_decref(ask_quietly(directory, BYTES_LITERAL("{\"do\":\"flush\"}")));
+    json_t *status = ask_quietly(directory, BYTES_LITERAL("{\"do\":\"status\"}"));
+    const json_t *spool = json_object_get(status, "spool");
+    if (json_is_true(json_object_get(spool, "read_only"))) {
+        buffer_add_text(&text, "The history ends where the spool failed. Now:\n");
+        print_spool_down(&text, spool);
+        fprintf(stderr, "%.*s", BYTES_PRINT(buffer_view(&text)));
+    }
+    json_decref(status);
+}
+
+static void print_sessions(struct buffer *text, const json_t *status)
+{
+    buffer_print(text, "%lld session(s) of at most %lld", number(status, "sessions"),
+                 number(status, "sessions_most"));
+    if (json_is_true(json_object_get(status, "sessions_by_descriptors")))
+        buffer_add_text(text, " (the limit of open files allows no more: raise LimitNOFILE or "
+                              "`ulimit -n`, then restart)");
+    buffer_add_text(text, "\n");
+}
+
+/* Nobody else tells: a client that verifies goes away without a word. */
+static void print_certificate(struct buffer *text, const json_t *status)
+{
+    if (*word_of(status, "certificate_expired"))
+        buffer_print(text,
+                     "certificate: EXPIRED %s (side: ours): clients that verify it send nothing; "
+                     "renew the files of section tls, then run `holdfast reload`\n",
+                     word_of(status, "certificate_expired"));
 }
 
 static void print_breakers(struct buffer *text, const json_t *rows)
@@ -156,9 +208,10 @@ static void print_status(struct buffer *text, const json_t *status)
     char uptime[64];
 
     buffer_print(
-        text, "%s: up %s, %lld session(s)\n", word_of(status, "hostname"),
-        duration_print((uint64_t)number(status, "uptime_s") * US_PER_S, uptime, sizeof uptime),
-        number(status, "sessions"));
+        text, "%s: up %s, ", word_of(status, "hostname"),
+        duration_print((uint64_t)number(status, "uptime_s") * US_PER_S, uptime, sizeof uptime));
+    print_sessions(text, status);
+    print_certificate(text, status);
     buffer_print(text, "locked in: %s\n", word_of(status, "locks"));
     buffer_print(text,
                  "queue: %lld message(s): %lld ready, %lld deferred, %lld held, %lld in delivery; "
@@ -169,6 +222,8 @@ static void print_status(struct buffer *text, const json_t *status)
     buffer_print(text, "spool: %s%s%s%s\n", word_of(spool, "directory"),
                  json_is_true(json_object_get(spool, "read_only")) ? " READ-ONLY" : "",
                  *word_of(spool, "fault") ? ", last fault: " : "", word_of(spool, "fault"));
+    if (json_is_true(json_object_get(spool, "read_only")))
+        print_spool_down(text, spool);
     print_incident_rows(text, json_object_get(status, "incident_rows"));
     if (json_array_size(json_object_get(status, "breakers")) > 0)
         buffer_add_text(text, "dependencies:\n");

@@ -85,7 +85,10 @@ static bool open_console(struct server *server)
                                              .reload = server->worker ? worker_ask_reload : NULL,
                                              .reload_argument = server,
                                              .session_count = server_sessions,
-                                             .session_argument = server};
+                                             .session_argument = server,
+                                             .sessions_by_descriptors = house->connections_max,
+                                             .certificate_end_wall_us =
+                                                 tls_context_end_wall_us(house->tls_in)};
 
     server->console = console_open(&console, house->why, HOUSE_WHY_ROOM);
     return server->console != NULL;

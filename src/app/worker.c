@@ -142,7 +142,8 @@ static bool renew(struct server *server, struct former *next, int keeper)
     struct config *config = next->config;
     next->config = server->config;
     server->config = config;
-    console_renew(server->console, config, server->house.policy);
+    console_renew(server->console, config, server->house.policy,
+                  tls_context_end_wall_us(server->house.tls_in));
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
     observe_event(
         &(struct event){.kind = EVENT_CONFIG_RELOADED, .text = bytes_of_text(config->file)});

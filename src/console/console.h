@@ -32,11 +32,14 @@ struct console_settings {
     void *reload_argument;
     uint32_t (*session_count)(const void *argument); /* open sessions, from receive */
     const void *session_argument;
+    uint32_t sessions_by_descriptors; /* no more than these; 0: no such limit */
+    int64_t certificate_end_wall_us;  /* of the certificate in use; 0: there is none */
 };
 MUST_USE struct console *console_open(const struct console_settings *settings, char *why,
                                       size_t why_room);
 /* From now on by these. On the console's loop. */
-void console_renew(struct console *console, const struct config *config, struct policy *policy);
+void console_renew(struct console *console, const struct config *config, struct policy *policy,
+                   int64_t certificate_end_wall_us);
 void console_close(struct console *console);
 
 /*

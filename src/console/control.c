@@ -220,8 +220,10 @@ struct console *console_open(const struct console_settings *settings, char *why,
     return console;
 }
 
-void console_renew(struct console *console, const struct config *config, struct policy *policy)
+void console_renew(struct console *console, const struct config *config, struct policy *policy,
+                   int64_t certificate_end_wall_us)
 {
+    console->settings.certificate_end_wall_us = certificate_end_wall_us;
     console->settings.config = config;
     console->settings.policy = policy;
 }

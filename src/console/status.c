@@ -109,13 +109,26 @@ static json_t *incident_rows_json(struct console *console)
     return list;
 }
 
+static void add_limits(json_t *status, const struct console_settings *settings)
+{
+    const uint32_t configured = (uint32_t)settings->config->limits.connections;
+    const uint32_t possible = settings->sessions_by_descriptors;
+    const bool fewer = possible > 0 && possible < configured;
+    const int64_t end_wall_us = settings->certificate_end_wall_us;
+
+    json_object_set_new(status, "sessions_most", json_integer(fewer ? possible : configured));
+    json_object_set_new(status, "sessions_by_descriptors", json_boolean(fewer));
+    if (end_wall_us != 0 && end_wall_us < clock_wall_us())
+        json_object_set_new(status, "certificate_expired", time_or_null(end_wall_us));
+}
+
 json_t *console_status(struct console *console)
 {
     const struct console_settings *settings = &console->settings;
     struct spool_counts counts = {0};
 
     spool_counts(settings->spool, &counts);
-    return json_pack(
+    json_t *status = json_pack(
         "{s:s, s:s, s:o, s:I, s:i, s:o, s:{s:s, s:b, s:s, s:I}, s:o, s:o, s:o, s:o, s:o, s:o}",
         "hostname", settings->config->hostname, "locks", settings->locks ? settings->locks : "none",
         "started", time_or_null(settings->started_wall_us), "uptime_s",
@@ -125,6 +138,8 @@ json_t *console_status(struct console *console)
         counts.fault, "bytes", (json_int_t)counts.bytes_live, "breakers", breakers_json(console),
         "destinations", destinations_json(console), "totals", totals_json(), "ledger",
         ledger_json(), "incidents", incidents_json(), "incident_rows", incident_rows_json(console));
+    add_limits(status, settings);
+    return status;
 }
 
 /* Healthy means: a new message would be taken now. Each reason against it is a cause with its

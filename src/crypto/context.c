@@ -127,6 +127,16 @@ bool tls_context_trust(struct tls_context *context, const char *authorities, cha
     return true;
 }
 
+int64_t tls_context_end_wall_us(const struct tls_context *context)
+{
+    const X509 *certificate = context ? SSL_CTX_get0_certificate(context->plain) : NULL;
+    struct tm end = {0};
+
+    return certificate && ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &end) == 1
+               ? (int64_t)timegm(&end) * 1000000
+               : 0;
+}
+
 void tls_context_free(struct tls_context *context)
 {
     if (!context)

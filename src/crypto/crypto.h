@@ -19,6 +19,8 @@ struct tls_context;
 /* Server side: certificate chain and key in PEM. NULL with `why` filled in. */
 MUST_USE struct tls_context *tls_context_server(const char *certificate, const char *key, char *why,
                                                 size_t why_room);
+/* When the certificate of the server side ends (its notAfter); 0: there is none. */
+MUST_USE int64_t tls_context_end_wall_us(const struct tls_context *context);
 /* Client side, nothing verified by default (opportunistic). */
 MUST_USE struct tls_context *tls_context_client(char *why, size_t why_room);
 /* From now on these authorities, and not the system's, prove client-side names. */

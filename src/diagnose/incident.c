@@ -176,7 +176,7 @@ void diagnose_print_incident(struct buffer *into, const json_t *incident)
         buffer_add_text(into, "  said:  ");
         diagnose_add_safe(into, diagnose_word(incident, "text"), "         ");
         const char *host = diagnose_word(incident, out ? "host" : "client");
-        buffer_add_text(into, *host ? (out ? "  by " : "  about ") : "");
+        buffer_add_text(into, *host ? (out ? "  by " : "  for client ") : "");
         diagnose_add_safe(into, host, "");
         buffer_add_text(into, "\n");
     }

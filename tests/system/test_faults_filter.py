@@ -70,9 +70,9 @@ class FakeClamd:
     """Takes a whole INSTREAM, then sends `answer` and closes; None: sends nothing and keeps the connection. PING is
     answered while `probes` is set."""
 
-    def __init__(self):
+    def __init__(self, port=0):
         self.answer, self.kept, self.probes = CLEAN, [], True
-        self.listener = socket.create_server(('127.0.0.1', 0), backlog=64)
+        self.listener = socket.create_server(('127.0.0.1', port), backlog=64)
         self.address = '127.0.0.1:%d' % self.listener.getsockname()[1]
         threading.Thread(target=self.serve, daemon=True).start()
 
