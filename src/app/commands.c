@@ -106,11 +106,15 @@ static const char *word_of(const json_t *object, const char *member)
     return text ? text : "";
 }
 
-/* A spool that is down is told of by its server alone: the history is on the same disk. */
-static void print_spool_down(struct buffer *text, const json_t *spool)
+/* A spool that fails is told of by its server alone: the history is on the same disk. */
+static void print_spool_fault(struct buffer *text, const json_t *spool)
 {
-    const struct cause_row *row = cause_row(CAUSE_SPOOL_DOWN);
+    enum cause cause = CAUSE_UNDECIDED;
     const char *directory = word_of(spool, "directory");
+
+    if (!cause_parse(bytes_of_text(word_of(spool, "cause")), &cause) || cause == CAUSE_SPOOL_FULL)
+        return;
+    const struct cause_row *row = cause_row(cause);
 
     buffer_print(text, "%s (side: %s)  at spool %s\n", row->name, side_name(row->side), directory);
     buffer_print(text, "  said:  %s\n  means: %s\n  do:    %s\n  run:\n", word_of(spool, "fault"),
@@ -129,12 +133,10 @@ void app_catch_up(const char *directory)
 
     json_decref(ask_quietly(directory, BYTES_LITERAL("{\"do\":\"flush\"}")));
     json_t *status = ask_quietly(directory, BYTES_LITERAL("{\"do\":\"status\"}"));
-    const json_t *spool = json_object_get(status, "spool");
-    if (json_is_true(json_object_get(spool, "read_only"))) {
-        buffer_add_text(&text, "The history ends where the spool failed. Now:\n");
-        print_spool_down(&text, spool);
-        fprintf(stderr, "%.*s", BYTES_PRINT(buffer_view(&text)));
-    }
+    print_spool_fault(&text, json_object_get(status, "spool"));
+    if (buffer_view(&text).count > 0)
+        fprintf(stderr, "The history ends where the spool failed. Now:\n%.*s",
+                BYTES_PRINT(buffer_view(&text)));
     json_decref(status);
 }
 
@@ -142,7 +144,8 @@ static void print_sessions(struct buffer *text, const json_t *status)
 {
     buffer_print(text, "%lld session(s) of at most %lld", number(status, "sessions"),
                  number(status, "sessions_most"));
-    if (json_is_true(json_object_get(status, "sessions_by_descriptors")))
+    if (json_is_true(json_object_get(status, "sessions_by_descriptors")) &&
+        number(status, "sessions") >= number(status, "sessions_most") * 9 / 10)
         buffer_add_text(text, " (the limit of open files allows no more: raise LimitNOFILE or "
                               "`ulimit -n`, then restart)");
     buffer_add_text(text, "\n");
@@ -222,8 +225,7 @@ static void print_status(struct buffer *text, const json_t *status)
     buffer_print(text, "spool: %s%s%s%s\n", word_of(spool, "directory"),
                  json_is_true(json_object_get(spool, "read_only")) ? " READ-ONLY" : "",
                  *word_of(spool, "fault") ? ", last fault: " : "", word_of(spool, "fault"));
-    if (json_is_true(json_object_get(spool, "read_only")))
-        print_spool_down(text, spool);
+    print_spool_fault(text, spool);
     print_incident_rows(text, json_object_get(status, "incident_rows"));
     if (json_array_size(json_object_get(status, "breakers")) > 0)
         buffer_add_text(text, "dependencies:\n");

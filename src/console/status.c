@@ -115,7 +115,11 @@ static void add_limits(json_t *status, const struct console_settings *settings)
     const uint32_t possible = settings->sessions_by_descriptors;
     const bool fewer = possible > 0 && possible < configured;
     const int64_t end_wall_us = settings->certificate_end_wall_us;
+    const struct verdict admits = spool_admits(settings->spool, 0);
 
+    if (!verdict_accepts(&admits))
+        json_object_set_new(json_object_get(status, "spool"), "cause",
+                            json_string(cause_name(admits.cause)));
     json_object_set_new(status, "sessions_most", json_integer(fewer ? possible : configured));
     json_object_set_new(status, "sessions_by_descriptors", json_boolean(fewer));
     if (end_wall_us != 0 && end_wall_us < clock_wall_us())

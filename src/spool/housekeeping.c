@@ -253,6 +253,14 @@ static void remove_extents(struct spool *spool)
 
 /* ------------------------------------------------------------------ room */
 
+/* A disk that takes no new file for another reason than its room is not full: it fails. */
+enum cause house_spare_cause(const struct spool *spool)
+{
+    const int error = __atomic_load_n(&spool->spare_error, __ATOMIC_ACQUIRE);
+
+    return error == 0 || error == ENOSPC || error == EDQUOT ? CAUSE_SPOOL_FULL : CAUSE_SPOOL_FAILED;
+}
+
 static enum cause judge_space(struct spool *spool, const struct disk_space *space)
 {
     const uint64_t free_percent = 100 - spool->high_water_percent;
@@ -264,7 +272,7 @@ static enum cause judge_space(struct spool *spool, const struct disk_space *spac
                      __ATOMIC_RELEASE);
     if (space->bytes_free < mark || inodes_low)
         return CAUSE_SPOOL_FULL;
-    return __atomic_load_n(&spool->spare_error, __ATOMIC_ACQUIRE) ? CAUSE_SPOOL_FULL
+    return __atomic_load_n(&spool->spare_error, __ATOMIC_ACQUIRE) ? house_spare_cause(spool)
                                                                   : CAUSE_ACCEPTED;
 }
 

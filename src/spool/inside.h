@@ -168,6 +168,8 @@ void entry_unpin(struct spool *spool, struct entry *entry);
 
 void house_keep(struct spool *spool); /* spares, recycling, space, extents, gauges */
 void house_make_spares(struct spool *spool);
+/* What it means that no spare segment could be made. */
+enum cause house_spare_cause(const struct spool *spool);
 void house_measure(struct spool *spool);
 
 MUST_USE bool recover(struct spool *spool); /* with spool->why when not */

@@ -537,7 +537,7 @@ static bool batch_make_room(struct spool *spool, struct batch *batch)
         return true;
     spare_await(spool, SPARE_COUNT);
     if (spares_left(spool) < SPARE_COUNT) {
-        refuse_messages(spool, batch, CAUSE_SPOOL_FULL);
+        refuse_messages(spool, batch, house_spare_cause(spool));
         batch_copies_first(spool, batch); /* counts anew */
         if (!batch->first || batch_fits(spool, batch))
             return batch->first != NULL;
