@@ -303,7 +303,7 @@ static void take_signal(struct parent *parent)
     if (info.ssi_signo == SIGCHLD)
         reap(parent);
     else if (info.ssi_signo == SIGHUP)
-        parent_reload(parent);
+        parent->reload_wanted = true;
     else
         stop(parent);
 }
@@ -338,6 +338,10 @@ static void turn(struct parent *parent)
         serve_channel(parent);
     if (ready[0].revents)
         take_signal(parent);
+    if (parent->reload_wanted && parent_may_reload(parent)) {
+        parent->reload_wanted = false;
+        parent_reload(parent);
+    }
     if (parent->worker == 0 && !parent->over && clock_now_us() >= parent->start_us &&
         !worker_start(parent)) {
         observe_note(LOG_ERROR, "parent", "cannot start the worker: %s", strerror(errno));

@@ -16,6 +16,7 @@ struct parent {
     bool served;           /* some worker did: from then on one is replaced */
     bool replacing;        /* the worker was asked to make room for the next */
     bool trial;            /* the worker that starts serves by next_config */
+    bool reload_wanted;    /* a SIGHUP came; it is done as soon as it can be */
     bool stopping, over;
     int exit_code;
     uint64_t started_us, start_us, kill_us, pause_us;
@@ -33,6 +34,7 @@ MUST_USE bool parent_send_places(const struct parent *parent, const struct place
 
 /* reload.c: begins a reload; hears what the worker says of it; forgets one that came to nothing. */
 void parent_reload(struct parent *parent);
+bool parent_may_reload(const struct parent *parent); /* not while it starts, stops or reloads */
 void parent_heard(struct parent *parent, const struct channel_packet *packet);
 void parent_commit(struct parent *parent);
 void parent_abandon(struct parent *parent, const char *why);

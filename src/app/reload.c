@@ -154,12 +154,17 @@ static bool prepare(struct parent *parent, struct config *next, char *why, size_
     return false;
 }
 
+bool parent_may_reload(const struct parent *parent)
+{
+    return parent->ready && !parent->next_config && !parent->replacing && !parent->stopping;
+}
+
 void parent_reload(struct parent *parent)
 {
     struct config_errors errors = {0};
     char why[WHY_ROOM] = "", what[WHY_ROOM] = "";
 
-    if (!parent->ready || parent->next_config || parent->replacing || parent->stopping) {
+    if (!parent_may_reload(parent)) {
         refuse(parent, "the server is starting, stopping or reloading");
         return;
     }

@@ -10,6 +10,7 @@ import threading
 import time
 
 from lib import PATIENCE_S, Checks, Client, Server, make_certificate, wait_until
+from lib_faults import free_port
 
 checks = Checks()
 LOAD_S = float(os.environ.get('HOLDFAST_RELOAD_S', '6'))
@@ -209,7 +210,27 @@ def crash():
         checks.ok('the journal names the signal', any('signal 11' in line for line in server.lines))
 
 
-for test in (under_load, broken, listeners, certificate, beyond_the_locks, crash):
+def at_the_wrong_moment():
+    """SIGHUP while a new worker starts, and several at once: the last file counts."""
+    port = free_port()
+    with Server() as server:
+        with Client(server.address('smtp')) as client:
+            client.command('EHLO c.example')
+            send(client, 'before')          # a first worker that never served is not replaced
+        os.kill(server.worker_pid, signal.SIGSEGV)
+        server._wait('the end of the worker to be told', lambda: any('signal 11' in line for line in server.lines))
+        with open(server.config, 'a') as file:
+            file.write(f'listen more {{ address = "127.0.0.1:{port}" }}\n')
+        for _ in range(3):
+            server.process.send_signal(signal.SIGHUP)
+        server.wait_events('server.started', 2)
+        server.wait_events('config.reloaded', 1)
+        with Client(('127.0.0.1', port)) as client:
+            checks.ok('a SIGHUP while it starts is done when it has started', client.banner.code == 220, client.banner)
+        checks.ok('none is refused', not any('not reloaded' in line for line in server.lines))
+
+
+for test in (under_load, broken, listeners, certificate, beyond_the_locks, at_the_wrong_moment, crash):
     try:
         test()
     except (AssertionError, OSError, IndexError, ValueError) as fault:
