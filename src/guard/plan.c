@@ -189,6 +189,10 @@ static void plan_deliver(struct guard_plan *plan, const struct config_deliver *d
 
 static void plan_hosts(struct guard_plan *plan, const struct config *config)
 {
+    static const uint16_t REROUTE_PORTS[] = {24, 25, 465, 587, 2525}; /* an operator's `reroute` */
+
+    for (size_t i = 0; i < COUNT_OF(REROUTE_PORTS); i++)
+        plan_port(plan, REROUTE_PORTS[i]);
     plan_port(plan, config->smtp_port);
     plan_port(plan, 53);
     if (config->sts_enabled)

@@ -81,7 +81,9 @@ def choosing():
 
 def reroute():
     """By destination for what comes later too, by id for that message alone; it survives a restart, and ends."""
-    with NextHop(planned()) as new, Server(extra=two_routes(free_port(), free_port()) + retry('1h')) as server:
+    port = free_port()      # the worker's locks know it from a route
+    with NextHop(planned(), port=port) as new, Server(extra=two_routes(free_port(), free_port()) + retry('1h') +
+                                                      f'route "spare.example" {{ via = "smtp:127.0.0.1:{port}" }}\n') as server:
         one, two = send(server, 'u@one.example'), send(server, 'u@two.example')
         waiting(server, 2)
         via = ('--via', f'smtp:127.0.0.1:{new.port}')

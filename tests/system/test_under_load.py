@@ -152,9 +152,12 @@ def filter_round(server, proxy, name, strike, heal, faults):
     with Crowd(server.address(), letters) as crowd:
         proxy.gate.wait_all(LEAST)
         ours = {letter.token for letter in letters}
-        middle = {scan.token: scan.forwarded for scan in proxy.in_the_middle() if scan.token in ours}
-        assert len(middle) >= LEAST, f'only {len(middle)} in the middle'
-        assert all(proxy.HOLD_AT <= count < 24000 for count in middle.values()), 'not in the middle by bytes'
+
+        def held():
+            return {scan.token: scan.forwarded for scan in proxy.in_the_middle()
+                    if scan.token in ours and proxy.HOLD_AT <= scan.forwarded < 24000}
+        wait_until('so many to be in the middle by bytes', lambda: len(held()) >= LEAST)
+        middle = held()
         print(f'# {name}: {len(middle)} messages had {min(middle.values())} to {max(middle.values())} of 24000 bytes at clamd')
         strike()
         proxy.gate.open()
