@@ -206,6 +206,7 @@ static void serve_channel(struct parent *parent)
         return;
     }
     parent->ready = parent->served = true;
+    notify_tell(parent->manager, NOTIFY_READY);
     if (parent->trial) {
         observe_event(&(struct event){.kind = EVENT_CONFIG_RELOADED,
                                       .text = bytes_of_text(parent->next_config->file)});
@@ -250,6 +251,7 @@ static void worker_ended(struct parent *parent, int status)
     parent->start_us = clock_now_us() + (replaced ? 0 : parent->pause_us);
     if (!replaced)
         tell_end(status, parent->pause_us);
+    notify_tell(parent->manager, NOTIFY_RESTARTING);
     parent->replacing = false;
 }
 
@@ -287,6 +289,7 @@ static void stop(struct parent *parent)
     if (parent->stopping)
         return;
     parent->stopping = true;
+    notify_tell(parent->manager, NOTIFY_STOPPING);
     parent->kill_us = clock_now_us() + STOP_PATIENCE_US;
     if (parent->worker > 0)
         kill(parent->worker, SIGTERM);
@@ -364,6 +367,7 @@ static bool parent_open(struct parent *parent, char *why, size_t why_room)
     sigaddset(&watched, SIGHUP);
     sigaddset(&watched, SIGCHLD);
     parent->process = getpid();
+    parent->manager = notify_open();
     parent->self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     parent->signals =
         sigprocmask(SIG_BLOCK, &watched, NULL) == 0 ? signalfd(-1, &watched, SFD_CLOEXEC) : -1;
@@ -383,6 +387,7 @@ int parent_run(const char *config_file, struct config *config)
                             .config = config,
                             .channel = -1,
                             .broker = -1,
+                            .manager = -1,
                             .keeper = {.service = -1},
                             .next_keeper = {.service = -1},
                             .exit_code = EXIT_FINDINGS};

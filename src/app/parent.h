@@ -12,6 +12,7 @@ struct parent {
     pid_t process, worker; /* worker 0: none */
     int self, signals;     /* our own program; signals as a descriptor */
     int channel, broker;   /* -1: none */
+    int manager;           /* who wants to know how it goes; -1: nobody */
     bool ready;            /* this worker serves */
     bool served;           /* some worker did: from then on one is replaced */
     bool replacing;        /* the worker was asked to make room for the next */

@@ -95,6 +95,12 @@ struct keeper {
 MUST_USE bool keeper_start(const struct config *config, struct keeper *keeper, char *why,
                            size_t why_room);
 
+/* What systemd's Type=notify wants to know (sd_notify(3)). notify_open: the way to the manager that
+ * $NOTIFY_SOCKET names, or -1 where there is none; then telling does nothing. Never waits. */
+enum notify_state { NOTIFY_READY, NOTIFY_RELOADING, NOTIFY_RESTARTING, NOTIFY_STOPPING };
+int notify_open(void);
+void notify_tell(int manager, enum notify_state state);
+
 /* ------------------------------------------------------------------ the worker */
 
 /* main() of a process that the parent started. */

@@ -22,6 +22,8 @@ static void refuse(struct parent *parent, const char *why)
     snprintf(packet.text, sizeof packet.text, "%s", why);
     if (parent->channel >= 0 && !channel_send(parent->channel, &packet))
         observe_note(LOG_WARNING, "parent", "the worker does not listen");
+    if (parent->ready)
+        notify_tell(parent->manager, NOTIFY_READY);
 }
 
 /* The worker's copies of sockets that `places` has and `other` has not. */
@@ -66,6 +68,7 @@ void parent_commit(struct parent *parent)
     parent->next_places = (struct places){0};
     parent->next_keeper = (struct keeper){.service = -1};
     parent->trial = false;
+    notify_tell(parent->manager, NOTIFY_READY);
 }
 
 /* What a running process cannot change. */
@@ -168,6 +171,7 @@ void parent_reload(struct parent *parent)
         refuse(parent, "the server is starting, stopping or reloading");
         return;
     }
+    notify_tell(parent->manager, NOTIFY_RELOADING);
     struct config *next = app_config_read(parent->config_file, &errors);
     if (!next)
         refuse_errors(parent, &errors);
