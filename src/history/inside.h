@@ -116,6 +116,8 @@ struct store {
     sqlite3_stmt *ledger_update, *ledger_insert, *ledger_close, *ledger_overdue, *ledger_prune;
     uint64_t kind_names[EVENT_KIND_COUNT], stage_names[STAGE_COUNT], cause_names[CAUSE_COUNT];
     uint64_t keep_rows, keep_us;
+    bool may_prune;         /* rows came since, or the last slice took some out */
+    uint64_t next_prune_us; /* when to look all the same: rows grow old */
     int64_t overdue_us;
     struct ledger ledger;
     struct incidents incidents;

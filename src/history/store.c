@@ -9,6 +9,7 @@
 #include <string.h>
 
 enum { PRUNE_SLICE = 10000, BATCH_ROWS_MAX = 1 << 20, BUSY_MS = 2000 };
+#define PRUNE_IDLE_US (60 * US_PER_S)
 
 static const char SCHEMA[] =
     "PRAGMA journal_mode = WAL;"
@@ -365,6 +366,7 @@ bool store_write(struct store *store, struct bytes octets)
     const bool made = batch_open(&batch, octets);
     const bool written = made && write_batch(store, &batch);
     batch_close(&batch);
+    store->may_prune = true;
     if (made && !written)
         store_recover(store);
     ledger_show(store);
@@ -396,10 +398,19 @@ static void prune(struct store *store)
         observe_note(LOG_WARNING, "history", "pruning: %s", sqlite3_errmsg(store->database));
 }
 
+/* An idle server does not ask its tables every second whether something has grown old. */
+static bool prune_is_due(const struct store *store)
+{
+    return store->may_prune || clock_now_us() >= store->next_prune_us;
+}
+
 void store_tend(struct store *store)
 {
-    if (!store->database)
+    if (!store->database || !prune_is_due(store))
         return;
+    const int removed_before = sqlite3_total_changes(store->database);
     prune(store);
     transcripts_tend(store);
+    store->may_prune = sqlite3_total_changes(store->database) != removed_before;
+    store->next_prune_us = deadline_in(PRUNE_IDLE_US);
 }

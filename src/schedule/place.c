@@ -265,7 +265,7 @@ static bool place_is_idle(const struct place *place)
 
 void places_sweep(struct schedule *schedule)
 {
-    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS && schedule->place_count > 0; i++) {
         for (struct place **at = &schedule->buckets[i]; *at;) {
             struct place *place = *at;
             if (place_is_idle(place)) {

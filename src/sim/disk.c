@@ -22,6 +22,7 @@ static struct file *handle_new(struct inode *inode, const char *path, bool writa
     if (handles)
         handles->previous = file;
     handles = file;
+    names_usage_changed();
     inode->handles++;
     return file;
 }
@@ -39,6 +40,7 @@ void file_close(struct file *file)
     if (file->inode->locked_by == file)
         file->inode->locked_by = NULL;
     file->inode->handles--;
+    names_usage_changed();
     free(file->path);
     free(file);
 }
@@ -60,6 +62,7 @@ void handles_close(void)
         file_close(handles);
     for (struct inode *inode = names_all(); inode; inode = inode->next)
         inode->handles = 0;
+    names_usage_changed();
     names_collect();
 }
 
@@ -266,6 +269,7 @@ struct io_result file_sync(struct file *file)
         step_end(&step);
     sync_end(job, sync_end_of(&step));
     inode->handles--;
+    names_usage_changed();
     step_end(&step);
     return step.error ? io_failed(step.error) : io_ok(0);
 }

@@ -170,6 +170,7 @@ void names_settle(void);  /* every name is durable */
 void names_collect(void); /* frees what nobody can reach any more */
 void names_forget(void);
 struct entry *entries_find(const struct entries *entries, const char *name);
+void names_usage_changed(void); /* what a file takes, or who can be reached */
 uint64_t names_used_bytes(void);
 uint64_t names_used_inodes(void);
 struct inode *names_all(void);

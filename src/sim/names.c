@@ -27,7 +27,14 @@ static struct {
     struct name_deed *waiting;
     size_t count, room;
     uint64_t made_since_collect;
+    bool usage_known; /* counted anew only after a change: it is asked for every second */
+    uint64_t used_bytes, used_inodes;
 } disk;
+
+void names_usage_changed(void)
+{
+    disk.usage_known = false;
+}
 
 /* ------------------------------------------------------------------ inodes and entries */
 
@@ -40,6 +47,7 @@ static struct inode *inode_new(bool is_directory)
     inode->modified_wall_us = clock_wall_us();
     inode->next = disk.all;
     disk.all = inode;
+    names_usage_changed();
     disk.made_since_collect++;
     return inode;
 }
@@ -72,6 +80,7 @@ static void entries_set(struct entries *entries, const char *name, struct inode 
 {
     struct entry *entry = entries_find(entries, name);
 
+    names_usage_changed();
     if (entry) {
         entry->inode = inode;
         return;
@@ -89,6 +98,7 @@ static void entries_unset(struct entries *entries, const char *name)
 {
     struct entry *entry = entries_find(entries, name);
 
+    names_usage_changed();
     if (!entry)
         return;
     free(entry->name);
@@ -391,25 +401,30 @@ void names_collect(void)
     }
 }
 
-uint64_t names_used_bytes(void)
+static void usage_count(void)
 {
-    uint64_t used = 0;
-
+    if (disk.usage_known)
+        return;
+    disk.usage_known = true;
+    disk.used_bytes = disk.used_inodes = 0;
     reach_current();
     for (const struct inode *inode = disk.all; inode; inode = inode->next)
-        if (inode->reachable)
-            used += pages_allocated(inode);
-    return used;
+        if (inode->reachable) {
+            disk.used_bytes += pages_allocated(inode);
+            disk.used_inodes++;
+        }
+}
+
+uint64_t names_used_bytes(void)
+{
+    usage_count();
+    return disk.used_bytes;
 }
 
 uint64_t names_used_inodes(void)
 {
-    uint64_t used = 0;
-
-    reach_current();
-    for (const struct inode *inode = disk.all; inode; inode = inode->next)
-        used += inode->reachable;
-    return used;
+    usage_count();
+    return disk.used_inodes;
 }
 
 void names_forget(void)

@@ -23,6 +23,13 @@ static struct page *page_at(struct inode *inode, size_t index)
     return &inode->pages[index];
 }
 
+static void page_allocate(struct page *page, bool allocated)
+{
+    if (page->allocated != allocated)
+        names_usage_changed();
+    page->allocated = allocated;
+}
+
 static bool page_is_clean(const struct page *page)
 {
     return page->dirty == 0 && page->stale == 0;
@@ -69,7 +76,7 @@ static void page_write(struct page *page, size_t from, struct bytes bytes)
     if (!page->cache)
         page->cache = sim_new(PAGE_BYTES);
     memcpy(page->cache + from, bytes.at, bytes.count);
-    page->allocated = true;
+    page_allocate(page, true);
     page->dirty |= mask;
     page->stale &= (uint8_t)~mask;
 }
@@ -85,7 +92,7 @@ static void page_zero(struct page *page, size_t from, size_t count)
     } else if (page->cache) {
         memset(page->cache + from, 0, count);
     }
-    page->allocated = true;
+    page_allocate(page, true);
     page->dirty |= mask;
     page->stale &= (uint8_t)~mask;
 }
@@ -162,7 +169,7 @@ void pages_truncate(struct inode *inode, uint64_t size)
         pages_zero(inode, size, end);
     inode->size = size;
     for (size_t i = (size_t)((size + PAGE_BYTES - 1) / PAGE_BYTES); i < inode->page_count; i++)
-        inode->pages[i].allocated = false;
+        page_allocate(&inode->pages[i], false);
 }
 
 void pages_free(struct inode *inode)
