@@ -182,7 +182,7 @@ static bool time_read(struct bytes text, int64_t *wall_us)
 {
     uint64_t value = 0;
 
-    if (!bytes_to_u64(text, &value))
+    if (!bytes_to_u64(text, &value) || value > INT64_MAX)
         return false;
     *wall_us = (int64_t)value;
     return true;
@@ -190,6 +190,8 @@ static bool time_read(struct bytes text, int64_t *wall_us)
 
 static bool via_set(struct order *order, struct bytes via)
 {
+    if (via.count >= sizeof(order->via_text))
+        return false;
     snprintf(order->via_text, sizeof(order->via_text), "%.*s", BYTES_PRINT(via));
     return config_parse_next_hop(bytes_of_text(order->via_text), &order->via);
 }
@@ -202,6 +204,9 @@ static bool order_read(struct schedule *schedule, struct bytes line)
     rest = bytes_cut(rest, '\t', &what);
     const bool routes = bytes_equal_text(kind, "route");
     if ((!routes && !bytes_equal_text(kind, "suspend")) || what.count == 0)
+        return false;
+    /* Cut short, it would be an order about somebody else. */
+    if (what.count >= sizeof(name) || bytes_find_byte(line, 0) < line.count)
         return false;
     snprintf(name, sizeof(name), "%.*s", BYTES_PRINT(what));
     struct order *order = order_add(schedule, routes, name, "");
