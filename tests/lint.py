@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The rules of the house that a compiler does not check: the include table of the rooms, layout, sizes, banned calls,
-const verdicts. Prints one line a finding and ends with 'N passed, N failed'."""
+const verdicts, a fuzz target for each parser. Prints one line a finding and ends with 'N passed, N failed'."""
 import os
 import re
 import subprocess
@@ -134,6 +134,44 @@ def check_verdicts(code):
                 yield number + 1, 'a verdict local has to be const'
 
 
+PARSER = re.compile(r'(^|_)(parse|decode|unpack|lint|talk)(_|$)')
+PARSERS = os.path.join(ROOT, 'tests', 'fuzz', 'parsers.tsv')
+
+
+def parsers_table():
+    """{function: [(line, target)...]}"""
+    table = {}
+    with open(PARSERS) as file:
+        for number, line in enumerate(file, 1):
+            if not line.startswith('#'):
+                function, target = line.rstrip('\n').split('\t')
+                table.setdefault(function, []).append((number, target))
+    return table
+
+
+def check_parsers(code, table):
+    """A header's parser of outside bytes has a fuzz target."""
+    for match in re.finditer(r'\b(\w+)\s*\(([^()]*)\)\s*;', code):
+        name, parameters = match.groups()
+        reads = re.search(r'struct bytes\b|struct (stream|wire_input|reader) \*', parameters)
+        if PARSER.search(name) and reads and name not in table and 'typedef' not in code[match.start() - 40:match.start()]:
+            yield code[:match.start()].count('\n') + 1, f'{name}() has no fuzz target: name one in tests/fuzz/parsers.tsv'
+
+
+def check_targets(code, table):
+    """Each row of that table is about a function and a target that are there, and each target is in it."""
+    words = set(re.findall(r'\w+', code))
+    files = {name[5:-2] for name in os.listdir(os.path.dirname(PARSERS)) if re.fullmatch(r'fuzz_\w+\.c', name)}
+    for function, rows in table.items():
+        for line, target in rows:
+            if function not in words:
+                yield line, f'there is no {function}()'
+            if target not in files:
+                yield line, f'there is no target {target}'
+    for target in sorted(files - {target for rows in table.values() for _, target in rows}):
+        yield 1, f'the target {target} stands beside no function'
+
+
 def check_layout(paths):
     done = subprocess.run([FORMATTER, '--dry-run', '--Werror', *paths], capture_output=True, text=True)
     for line in done.stderr.split('\n'):
@@ -144,7 +182,7 @@ def check_layout(paths):
 
 def main():
     findings, checked = [], 0
-    layout = []
+    layout, everything, parsers = [], [], parsers_table()
     for path in sources(SRC):
         room = os.path.relpath(path, SRC).split(os.sep)[0]
         if room not in ROOMS:
@@ -159,6 +197,10 @@ def main():
         for check in (check_includes(path, room, text), check_sizes(path, code), check_calls(code),
                       check_verdicts(code)):
             findings += [(path, line, what) for line, what in check]
+        if path.endswith('.h'):
+            findings += [(path, line, what) for line, what in check_parsers(code, parsers)]
+        everything.append(code)
+    findings += [(PARSERS, line, what) for line, what in check_targets('\n'.join(everything), parsers)]
     findings += check_layout(layout)
     for path, line, what in findings:
         print(f'not ok {os.path.relpath(path, ROOT)}:{line}: {what}')

@@ -135,7 +135,7 @@ def main():
     if not options.only or 'sanitized' in options.only:
         sanitized(totals, options.build)
     if not options.only or 'fuzz' in options.only:
-        run(totals, 'fuzz, a slice', ['sh', 'scripts/fuzz.sh', 'all', '30' if options.full else '4'], 1500)
+        run(totals, 'fuzz, a slice', [sys.executable, 'scripts/fuzz.py', 'all', '30' if options.full else '4'], 1500)
     if not options.only or 'mutants' in options.only:
         # Each of the tests that have to notice runs without a planted bug elsewhere in this file.
         run(totals, 'mutants, a slice', [sys.executable, 'tests/mutants/mutants.py', '--no-baseline', *([] if options.full else ['--slice', '6'])], 5400 if options.full else 900)

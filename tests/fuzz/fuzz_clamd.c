@@ -32,6 +32,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         INVARIANT(answer.at[10] == 0 || answer.at[10] == '\n');
     }
     INVARIANT((verdict.result == CLAMD_FAILED) == (verdict.fault != FILTER_FAULT_NONE));
+    memory.at = 0; /* the same as the answer to a ping */
+    const struct clamd_verdict pinged = clamd_talk_ping(&arena, &memory.stream, DEADLINE_NEVER);
+    if (pinged.result == CLAMD_CLEAN)
+        INVARIANT(bytes_starts_with(answer, BYTES_LITERAL("PONG")));
     buffer_free(&memory.written);
     arena_clear(&arena);
     return 0;

@@ -34,6 +34,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             INVARIANT(bytes_starts_with_nocase(field.name, BYTES_LITERAL("X-Spam-")));
         INVARIANT(!walk.malformed && walk.rest.count == 0);
     }
+    memory.at = 0; /* the same as the answer to a ping */
+    const struct spamd_verdict pinged = spamd_talk_ping(&arena, &memory.stream, DEADLINE_NEVER);
+    INVARIANT((pinged.result == SPAMD_FAILED) == (pinged.fault != FILTER_FAULT_NONE));
     buffer_free(&memory.written);
     arena_clear(&arena);
     return 0;

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""./run fuzz list | all SECONDS | NAME SECONDS | merge [NAME...]
+
+Builds the libFuzzer targets with ASan and UBSan and runs them. The corpus of a target lies in tests/fuzz/corpus/NAME and is
+played first; what is found anew is kept under build-fuzz/corpus. `merge` brings what of that adds coverage into the
+repository, minimised and bounded. Totals of all runs since the build folder was made lie in build-fuzz/totals.json;
+--write puts them into docs/fuzzing.md."""
+import argparse
+import concurrent.futures
+import glob
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.path.join(ROOT, 'build-fuzz')
+SOURCES = os.path.join(ROOT, 'tests', 'fuzz')
+CORPUS_BYTES, CORPUS_FILES, INPUT_BYTES = 48 * 1024, 48, 4096  # of one target in the repository
+LOCK = threading.Lock()
+
+
+def targets():
+    return sorted(os.path.basename(path)[5:-2] for path in glob.glob(os.path.join(SOURCES, 'fuzz_*.c')))
+
+
+def build(names):
+    environment = {**os.environ, 'CC': 'clang'}
+    if not os.path.exists(os.path.join(BUILD, 'build.ninja')):
+        made = subprocess.run(['meson', 'setup', BUILD, ROOT, '-Dfuzz=true', '-Db_sanitize=address,undefined', '-Db_lundef=false',
+                               '-Dbuildtype=debugoptimized'], env=environment, capture_output=True, text=True)
+        if made.returncode:
+            sys.exit(made.stdout + made.stderr)
+    with open(os.path.join(BUILD, 'build.ninja'), encoding='utf-8') as file:
+        known = file.read()
+    if any(f'build tests/fuzz/fuzz_{name}:' not in known for name in names):  # new since
+        subprocess.run(['meson', 'setup', '--reconfigure', BUILD, ROOT], env=environment, stdout=subprocess.DEVNULL, check=True)
+    made = subprocess.run(['ninja', '-C', BUILD, *(f'tests/fuzz/fuzz_{name}' for name in names)], capture_output=True, text=True)
+    if made.returncode:
+        sys.exit('\n'.join(made.stdout.split('\n')[-40:]))
+
+
+def seeds_of(name):
+    folder = os.path.join(SOURCES, 'corpus', name)
+    return [folder] if os.path.isdir(folder) else []
+
+
+def command(name, folders, *options):
+    dictionary = os.path.join(SOURCES, name + '.dict')
+    if os.path.exists(dictionary):
+        options += (f'-dict={dictionary}',)
+    return [os.path.join(BUILD, 'tests', 'fuzz', 'fuzz_' + name), *folders, '-timeout=10', '-rss_limit_mb=2048', *options]
+
+
+def play(name, seconds):
+    """Runs one target. Returns (executions, edges, features), or None when it found something."""
+    found, findings = (os.path.join(BUILD, kind, name) for kind in ('corpus', 'findings'))
+    os.makedirs(found, exist_ok=True)
+    os.makedirs(findings, exist_ok=True)
+    done = subprocess.run(command(name, [found, *seeds_of(name)], f'-max_total_time={seconds}', f'-artifact_prefix={findings}/',
+                                  '-print_final_stats=1'), cwd=BUILD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = done.stdout.decode(errors='replace')
+    with open(os.path.join(BUILD, 'findings', name + '.log'), 'w', encoding='utf-8') as log:
+        log.write(said)
+    if done.returncode:
+        with LOCK:
+            print('\n'.join(said.split('\n')[-40:]))
+            print(f'not ok {name}: its finding is in {os.path.relpath(findings, ROOT)}/', flush=True)
+        return None
+    executions = int(re.search(r'stat::number_of_executed_units: *(\d+)', said).group(1))
+    edges, features = re.findall(r'cov: (\d+) ft: (\d+)', said)[-1]
+    with LOCK:
+        print(f'ok {name}: {executions} executions, {edges} edges, {features} features in {seconds} s', flush=True)
+        note(name, executions, seconds, int(edges), int(features))
+    return executions
+
+
+def totals():
+    try:
+        with open(os.path.join(BUILD, 'totals.json'), encoding='utf-8') as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return {}
+
+
+def note(name, executions, seconds, edges, features):
+    rows = totals()
+    row = rows.setdefault(name, {'executions': 0, 'seconds': 0, 'edges': 0, 'features': 0})
+    row['executions'] += executions
+    row['seconds'] += seconds
+    row['edges'], row['features'] = max(edges, row['edges']), max(features, row['features'])
+    with open(os.path.join(BUILD, 'totals.json'), 'w', encoding='utf-8') as file:
+        json.dump(rows, file, indent=1, sort_keys=True)
+
+
+def merge(name):
+    """The corpus in the repository becomes the smallest inputs that together reach the most, within its bounds. What a
+    finding left there, called found-*, stays."""
+    folder, made = os.path.join(SOURCES, 'corpus', name), os.path.join(BUILD, 'merged', name)
+    shutil.rmtree(made, ignore_errors=True)
+    os.makedirs(made)
+    os.makedirs(os.path.join(BUILD, 'corpus', name), exist_ok=True)
+    subprocess.run(command(name, [made, *seeds_of(name), os.path.join(BUILD, 'corpus', name)], '-merge=1', f'-max_len={INPUT_BYTES}'),
+                   cwd=BUILD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    os.makedirs(folder, exist_ok=True)
+    kept = {file for file in os.listdir(folder) if file.startswith('found-') or '-' in file or not re.fullmatch(r'[0-9a-f]{40}', file)}
+    for file in set(os.listdir(folder)) - kept:
+        os.remove(os.path.join(folder, file))
+    room = CORPUS_BYTES - sum(os.path.getsize(os.path.join(folder, file)) for file in kept)
+    count = len(kept)
+    for path in sorted(glob.glob(os.path.join(made, '*')), key=lambda path: (os.path.getsize(path), path)):
+        size = os.path.getsize(path)
+        if count >= CORPUS_FILES or size > min(room, INPUT_BYTES):
+            continue
+        shutil.copy(path, os.path.join(folder, os.path.basename(path)))
+        room -= size
+        count += 1
+    print(f'{name}: {count} inputs, {CORPUS_BYTES - room} octets', flush=True)
+
+
+def document():
+    rows = totals()
+    lines = ['| target | reads | executions | seconds | edges | features | corpus | found |', '|---|---|---|---|---|---|---|---|']
+    for name in targets():
+        row = rows.get(name, {'executions': 0, 'seconds': 0, 'edges': 0, 'features': 0})
+        folder = os.path.join(SOURCES, 'corpus', name)
+        files = os.listdir(folder) if os.path.isdir(folder) else []
+        found = sum(file.startswith('found-') for file in files)
+        lines.append(f'| {name} | {about(name)} | {row["executions"]:,} | {row["seconds"]:,} | {row["edges"]:,} | {row["features"]:,} '
+                     f'| {len(files)} | {found or ""} |')
+    executions = sum(rows[name]['executions'] for name in targets() if name in rows)
+    seconds = sum(rows[name]['seconds'] for name in targets() if name in rows)
+    lines += ['', f'Together {executions:,} executions in {seconds:,} s.', '']
+    path = os.path.join(ROOT, 'docs', 'fuzzing.md')
+    text = open(path, encoding='utf-8').read()
+    with open(path, 'w', encoding='utf-8') as out:
+        out.write(text[:text.index('| target |')] + '\n'.join(lines))
+
+
+def about(name):
+    """The first sentence of the comment that a target begins with, up to its colon or full stop."""
+    text = open(os.path.join(SOURCES, f'fuzz_{name}.c'), encoding='utf-8').read()
+    comment = re.match(r'/\*(.*?)\*/', text, re.S).group(1)
+    words = ' '.join(word for word in comment.split() if word != '*')
+    return re.split(r'[.:;](?: |$)', words, maxsplit=1)[0].replace('|', '/')
+
+
+def main():
+    parser = argparse.ArgumentParser(prog='./run fuzz', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', nargs='?', default='list', help='list, all, merge, or the name of a target')
+    parser.add_argument('rest', nargs='*', help='seconds, each; for merge: names')
+    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='targets at once')
+    parser.add_argument('--write', action='store_true', help='put the totals into docs/fuzzing.md')
+    options = parser.parse_args()
+    if options.what == 'list':
+        print('\n'.join(targets()))
+        return 0
+    if options.what == 'merge':
+        names = options.rest or targets()
+        build(names)
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(merge, names))
+        return 0
+    names = targets() if options.what == 'all' else [options.what]
+    if not set(names) <= set(targets()):
+        sys.exit(f'fuzz: no target is called {options.what}; ./run fuzz list names them')
+    seconds = int(options.rest[0]) if options.rest else 60
+    build(names)
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        passed = sum(result is not None for result in pool.map(lambda name: play(name, seconds), names))
+    if options.write:
+        document()
+    if options.what == 'all':
+        print(f'{passed} passed, {len(names) - passed} failed')
+    return 0 if passed == len(names) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
