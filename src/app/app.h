@@ -44,7 +44,7 @@ bool app_config_is_default(const struct config *config);
 
 int64_t app_now_wall_us(void);
 /* A running server writes its history in the background: lets it catch up. */
-void app_catch_up(const char *directory);
+void app_catch_up(const struct config *config);
 
 /* One function a command; they return an exit code. */
 #define COMMAND(word, function, usage, help) int function(const struct command_line *line);

@@ -106,7 +106,7 @@ static const char *word_of(const json_t *object, const char *member)
     return text ? text : "";
 }
 
-/* A spool that fails is told of by its server alone: the history is on the same disk. */
+/* A spool that fails may take the history with it: its server can tell of it all the same. */
 static void print_spool_fault(struct buffer *text, const json_t *spool)
 {
     enum cause cause = CAUSE_UNDECIDED;
@@ -126,16 +126,21 @@ static void print_spool_fault(struct buffer *text, const json_t *spool)
 }
 
 /* A running server writes its history in the background: let it catch up. A stopped one has nothing
- * to add; one whose spool is down cannot, and that is said where no JSON is disturbed. */
-void app_catch_up(const char *directory)
+ * to add; one whose spool is down may not be able to, and that is said where no JSON is disturbed.
+ */
+void app_catch_up(const struct config *config)
 {
+    const char *directory = config->spool;
+    const bool together = strcmp(config->history, config->spool) == 0;
     CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
 
     json_decref(ask_quietly(directory, BYTES_LITERAL("{\"do\":\"flush\"}")));
     json_t *status = ask_quietly(directory, BYTES_LITERAL("{\"do\":\"status\"}"));
     print_spool_fault(&text, json_object_get(status, "spool"));
     if (buffer_view(&text).count > 0)
-        fprintf(stderr, "The history ends where the spool failed. Now:\n%.*s",
+        fprintf(stderr, "%s\n%.*s",
+                together ? "The history ends where the spool failed. Now:"
+                         : "The spool has failed; the history goes on. Now:",
                 BYTES_PRINT(buffer_view(&text)));
     json_decref(status);
 }
@@ -349,6 +354,7 @@ static int print_queue(const struct command_line *line, const struct spool_view_
     if (!config)
         return EXIT_FINDINGS;
     const struct diagnose_place place = {.spool_directory = config->spool,
+                                         .history_directory = config->history,
                                          .now_wall_us = app_now_wall_us()};
     snprintf(domain, sizeof domain, "%s", filter.domain ? filter.domain : "");
     for (char *at = domain; *at; at++)
@@ -470,9 +476,8 @@ int command_why(const struct command_line *line)
     CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
-    const struct diagnose_place place = {
-        .spool_directory = config->spool, .now_wall_us = app_now_wall_us(), .config = config};
-    app_catch_up(config->spool);
+    const struct diagnose_place place = diagnose_place_of(config, app_now_wall_us());
+    app_catch_up(config);
     if (of_destination)
         return why_destination(line, &place);
     return line->in ? why_in(line, &place) : why_id(line, &place);

@@ -71,7 +71,7 @@ static int print_report(const struct config *config, struct bytes domain, uint64
      */
     if (world_run(record_main, &job, 1) != EXIT_FINE)
         fprintf(stderr, "holdfast: %s\n", job.why);
-    const struct dmarc_report_request request = {.spool_directory = config->spool,
+    const struct dmarc_report_request request = {.history_directory = config->history,
                                                  .hostname = config->hostname,
                                                  .domain = domain,
                                                  .record = &job.record,

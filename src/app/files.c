@@ -135,20 +135,26 @@ struct owner {
     bool given;
 };
 
+static bool folder_make_one(const char *path, const struct owner *owner)
+{
+    if (mkdir(path, owner ? 0700 : 0755) == 0)
+        return !owner || !owner->given || chown(path, owner->uid, owner->gid) == 0;
+    return errno == EEXIST;
+}
+
+/* The owner's alone; what has to be made above it stays the parent's, and may be passed through. */
 static bool folder_make(char *path, const struct owner *owner)
 {
     char *slash = strrchr(path, '/');
 
-    if (mkdir(path, 0700) == 0)
-        return !owner->given || chown(path, owner->uid, owner->gid) == 0;
-    if (errno == EEXIST)
+    if (folder_make_one(path, owner))
         return true;
     if (errno != ENOENT || !slash || slash == path)
         return false;
     *slash = 0;
-    const bool above = folder_make(path, &(struct owner){0});
+    const bool above = folder_make(path, NULL);
     *slash = '/';
-    return above && folder_make(path, owner);
+    return above && folder_make_one(path, owner);
 }
 
 static bool folder_prepare(struct bytes path, const struct owner *owner, char *why, size_t why_room)
@@ -205,6 +211,7 @@ bool files_prepare(const struct config *config, char *why, size_t why_room)
     bool fine = folder_prepare(bytes_of_text(config->spool), &owner, why, why_room);
     if (fine)
         drop_prepare(config, &owner);
+    fine = fine && folder_prepare(bytes_of_text(config->history), &owner, why, why_room);
     for (unsigned i = 0; fine && i < config->domain_count; i++)
         if (config->domains[i].deliver.kind == DELIVER_MAILDIR)
             fine = folder_prepare(mailbox_root(config->domains[i].deliver.target), &owner, why,

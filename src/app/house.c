@@ -8,7 +8,7 @@ static bool open_storage(struct house *house)
 {
     const struct config *config = house->config;
     const struct config_incidents *times = &config->incidents;
-    const struct history_settings history = {.directory = config->spool,
+    const struct history_settings history = {.directory = config->history,
                                              .overdue_us = config->ledger_overdue_us,
                                              .incidents = {.notice_us = times->notice_us,
                                                            .sustained_us = times->sustained_us,

@@ -31,9 +31,8 @@ int command_incidents(const struct command_line *line)
     CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
-    const struct diagnose_place place = {
-        .spool_directory = config->spool, .now_wall_us = app_now_wall_us(), .config = config};
-    app_catch_up(config->spool);
+    const struct diagnose_place place = diagnose_place_of(config, app_now_wall_us());
+    app_catch_up(config);
     if (!diagnose_incidents(&place, query, &incidents, why, sizeof why)) {
         fprintf(stderr, "holdfast: %s\n", why);
         return EXIT_UNREACHABLE;
@@ -134,9 +133,7 @@ static int report_main(void *argument)
 {
     struct report_job *job = argument;
     struct arena arena = ARENA_WITH_LIMIT(64 * MIB);
-    const struct diagnose_place place = {.spool_directory = job->config->spool,
-                                         .now_wall_us = job->now_wall_us,
-                                         .config = job->config};
+    const struct diagnose_place place = diagnose_place_of(job->config, job->now_wall_us);
     const struct config_resolver *asked = &job->config->resolver;
     const bool named = job->request.resolver_count > 0;
     const struct resolver_settings settings = {.forward = named ? job->resolvers : asked->forward,
@@ -181,6 +178,6 @@ int command_report(const struct command_line *line)
     if (!config)
         return EXIT_FINDINGS;
     job.config = config;
-    app_catch_up(config->spool);
+    app_catch_up(config);
     return world_run(report_main, &job, 1);
 }

@@ -96,6 +96,8 @@ static const char *read_once(const struct parent *parent, const struct config *n
 
     if (!had || !wanted || !guard_plan_covers(had, wanted, what, room))
         found = what;
+    else if (strcmp(now->history, next->history) != 0)
+        found = "history";
     else if (!same_web)
         found = "web: address";
     else if (strcmp(now->operator_command, next->operator_command) != 0)

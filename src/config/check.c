@@ -278,6 +278,8 @@ static void check_own_delivery(const struct config *config, struct scan *scan)
 
 void config_check(struct config *config, struct scan *scan)
 {
+    if (config->history && !*config->history)
+        config->history = config->spool;
     check_names(scan, SECTION_LISTEN, config->listens, config->listen_count);
     check_names(scan, SECTION_DOMAIN, config->domains, config->domain_count);
     check_names(scan, SECTION_ROUTE, config->routes, config->route_count);

@@ -183,8 +183,8 @@ struct config_limits {
 
 struct config {
     struct arena arena;
-    const char *file; /* where it came from */
-    const char *hostname, *spool, *user;
+    const char *file;                              /* where it came from */
+    const char *hostname, *spool, *history, *user; /* history: the spool, if not set */
     struct config_listen *listens;
     unsigned listen_count;
     const char *tls_certificate, *tls_key; /* "" when TLS is off */

@@ -22,6 +22,7 @@ struct console_sample {
 struct console {
     struct console_settings settings;
     char directory[512]; /* the spool's: the control socket lies there */
+    char history[512];   /* where history.db is */
     struct listener *control;
     struct fiber *acceptor;
     struct MHD_Daemon *web;

@@ -191,6 +191,7 @@ struct console *console_open(const struct console_settings *settings, char *why,
     console->settings = *settings;
     pthread_mutex_init(&console->samples.lock, NULL);
     snprintf(console->directory, sizeof console->directory, "%s", settings->config->spool);
+    snprintf(console->history, sizeof console->history, "%s", settings->config->history);
     if (!console_control_endpoint(console->directory, &at)) {
         snprintf(why, why_room, "%s/control: the path is too long for a Unix socket",
                  console->directory);

@@ -265,6 +265,7 @@ void console_page_print(struct buffer *into, struct console *console, const json
     static const char *const destinations[] = {"destination", "waiting", "active", "limit",
                                                "backing_off", "next",    "cause",  NULL};
     const struct diagnose_place place = {.spool_directory = console->directory,
+                                         .history_directory = console->history,
                                          .now_wall_us = clock_wall_us()};
 
     buffer_add_text(into, HEAD);

@@ -23,10 +23,11 @@
 
 /* Where the stories come from. */
 struct diagnose_place {
-    const char *spool_directory;
+    const char *spool_directory, *history_directory;
     int64_t now_wall_us;
     const struct config *config; /* or NULL: then nothing is said of lifetimes and routes */
 };
+struct diagnose_place diagnose_place_of(const struct config *config, int64_t now_wall_us);
 
 /*
  * The story of a message, or of a session, by id. ABSENT: nothing is recorded under this id. *story
@@ -123,7 +124,7 @@ void diagnose_print_cause(struct buffer *into, const json_t *cause);
 
 struct dmarc_record;
 struct dmarc_report_request {
-    const char *spool_directory, *hostname;
+    const char *history_directory, *hostname;
     struct bytes domain; /* of the policy */
     const struct dmarc_record *record;
     int64_t since_wall_us, until_wall_us;

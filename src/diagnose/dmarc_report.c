@@ -242,7 +242,7 @@ bool diagnose_dmarc_report(struct buffer *into, const struct dmarc_report_reques
         .request = request, .arena = &arena, .rows = calloc(ROWS_MAX, sizeof *all.rows)};
 
     snprintf(why, why_room, "no memory");
-    const bool read = all.rows && history_since(request->spool_directory, request->since_wall_us,
+    const bool read = all.rows && history_since(request->history_directory, request->since_wall_us,
                                                 collect, &all, why, why_room);
     if (read) {
         buffer_add_text(into, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"

@@ -63,7 +63,7 @@ void dns_check_learn(struct dns_check *check)
         if (bytes_equal_text_nocase(check->request->domain, config->signs[i].domain))
             learn(check, bytes_of_text(config->signs[i].selector));
     const int64_t since = clock_wall_us() - (int64_t)(LEARN_DAYS * 86400 * US_PER_S);
-    if (!history_since(config->spool, since, learn_from, check, why, sizeof why))
+    if (!history_since(config->history, since, learn_from, check, why, sizeof why))
         dns_find(&check->findings, FINDING_OWN_NO_HISTORY, check->request->domain,
                  arena_copy(check->arena, bytes_of_text(why)));
 }

@@ -51,7 +51,7 @@ static json_t *incident_steps(const struct diagnose_place *place, const struct i
     char message[ID_TEXT_MAX] = "";
 
     snprintf(cause, sizeof cause, "%.*s", BYTES_PRINT(row->cause));
-    if (incident_messages(place->spool_directory, row->id, messages, &count) && count > 0)
+    if (incident_messages(place->history_directory, row->id, messages, &count) && count > 0)
         id_print(messages[count - 1], message, sizeof message);
     const struct step_facts facts = {.cause = cause,
                                      .out = out,
@@ -116,7 +116,7 @@ bool diagnose_incidents(const struct diagnose_place *place, struct incident_quer
     struct incident_list list = {.place = place, .list = json_array()};
 
     *incidents = NULL;
-    if (!incident_view(place->spool_directory, query, list_add, &list, why, why_room)) {
+    if (!incident_view(place->history_directory, query, list_add, &list, why, why_room)) {
         json_decref(list.list);
         return false;
     }

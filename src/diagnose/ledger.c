@@ -186,7 +186,8 @@ bool diagnose_ledger(const struct diagnose_place *place, int64_t since_wall_us, 
                                      .clients = json_object()};
 
     *summary = NULL;
-    if (!ledger_view(place->spool_directory, since_wall_us, account_add, &account, why, why_room)) {
+    if (!ledger_view(place->history_directory, since_wall_us, account_add, &account, why,
+                     why_room)) {
         account_close(&account);
         return false;
     }

@@ -118,8 +118,7 @@ static void summary_make(void *argument)
 {
     struct summary *summary = argument;
     const struct config *config = summary->desk->settings.config;
-    const struct diagnose_place place = {
-        .spool_directory = config->spool, .now_wall_us = clock_wall_us(), .config = config};
+    const struct diagnose_place place = diagnose_place_of(config, clock_wall_us());
     const struct incident_query query = {.id = summary->note->id};
     json_t *incidents = NULL;
     char why[256];
@@ -272,8 +271,7 @@ static void drafting_gather(void *argument)
 static void desk_draft(const struct operator_desk *desk, const struct note *note)
 {
     const struct config *config = desk->settings.config;
-    const struct diagnose_place place = {
-        .spool_directory = config->spool, .now_wall_us = clock_wall_us(), .config = config};
+    const struct diagnose_place place = diagnose_place_of(config, clock_wall_us());
     const struct report_request request = {.place = &place,
                                            .incident = note->id,
                                            .resolver = desk->settings.resolver,
@@ -341,7 +339,7 @@ static bool desk_turn(struct operator_desk *desk)
 
     if (!notes)
         return false;
-    notes->directory = desk->settings.config->spool;
+    notes->directory = desk->settings.config->history;
     history_flush(desk->settings.history);
     told = work_run(notes_read, notes) == IO_OK && notes->read;
     for (unsigned i = 0; i < notes->count && !atomic_load(&desk->closing); i++)

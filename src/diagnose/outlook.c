@@ -114,7 +114,7 @@ static const char *add_incidents(const struct diagnose_place *place, json_t *sto
     char why[DIAGNOSE_WHY_ROOM];
 
     if (*subject &&
-        !incident_view(place->spool_directory, query, incident_match, &search, why, sizeof why))
+        !incident_view(place->history_directory, query, incident_match, &search, why, sizeof why))
         json_array_clear(search.found);
     json_object_set_new(story, "incidents", search.found);
     return diagnose_word(json_array_get(search.found, 0), "id");

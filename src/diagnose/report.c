@@ -182,14 +182,14 @@ static bool gather_messages(const struct diagnose_place *place, struct gathering
     unsigned count = 0;
     char id[ID_TEXT_MAX];
 
-    if (!incident_messages(place->spool_directory, incident, messages, &count)) {
+    if (!incident_messages(place->history_directory, incident, messages, &count)) {
         snprintf(why, why_room, "the incident's messages cannot be read");
         return false;
     }
     for (unsigned i = 0; i < count; i++) {
         gathering->message = json_pack("{s:s}", "id", id_print(messages[i], id, sizeof id));
         gathering->size = 0;
-        const bool read = history_of_message(place->spool_directory, messages[i], take_row,
+        const bool read = history_of_message(place->history_directory, messages[i], take_row,
                                              gathering, why, why_room);
         if (read && json_array_size(gathering->messages) < REPORT_MESSAGES)
             json_array_append(gathering->messages, gathering->message);

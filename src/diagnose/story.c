@@ -47,6 +47,14 @@ static void set_id(json_t *object, const char *member, uint64_t id)
         json_object_set_new(object, member, json_string(id_print(id, text, sizeof text)));
 }
 
+struct diagnose_place diagnose_place_of(const struct config *config, int64_t now_wall_us)
+{
+    return (struct diagnose_place){.spool_directory = config->spool,
+                                   .history_directory = config->history,
+                                   .now_wall_us = now_wall_us,
+                                   .config = config};
+}
+
 static bool story_add_event(void *argument, const struct history_row *row)
 {
     json_t *event = json_object();
@@ -199,14 +207,14 @@ static bool story_read(const struct diagnose_place *place, uint64_t id, json_t *
     json_t *earlier = json_object_get(story, "earlier");
     struct recipient_list recipients = {.place = place, .rows = queued};
 
-    if (!history_of_message(place->spool_directory, id, story_add_event, events, why, why_room) ||
+    if (!history_of_message(place->history_directory, id, story_add_event, events, why, why_room) ||
         !spool_view(place->spool_directory, &filter, story_add_recipient, &recipients, why,
                     why_room) ||
-        !ledger_of_message(place->spool_directory, id, story_add_earlier, earlier, why, why_room))
+        !ledger_of_message(place->history_directory, id, story_add_earlier, earlier, why, why_room))
         return false;
     if (json_array_size(events) > 0 || json_array_size(queued) > 0)
         return true;
-    return history_of_session(place->spool_directory, id, story_add_event, events, why, why_room);
+    return history_of_session(place->history_directory, id, story_add_event, events, why, why_room);
 }
 
 struct lookup diagnose_story(const struct diagnose_place *place, uint64_t id, json_t **story,

@@ -35,7 +35,7 @@ bool diagnose_transcripts(const struct diagnose_place *place, uint64_t id, json_
     struct transcript_list list = {.list = json_array()};
 
     *transcripts = NULL;
-    if (!transcript_view(place->spool_directory, id, transcript_add, &list, why, why_room)) {
+    if (!transcript_view(place->history_directory, id, transcript_add, &list, why, why_room)) {
         json_decref(list.list);
         return false;
     }

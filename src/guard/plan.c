@@ -218,6 +218,7 @@ struct guard_plan *guard_plan_of(const struct config *config)
         return NULL;
     plan_system(plan);
     plan_text(plan, config->spool, GUARD_WRITE);
+    plan_text(plan, config->history, GUARD_WRITE);
     config_drop_path(config->spool, drop, sizeof drop);
     plan_text(plan, drop, GUARD_WRITE);
     plan_text(plan, config->resolver.trust_anchor, GUARD_READ);

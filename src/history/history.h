@@ -3,9 +3,10 @@
  * we deferred. Bounded in rows and days; written asynchronously, read by `why`.
  *
  * Flow:   observe_event -> history's sink queues a copy (bounded; drops are counted) -> its own
- * loop writes batches into SQLite -> `why` reads. Owns:   history.db in the spool's directory, one
- * writer. Sleeps: only its own loop. Fails:  never towards mail: a full or broken history loses
- * history, counted in a metric. Never:  is asked for a decision about a message's fate.
+ * loop writes batches into SQLite -> `why` reads. Owns:   history.db in a directory that may be the
+ * spool's, one writer. Sleeps: only its own loop. Fails:  never towards mail: a full or broken
+ * history loses history, counted in a metric. Never:  is asked for a decision about a message's
+ * fate.
  */
 #ifndef HISTORY_HISTORY_H
 #define HISTORY_HISTORY_H
@@ -26,7 +27,7 @@ struct incident_times {
     uint64_t calm_us;   /* no failure for so long, though nothing succeeded either: over; 6 h */
 };
 struct history_settings {
-    const char *directory; /* the spool's */
+    const char *directory; /* of history.db */
     uint64_t keep_rows;    /* 0: 1,000,000 */
     uint64_t keep_us;      /* 0: 14 days */
     uint64_t overdue_us;   /* when a deferred mail that has not come back is overdue; 0: 24 h */

@@ -51,8 +51,11 @@ static struct verdict disk_verdict(struct spool_draft *draft, struct io_result r
     if (result.status == IO_OK)
         return verdict_accept();
     draft->failed = true;
-    return verdict_of(result.error == ENOSPC || result.error == EDQUOT ? CAUSE_SPOOL_FULL
-                                                                       : CAUSE_SPOOL_FAILED);
+    if (result.error == ENOSPC || result.error == EDQUOT)
+        return verdict_of(CAUSE_SPOOL_FULL);
+    if (result.status == IO_FAILED) /* `status` has to know, though the log may be well */
+        spool_set_fault(draft->spool, "body: %s", io_result_text(result));
+    return verdict_of(CAUSE_SPOOL_FAILED);
 }
 
 static struct verdict tail_write(struct spool_draft *draft)

@@ -273,15 +273,15 @@ def why_in(server, *words):
 STATES = ('still_out', 'came_back', 'refused_later', 'overdue')
 
 
-def ledger_table(spool):
+def ledger_table(folder):
     """Every row of the ledger, as Account.table() has them."""
-    path = os.path.join(spool, 'history.db')
+    path = os.path.join(folder, 'history.db')
     with sqlite3.connect(f'file:{path}?mode=ro', uri=True, timeout=30) as database:
         return sorted((sender, to, cause, attempts, STATES[state]) for sender, to, cause, attempts, state in database.execute(
             'SELECT sender, recipient, cause, attempts, state FROM ledger'))
 
 
-def expect_account(server, letters, spool=None):
+def expect_account(server, letters, history=None):
     """The ledger is written a moment later; when it has as many rows and ends as it should, every row has to be right."""
     account = Account(letters)
     wanted = account.summary()
@@ -289,7 +289,13 @@ def expect_account(server, letters, spool=None):
         wait_until('the ledger to agree', lambda: why_in(server) == wanted, 20)
     except AssertionError:
         raise AssertionError(f'the clients\' account is {wanted}, `why --in` says {why_in(server)}') from None
-    wait_until('the rows to agree', lambda: ledger_table(spool or os.path.join(server.folder, 'spool')) == account.table(), 10)
+    folder = history or os.path.join(server.folder, 'spool')
+    try:
+        wait_until('the rows to agree', lambda: ledger_table(folder) == account.table(), 10)
+    except AssertionError:
+        ledger, clients = ledger_table(folder), account.table()
+        raise AssertionError(f'only in the ledger: {[row for row in ledger if row not in clients]}; '
+                             f'only in the clients\' log: {[row for row in clients if row not in ledger]}') from None
     return wanted
 
 

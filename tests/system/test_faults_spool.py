@@ -160,6 +160,29 @@ def broken_disk(break_it, name):
             shutil.rmtree(server.folder, ignore_errors=True)
 
 
+def history_dies():
+    """`history` on a disk of its own that dies: mail goes on, the server stops in time, and the next start says what it is."""
+    with Disk(megabytes=64) as disk:
+        with FaultServer(f'history = "{disk.at}/history"\n') as server:
+            expect_accepted(server, Mail())
+            disk.shut_down()
+            for _ in range(5):
+                expect_accepted(server, Mail())
+            expect(server, Mail(to='nobody@home.example'), '550 5.1.1', 'recipient.unknown', 'rcpt')
+            assert server.run('status')[0] == 0
+            server.stop()
+            try:
+                server.start()
+            except AssertionError as fault:
+                assert f'{disk.at}/history' in str(fault), fault
+            else:
+                raise AssertionError('it started without a history')
+            disk.unmount()
+            disk.mount()
+            server.start()
+            expect_accepted(server, Mail())
+
+
 def one_failed_sync():
     """EIO from one fdatasync: the message of that batch is deferred, the next one is taken on a fresh segment."""
     with FaultServer() as server:
@@ -205,6 +228,7 @@ def main():
         checks.run('full in inodes: 452 spool.full at MAIL, heals', full_in_inodes)
         checks.run('read-only under the server: 4yz, nothing acknowledged is lost', lambda: broken_disk(Disk.abort, 'read-only'))
         checks.run('I/O errors: 4yz, nothing acknowledged is lost', lambda: broken_disk(Disk.shut_down, 'EIO'))
+        checks.run('the history\'s own disk dies: mail goes on', history_dies)
     else:
         checks.skip('faults of a disk', 'no loop mount here (needs root and mkfs.ext4)')
     if shutil.which('strace'):

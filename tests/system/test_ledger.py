@@ -3,10 +3,12 @@
 by row. Then what is overdue, and that it costs nothing while nothing is deferred."""
 import os
 import random
+import signal
 import sqlite3
+import tempfile
 import time
 
-from lib import Checks, wait_until
+from lib import Checks, Client, Server, wait_until
 from lib_dns import SERVFAIL, ScriptedDns
 from lib_faults import FaultServer, FromAddress, write_file
 from lib_load import FULL, Letter, Told, count_told, expect_account, ledger_table, why_in
@@ -226,7 +228,75 @@ def costs_nothing():
         server.start()
 
 
+# ------------------------------------------------------------------ a folder of its own
+
+def elsewhere():
+    """`history` names another folder: made with its parents for the server's user, read by every command; a reload may move it
+    (a new worker), one that cannot be opened is refused by name and the old one runs on."""
+    user = 'user = "nobody"\n' if os.geteuid() == 0 else ''
+    with tempfile.TemporaryDirectory(prefix='holdfast-history-') as root:
+        os.chmod(root, 0o755)
+        text = ('hostname = "mx.home.example"\nspool = "{folder}/spool"\n' + f'history = "{root}/a/of mx"\n{user}'
+                'listen smtp { address = "127.0.0.1:0" }\ndomain "home.example" { users = "file:{folder}/users"\n'
+                '    deliver = "maildir:{folder}/mail/{domain}/{user}" }\n'
+                'limits { recipients = 1 }\n')
+        with Server(text=text, start=False) as server:
+            os.chmod(server.folder, 0o755)
+            server.start()
+            deferred(server)
+            first = os.path.join(root, 'a', 'of mx')
+            facts = os.stat(first)
+            assert facts.st_mode & 0o777 == 0o700, oct(facts.st_mode)
+            assert facts.st_uid == os.stat(os.path.join(server.folder, 'spool')).st_uid, 'another owner than the spool\'s'
+            assert not os.path.exists(os.path.join(server.folder, 'spool', 'history.db')), 'a history beside the spool, too'
+            wait_until('the ledger to have a row', lambda: why_in(server)['deferred'] == 1)
+            assert server.run('config', 'show')[1].count(f'history = "{first}"') == 1
+
+            edit(server, f'{root}/a/of mx', '/proc/none/history')
+            code, out, err = server.run('reload')
+            assert code == 1 and '/proc/none/history' in out + err, (code, out, err)
+            edit(server, '/proc/none/history', f'{root}/a/of mx')
+            deferred(server)
+            wait_until('the ledger to go on', lambda: ledger_table(first) == [('a@b.example', 'bob@home.example', 'recipient.too_many', 2, 'still_out')])
+
+            edit(server, f'{root}/a/of mx', f'{root}/b')
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_events('config.reloaded', 1)
+            deferred(server)
+            wait_until('the other ledger to have a row', lambda: why_in(server)['deferred'] == 1)
+            assert os.path.exists(os.path.join(root, 'b', 'history.db'))
+            server.stop()
+
+            with open(os.path.join(root, 'file'), 'w'):
+                pass
+            edit(server, f'{root}/b', f'{root}/file')
+            try:
+                server.start()
+            except AssertionError as fault:
+                assert f'history: {root}/file/history.db: ' in str(fault), fault
+            else:
+                raise AssertionError('a file served as a folder')
+
+
+def edit(server, old, new):
+    with open(server.config) as file:
+        text = file.read()
+    assert old in text, f'{old!r} is not in the configuration'
+    with open(server.config, 'w') as file:
+        file.write(text.replace(old, new))
+
+
+def deferred(server):
+    """One recipient is told to come again, the other is taken."""
+    with Client(server.address()) as client:
+        for line, code in (('EHLO c.example', 250), ('MAIL FROM:<a@b.example>', 250), ('RCPT TO:<alice@home.example>', 250),
+                           ('RCPT TO:<bob@home.example>', 452)):
+            reply = client.command(line)
+            assert reply.code == code, reply
+
+
 def main():
+    checks.run('`history`: a folder of its own, moved by a reload, refused by name', elsewhere)
     checks.run('each stage, several recipients, coming back apart and together', stages)
     checks.run('421 in the middle of a transaction', idle)
     checks.run('a long walk with a restart and a kill: equal to the client\'s own log, row by row', walk)

@@ -390,17 +390,26 @@ def spool_full():
         spool_round(server, letters, 'full', fill, empty, {('spool.full', 452), ('spool.failed', 451)})
         assert sum(1 for letter in letters if letter.log[0].code in (451, 452)) >= LEAST // 2, 'the fault struck too few'
         expect_delivered_once(server, letters)
-        account(server, letters, spool=os.path.join(disk.at, 'spool'))
+        account(server, letters, history=os.path.join(disk.at, 'spool'))
 
 
 def spool_dead():
     """Every access fails from one moment to the next; the operator repairs the disk and starts the server again. What was
-    acknowledged before is delivered, nothing twice. (The ledger lies on that disk, so its account is not asked for.)"""
-    with Disk(megabytes=1200) as disk, spool_on(disk, AGAIN) as server:
+    acknowledged before is delivered, nothing twice. The history is on another disk: its account is right while the spool is
+    dead, and after the repair."""
+    with Disk(megabytes=1200) as disk, spool_on(disk, 'history = "{folder}/history/of/mx"\n' + AGAIN) as server:
         write_file(server, 'users', '\n'.join(user_names()) + '\n')
         letters = letters_for(MANY, size=700000)
+        history = os.path.join(server.folder, 'history', 'of', 'mx')
+        scout = Letter(to='alice@home.example', sender='scout@[127.0.0.1]')
 
         def repair(crowd):
+            wait_until('everybody to have tried twice', lambda: all(letter.accepted or len(letter.log) > 1 for letter in letters), 90)
+            # A short one goes into the log itself, whose failure stops the spool; the long ones have files of their own.
+            probe(server, scout)
+            account(server, letters + [scout], history=history)
+            wait_until('`why --in` to say that the spool is dead', lambda: 'The spool has failed; the history goes on.' in server.run(
+                'why', '--in')[2])
             server.kill()
             disk.unmount()
             disk.mount()
@@ -409,6 +418,8 @@ def spool_dead():
         spool_round(server, letters, 'dead', disk.shut_down, repair,
                     {('spool.failed', 451), ('spool.down', 421), ('spool.failed', 421)}, lost=True)
         expect_delivered_once(server, letters)
+        account(server, letters + [scout], history=history)
+        assert not os.path.exists(os.path.join(disk.at, 'spool', 'history.db')), 'a history beside the spool, too'
 
 
 def main():
