@@ -152,6 +152,9 @@ void diagnose_print_story(struct buffer *into, const json_t *story)
         buffer_add_text(into, "What happened:\n");
     for (size_t i = 0; i < json_array_size(events); i++)
         print_event(into, json_array_get(events, i));
+    if (json_object_get(story, "queue_unreadable"))
+        buffer_print(into, "Where it stands cannot be read: %s\n",
+                     diagnose_word(story, "queue_unreadable"));
     if (json_array_size(queued) > 0)
         buffer_add_text(into, "Where it stands:\n");
     for (size_t i = 0; i < json_array_size(queued); i++)

@@ -198,6 +198,7 @@ static const char *story_state(const json_t *events, const json_t *queued)
     return state;
 }
 
+/* A dead spool hides what waits, not what happened: the history may be on another disk. */
 static bool story_read(const struct diagnose_place *place, uint64_t id, json_t *story, char *why,
                        size_t why_room)
 {
@@ -208,10 +209,11 @@ static bool story_read(const struct diagnose_place *place, uint64_t id, json_t *
     struct recipient_list recipients = {.place = place, .rows = queued};
 
     if (!history_of_message(place->history_directory, id, story_add_event, events, why, why_room) ||
-        !spool_view(place->spool_directory, &filter, story_add_recipient, &recipients, why,
-                    why_room) ||
         !ledger_of_message(place->history_directory, id, story_add_earlier, earlier, why, why_room))
         return false;
+    if (!spool_view(place->spool_directory, &filter, story_add_recipient, &recipients, why,
+                    why_room))
+        json_object_set_new(story, "queue_unreadable", json_string(why));
     if (json_array_size(events) > 0 || json_array_size(queued) > 0)
         return true;
     return history_of_session(place->history_directory, id, story_add_event, events, why, why_room);
@@ -236,8 +238,9 @@ struct lookup diagnose_story(const struct diagnose_place *place, uint64_t id, js
         return lookup_failed(LOOKUP_REASON_UNAVAILABLE, BYTES_EMPTY);
     }
     if (json_array_size(events) == 0 && json_array_size(queued) == 0) {
+        const bool hidden = json_object_get(document, "queue_unreadable") != NULL;
         json_decref(document);
-        return lookup_absent();
+        return hidden ? lookup_failed(LOOKUP_REASON_UNAVAILABLE, BYTES_EMPTY) : lookup_absent();
     }
     json_object_set_new(document, "state", json_string(story_state(events, queued)));
     diagnose_add_outlook(place, document);

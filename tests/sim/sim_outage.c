@@ -239,8 +239,7 @@ static void check_delays(void)
 
 static void check_story(const struct mail *mail)
 {
-    const struct diagnose_place place = {.spool_directory = outage.config->spool,
-                                         .now_wall_us = clock_wall_us()};
+    const struct diagnose_place place = diagnose_place_of(outage.config, clock_wall_us());
     char why[512] = "";
     json_t *story = NULL;
 
