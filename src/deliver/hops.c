@@ -25,27 +25,34 @@ static struct verdict verdict_of_failed_lookup(struct lookup lookup)
     return verdict_with(CAUSE_DNS_MX_TEMPERROR, lookup.detail);
 }
 
-/* A configured host name: its addresses, never its MX records. */
+/* A configured host name: its addresses, never its MX records; the families take turns. */
 static struct verdict hops_of_host(struct deliver_channel *channel, struct next_hops *hops)
 {
     static const enum dns_type TYPES[] = {DNS_AAAA, DNS_A};
     const struct config_deliver *via = channel->to.via;
     struct lookup failed = lookup_absent();
+    struct dns_answer answers[COUNT_OF(TYPES)] = {0};
+    unsigned most = 0;
 
     for (unsigned i = 0; i < COUNT_OF(TYPES); i++) {
-        struct dns_answer answer = {0};
-        const struct lookup lookup =
-            resolve_ask(channel->deliver->resolver, channel->arena, via->host, TYPES[i], &answer);
+        const struct lookup lookup = resolve_ask(channel->deliver->resolver, channel->arena,
+                                                 via->host, TYPES[i], &answers[i]);
         if (lookup.status == LOOKUP_FAILED)
             failed = lookup;
         if (lookup.status != LOOKUP_FOUND)
-            continue;
-        for (unsigned r = 0; r < answer.count; r++)
-            hops_add(hops, (struct next_hop){.name = via->host,
-                                             .at = endpoint_of(&answer.records[r].ip, via->port),
-                                             .canonical = answer.canonical,
-                                             .named_secure = true,
-                                             .secure = answer.secure});
+            answers[i].count = 0;
+        most = MAX_OF(most, answers[i].count);
+    }
+    for (unsigned r = 0; r < most * COUNT_OF(TYPES); r++) {
+        const struct dns_answer *answer = &answers[r % COUNT_OF(TYPES)];
+        if (r / COUNT_OF(TYPES) < answer->count)
+            hops_add(hops,
+                     (struct next_hop){
+                         .name = via->host,
+                         .at = endpoint_of(&answer->records[r / COUNT_OF(TYPES)].ip, via->port),
+                         .canonical = answer->canonical,
+                         .named_secure = true,
+                         .secure = answer->secure});
     }
     if (hops->count > 0)
         return verdict_accept();
@@ -108,7 +115,8 @@ static struct verdict hops_of_mail_hosts(struct deliver_channel *channel,
                                        .at = endpoint_of(&host->addresses[a], config->smtp_port),
                                        .canonical = host->canonical,
                                        .named_secure = host->named_secure,
-                                       .secure = host->secure});
+                                       .secure = host->secure,
+                                       .host = i});
     }
     if (hops->count > 0)
         return verdict_accept();
@@ -184,16 +192,18 @@ void hop_name(const struct next_hop *hop, char *into, size_t room)
         snprintf(into, room, "%s", endpoint_print(&hop->at, at, sizeof(at)));
 }
 
-/* RFC 1047: the host that may have taken the message is the one that can know it again. */
+/* RFC 1047: the host that may have taken the message is the one that can know it again, so no other
+ * address races with it. */
 void hops_prefer(const struct deliver_channel *channel, struct next_hops *hops)
 {
     char name[sizeof(channel->prefer)];
 
-    for (unsigned i = 1; i < hops->count && channel->prefer[0]; i++) {
-        const struct next_hop hop = hops->hops[i];
+    for (unsigned i = 0; i < hops->count && channel->prefer[0]; i++) {
+        struct next_hop hop = hops->hops[i];
         hop_name(&hop, name, sizeof(name));
         if (strcmp(name, channel->prefer) != 0)
             continue;
+        hop.alone = true;
         memmove(&hops->hops[1], &hops->hops[0], i * sizeof(hop));
         hops->hops[0] = hop;
         return;

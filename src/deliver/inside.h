@@ -68,6 +68,8 @@ struct next_hop {
     struct bytes canonical; /* where CNAMEs led; "": nowhere else */
     bool named_secure;      /* it is the domain's host by DNSSEC or by a setting */
     bool secure;            /* and its address came validated, too */
+    unsigned host;          /* addresses with the same number are one host's */
+    bool alone;             /* tried by itself, before others */
 };
 struct next_hops {
     struct next_hop hops[DELIVER_HOPS_MAX];
@@ -169,6 +171,21 @@ struct outcome outcome_of_reply(const struct deliver_channel *channel, enum stag
 /* The next reply, and a line of the dialogue. Sleeps. */
 enum wire_status channel_read_reply(struct deliver_channel *channel, uint64_t deadline_us,
                                     struct smtp_reply *reply);
+
+/* dial.c: a connection to one address; to the first address of a host that answers. */
+MUST_USE bool session_dial(struct deliver_channel *channel, const struct next_hop *hop,
+                           struct outcome *trouble);
+struct race_entry {
+    const struct next_hop *hop;
+    bool over;   /* has failed, has won before, or must not be used */
+    bool stands; /* the winner: the channel has its connection; else `trouble` says why not */
+    bool no_way; /* it has failed because nothing leads from here to such addresses */
+    struct outcome trouble;
+};
+/* The entry that won, or NULL when all that were left have failed or the fiber was cancelled.
+ * Sleeps at most the time of two connections in a row for each address. */
+MUST_USE struct race_entry *session_race(struct deliver_channel *channel,
+                                         struct race_entry *entries, unsigned count);
 
 /* Opens a session with the first hop that lets us; on failure says why, closed. Sleeps. */
 MUST_USE bool channel_open(struct deliver_channel *channel, bool require_tls,

@@ -10,7 +10,6 @@
  */
 #include "deliver/inside.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -129,87 +128,6 @@ bool session_utter(struct deliver_channel *channel, enum stage stage, struct ses
     return session_hear(channel, stage, reply, trouble);
 }
 
-static enum cause cause_of_dial(struct io_result result, enum endpoint_family family)
-{
-    if (result.status == IO_CANCELLED)
-        return CAUSE_UNDECIDED;
-    if (result.status == IO_TIMEOUT || result.error == ETIMEDOUT)
-        return CAUSE_CONNECT_TIMEOUT;
-    switch (result.error) {
-    case EMFILE:
-    case ENFILE:
-    case ENOMEM:
-    case ENOBUFS:
-    case EADDRNOTAVAIL:
-        return CAUSE_LOCAL_FAILED;
-    case EACCES:
-        return family == ENDPOINT_UNIX ? CAUSE_LOCAL_FAILED : CAUSE_CONNECT_REFUSED;
-    }
-    return CAUSE_CONNECT_REFUSED;
-}
-
-/* Where to connect from; NULL: as the machine chooses. */
-static const struct endpoint *session_source(const struct deliver_channel *channel,
-                                             const struct next_hop *hop, struct endpoint *source)
-{
-    const struct config_sending *sending = channel->to.sending;
-
-    if (!sending)
-        return NULL;
-    source->ip = hop->at.family == ENDPOINT_IPV6 ? sending->source6 : sending->source4;
-    source->family = source->ip.family;
-    return source->family != ENDPOINT_NONE && source->family == hop->at.family ? source : NULL;
-}
-
-/* A host found by MX that is this very server, by an address which no setting names: a listener on
- * all addresses answers (RFC 5321 5.1). */
-static bool session_is_ours(const struct deliver_channel *channel)
-{
-    const struct config *config = channel->deliver->config;
-    const struct stream *stream = channel->stream;
-
-    if (channel->to.via || stream->local.family != stream->remote.family ||
-        stream->remote.family == ENDPOINT_UNIX || !ip_equal(&stream->local.ip, &stream->remote.ip))
-        return false;
-    for (unsigned i = 0; i < config->listen_count; i++) {
-        static const uint8_t any[16] = {0};
-        const struct endpoint *listen = &config->listens[i].address;
-        if (listen->port == stream->remote.port && listen->family != ENDPOINT_UNIX &&
-            memcmp(listen->ip.octets, any, ip_bytes(&listen->ip)) == 0)
-            return true;
-    }
-    return false;
-}
-
-static bool session_dial(struct deliver_channel *channel, const struct next_hop *hop,
-                         struct outcome *trouble)
-{
-    const uint64_t deadline_us = deadline_in(channel->deliver->timeouts.connect_us);
-    struct endpoint source = {0};
-
-    const struct io_result dialled =
-        stream_dial(&hop->at, session_source(channel, hop, &source), deadline_us, &channel->stream);
-    dialogue_note(&channel->dialogue, "%s %s%s%s",
-                  dialled.status == IO_OK ? "connected to" : "no connection to", channel->host,
-                  dialled.status == IO_OK ? "" : ": ",
-                  dialled.status == IO_OK ? "" : io_result_text(dialled));
-    if (dialled.status != IO_OK) {
-        channel->stream = NULL;
-        *trouble = outcome_of_verdict(channel, STAGE_CONNECT,
-                                      verdict_of(cause_of_dial(dialled, hop->at.family)));
-        trouble->reply = arena_copy(channel->arena, bytes_of_text(io_result_text(dialled)));
-        trouble->verdict.detail = trouble->reply;
-        return false;
-    }
-    metric_add(COUNTER_SESSIONS_OUT, 1);
-    wire_input_open(&channel->input, channel->stream);
-    if (!session_is_ours(channel))
-        return true;
-    *trouble = outcome_of_verdict(channel, STAGE_CONNECT, verdict_of(CAUSE_ROUTE_LOOP));
-    channel_abort(channel);
-    return false;
-}
-
 /* EHLO, and HELO for peers that never learnt it; LMTP has LHLO only (RFC 2033 4.1). */
 static bool session_greet(struct deliver_channel *channel, struct outcome *trouble)
 {
@@ -253,6 +171,17 @@ struct opening {
     struct tls_plan plan;
     bool noted;   /* its result is counted */
     bool require; /* the message demands REQUIRETLS */
+};
+
+/* A host with its addresses. */
+struct host {
+    struct deliver_channel *channel;
+    const struct next_hop *hops;
+    unsigned count;
+    bool require;
+    struct outcome *lesser;     /* trouble that counts only where there is no other */
+    struct opening *openings;   /* one an address */
+    struct race_entry *entries; /* parallel */
 };
 
 /* Counts what came of TLS with this host, once (RFC 8460). Only domains found by MX get reports. */
@@ -386,14 +315,13 @@ static enum tls_end opening_secure(struct opening *opening, struct outcome *trou
 
 /* ------------------------------------------------------------------ the opening of a session */
 
+/* On a connection that stands. */
 static bool opening_begin(struct opening *opening, struct outcome *trouble)
 {
     struct deliver_channel *channel = opening->channel;
     const bool implicit = channel->to.via && channel->to.via->implicit_tls;
     struct smtp_reply banner = {0};
 
-    if (!session_dial(channel, opening->hop, trouble))
-        return false;
     if (implicit && !channel->deliver->tls) {
         *trouble = tls_unmet(channel, CAUSE_LOCAL_FAILED, "TLS is not available");
         channel_abort(channel);
@@ -434,7 +362,8 @@ static bool opening_run(struct opening *opening, bool require, struct outcome *t
     case TLS_END_LOST:
         return false;
     case TLS_END_AGAIN_IN_CLEAR:
-        return opening_begin(opening, trouble) && login_say(opening->channel, trouble);
+        return session_dial(opening->channel, opening->hop, trouble) &&
+               opening_begin(opening, trouble) && login_say(opening->channel, trouble);
     case TLS_END_SECURED:
         break;
     }
@@ -454,23 +383,62 @@ static struct outcome trouble_weigh(const struct deliver_channel *channel, struc
     return before.stage != STAGE_NONE && before.verdict.kind == VERDICT_DEFER ? before : now;
 }
 
-static bool channel_try(struct deliver_channel *channel, const struct next_hop *hop,
-                        const struct sts_finding *sts, bool require, struct outcome *trouble)
+/* What each address of a host has to give; those that must not be used are over. */
+static void host_plan(struct host *host, const struct sts_finding *sts)
 {
-    struct opening *opening = ARENA_NEW(channel->arena, struct opening);
+    for (unsigned i = 0; i < host->count; i++) {
+        struct opening *opening = &host->openings[i];
+        struct race_entry *entry = &host->entries[i];
+        *opening = (struct opening){
+            .channel = host->channel, .hop = &host->hops[i], .require = host->require};
+        *entry = (struct race_entry){.hop = opening->hop};
+        if (i > 0 && opening->hop->secure == host->hops[i - 1].secure && opening->hop->name.count)
+            opening->plan = host->openings[i - 1].plan;
+        else
+            tls_plan_make(host->channel, opening->hop, sts, host->require, &opening->plan);
+        if (opening->plan.level != TLS_LEVEL_UNUSABLE)
+            continue;
+        hop_name(opening->hop, host->channel->host, sizeof host->channel->host);
+        entry->over = true;
+        entry->trouble = tls_unmet(host->channel, opening->plan.cause, opening->plan.why);
+        dialogue_note(&host->channel->dialogue, "%s is not used: %s", host->channel->host,
+                      opening->plan.why);
+        opening_note(opening, opening->plan.failure, opening->plan.why);
+    }
+}
 
-    hop_name(hop, channel->host, sizeof channel->host);
-    if (!opening) {
-        *trouble = tls_unmet(channel, CAUSE_LOCAL_FAILED, "out of memory");
+/* What no way led to tells less than what any other address came to, of this host or another. */
+static void host_weigh(const struct host *host, struct outcome *trouble)
+{
+    for (unsigned i = 0; i < host->count; i++) {
+        const struct race_entry *entry = &host->entries[i];
+        struct outcome *to = entry->no_way ? host->lesser : trouble;
+        if (entry->over)
+            *to = trouble_weigh(host->channel, *to, entry->trouble);
+    }
+}
+
+/* One host after the other by preference; the addresses of one race for the connection, and one
+ * whose session comes to nothing leaves the others to be tried. */
+static bool host_try(struct host *host, const struct sts_finding *sts, struct outcome *trouble)
+{
+    struct race_entry *won = NULL;
+
+    host->openings = ARENA_NEW_ARRAY(host->channel->arena, host->count, struct opening);
+    host->entries = ARENA_NEW_ARRAY(host->channel->arena, host->count, struct race_entry);
+    if (!host->openings || !host->entries) {
+        *trouble = trouble_weigh(host->channel, *trouble,
+                                 tls_unmet(host->channel, CAUSE_LOCAL_FAILED, "out of memory"));
         return false;
     }
-    *opening = (struct opening){.channel = channel, .hop = hop, .require = require};
-    tls_plan_make(channel, hop, sts, require, &opening->plan);
-    if (opening->plan.level != TLS_LEVEL_UNUSABLE)
-        return opening_run(opening, require, trouble);
-    *trouble = tls_unmet(channel, opening->plan.cause, opening->plan.why);
-    dialogue_note(&channel->dialogue, "%s is not used: %s", channel->host, opening->plan.why);
-    opening_note(opening, opening->plan.failure, opening->plan.why);
+    host_plan(host, sts);
+    while ((won = session_race(host->channel, host->entries, host->count)) != NULL) {
+        struct opening *opening = &host->openings[won - host->entries];
+        if (won->stands && opening_run(opening, host->require, &won->trouble))
+            return true;
+    }
+    if (!fiber_cancelled())
+        host_weigh(host, trouble);
     return false;
 }
 
@@ -499,10 +467,22 @@ static void channel_find_sts(const struct deliver_channel *channel, struct sts_f
     }
 }
 
+/* How many of the hops from `first` on are addresses of one host. */
+static unsigned host_count(const struct next_hops *hops, unsigned first)
+{
+    unsigned count = 1;
+
+    while (!hops->hops[first].alone && first + count < hops->count &&
+           hops->hops[first + count].host == hops->hops[first].host)
+        count++;
+    return count;
+}
+
 bool channel_open(struct deliver_channel *channel, bool require_tls, struct outcome *trouble)
 {
     struct next_hops hops;
     struct sts_finding sts;
+    struct outcome lesser = {0};
 
     snprintf(channel->host, sizeof(channel->host), "%s", channel->to.domain);
     const struct verdict found = hops_find(channel, &hops);
@@ -517,13 +497,17 @@ bool channel_open(struct deliver_channel *channel, bool require_tls, struct outc
     channel_find_sts(channel, &sts);
     *trouble = (struct outcome){0};
     hops_prefer(channel, &hops);
-    for (unsigned i = 0; i < hops.count && !fiber_cancelled(); i++) {
-        struct outcome now = {0};
-        if (channel_try(channel, &hops.hops[i], &sts, require_tls, &now))
+    for (unsigned i = 0; i < hops.count && !fiber_cancelled(); i += host_count(&hops, i)) {
+        struct host host = {.channel = channel,
+                            .hops = &hops.hops[i],
+                            .count = host_count(&hops, i),
+                            .require = require_tls,
+                            .lesser = &lesser};
+        if (host_try(&host, &sts, trouble))
             return true;
-        if (!fiber_cancelled())
-            *trouble = trouble_weigh(channel, *trouble, now);
     }
+    if (trouble->stage == STAGE_NONE)
+        *trouble = lesser;
     if (fiber_cancelled())
         *trouble = (struct outcome){0};
     return false;

@@ -109,7 +109,7 @@ class Hop:
 class NextHop:
     def __init__(self, script, port=0, host='127.0.0.1'):
         self.script = script
-        self.listener = socket.create_server((host, port))
+        self.listener = socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
         self.port = self.listener.getsockname()[1]
         self.messages, self.faults, self.hops = [], [], []
         self.thread = threading.Thread(target=self._accept, daemon=True)
