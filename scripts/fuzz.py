@@ -52,7 +52,7 @@ def command(name, folders, *options):
     dictionary = os.path.join(SOURCES, name + '.dict')
     if os.path.exists(dictionary):
         options += (f'-dict={dictionary}',)
-    return [os.path.join(BUILD, 'tests', 'fuzz', 'fuzz_' + name), *folders, '-timeout=10', '-rss_limit_mb=2048', *options]
+    return [os.path.join(BUILD, 'tests', 'fuzz', 'fuzz_' + name), *folders, '-timeout=60', '-rss_limit_mb=2048', *options]
 
 
 def play(name, seconds):

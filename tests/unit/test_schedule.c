@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "schedule/schedule.h"
+#include "schedule/inside.h"
 
 #define MINUTE (60 * (int64_t)US_PER_S)
 #define HOUR (60 * MINUTE)
@@ -183,6 +183,25 @@ static void test_times_that_greylisting_names(void **state)
 }
 
 /* Every prefix, in memory of exactly its size, so that a sanitizer sees a step too far. */
+/* A second too early starts a greylisting anew; and not much later than it asks for. */
+static void test_named_time_is_waited_for(void **state)
+{
+    const struct outcome outcome = {
+        .verdict = verdict_of(CAUSE_REMOTE_DEFERRED),
+        .code = 450,
+        .enhanced = BYTES_LITERAL("4.7.1"),
+        .reply = BYTES_LITERAL("450 4.7.1 Greylisted, try again in 900 seconds")};
+
+    (void)state;
+    for (uint32_t attempts = 1; attempts <= 3; attempts++)
+        for (unsigned i = 0; i < 100; i++) {
+            const int64_t before = clock_wall_us();
+            const int64_t next = retry_next_wall_us(&DEFAULT, before, attempts, &outcome);
+            assert_true(next >= before + 15 * MINUTE + (int64_t)US_PER_S);
+            assert_true(next <= clock_wall_us() + 17 * MINUTE);
+        }
+}
+
 static void test_greylisting_cut_anywhere(void **state)
 {
     (void)state;
@@ -210,6 +229,7 @@ int main(void)
         cmocka_unit_test(test_nothing_of_ours_ever_expires),
         cmocka_unit_test(test_fair_attempts_of_short_lives),
         cmocka_unit_test(test_times_that_greylisting_names),
+        cmocka_unit_test(test_named_time_is_waited_for),
         cmocka_unit_test(test_greylisting_cut_anywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -254,6 +254,31 @@ WORLD(test_deferred_recipient_is_tried_again_alone)
     return 0;
 }
 
+/* A 4yz is about the message: mail to others of the same place does not wait for it. */
+WORLD(test_a_deferred_message_does_not_slow_its_place)
+{
+#define LATER TO_RCPT "> 451 4.3.0 later\n< RSET\n> 250 ok\n"
+    static const char *const SCRIPTS[] = {
+        HELLO LATER LATER LATER LATER LATER LATER LATER LATER TO_RCPT REST QUIT, NULL};
+    struct house *house = house_new(SCRIPTS);
+    const struct letter letter = {.from = "s@x.test", .to = {"v@far.example"}};
+    struct destination_row rows[4];
+
+    house->step.every_us = 3600 * US_PER_S;
+    house_open(house);
+    for (unsigned i = 0; i < 8; i++) {
+        struct fake_message *message = house_send(house, letter);
+        CHECK(wait_for(was_tried, message));
+        check_recipient(message, 0, RECIPIENT_WAITING, CAUSE_REMOTE_DEFERRED, 1);
+    }
+    const unsigned count = schedule_destinations(house->schedule, rows, COUNT_OF(rows));
+    for (unsigned i = 0; i < count; i++)
+        CHECK(rows[i].failures == 0 && !rows[i].backing_off);
+    CHECK(wait_for(is_ended, house_send(house, letter)));
+    house_end(house);
+    return 0;
+}
+
 /* After an ambiguous dot the pause is at least the configured one, though the schedule is shorter.
  */
 WORLD(test_ambiguous_dot_waits)
@@ -684,6 +709,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_destinations_one_message),
         cmocka_unit_test(test_deferred_recipient_is_tried_again_alone),
+        cmocka_unit_test(test_a_deferred_message_does_not_slow_its_place),
         cmocka_unit_test(test_ambiguous_dot_waits),
         cmocka_unit_test(test_refusal_is_told_to_the_sender_once),
         cmocka_unit_test(test_nobody_is_told_who_must_not_be),
