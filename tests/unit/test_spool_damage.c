@@ -11,7 +11,7 @@
 #include "sim/sim.h"
 #include "spool/inside.h"
 
-enum { SEEDS = 3 };
+enum { SEEDS = 3, CROWD = 4 };
 #define OPEN_SEGMENT                                                                               \
     "/log/spare" /* the simulated disk knows a file by the name it was opened by                   \
                   */
@@ -134,6 +134,52 @@ static void test_failed_batch(void **state)
     under_seeds(failed_batch);
 }
 
+static struct {
+    struct spool *spool;
+    unsigned open, refused;
+} crowd;
+
+static void crowd_main(void *unused)
+{
+    struct spool_receipt receipt = {0};
+    const struct verdict verdict = commit(crowd.spool, (struct letter){.bytes = 5000}, &receipt);
+
+    (void)unused;
+    crowd.refused += verdict.cause == CAUSE_SPOOL_FAILED;
+    crowd.open--;
+}
+
+/* The batch is longer than what is written next, which must not leave its second half standing. */
+static int failed_crowd(void *unused)
+{
+    const struct sim_disk_fault slow = {
+        .on = SIM_DISK_SYNC, .path_part = OPEN_SEGMENT, .stall_us = 5 * US_PER_S, .times = 1};
+    const struct sim_disk_fault fault = {
+        .on = SIM_DISK_SYNC, .path_part = OPEN_SEGMENT, .error = EIO, .skip = 1, .times = 1};
+
+    (void)unused;
+    crowd.spool = open_spool();
+    crowd.open = CROWD;
+    crowd.refused = 0;
+    CHECK(sim_disk_fault_add(&slow) >= 0 && sim_disk_fault_add(&fault) >= 0);
+    for (unsigned i = 0; i < CROWD; i++)
+        CHECK(fiber_start("crowd", crowd_main, NULL) != NULL);
+    while (crowd.open > 0)
+        CHECK(fiber_sleep_until(deadline_in(10 * US_PER_MS)) == IO_OK);
+    CHECK(crowd.refused > 1);
+    commit_letter(crowd.spool, (struct letter){.bytes = 500});
+    crowd.spool = reopen_without_index(crowd.spool);
+    CHECK(messages_of(crowd.spool) == CROWD + 1 - crowd.refused);
+    spool_close(crowd.spool);
+    return 0;
+}
+
+static void test_failed_crowd(void **state)
+{
+    (void)state;
+    under_seeds(failed_crowd);
+}
+
 /* ------------------------------------------------------------------ damage in the middle */
 
 static int damaged_record(void *unused)
@@ -207,6 +253,30 @@ static void test_held_mail(void **state)
     under_seeds(held_mail);
 }
 
+/* What a lease gave back untouched is offered again, after a pause. */
+static int given_back(void *unused)
+{
+    struct spool *spool = open_spool();
+    struct queued_message *message = NULL;
+    const uint64_t id = commit_letter(spool, (struct letter){.bytes = 500}).message;
+
+    (void)unused;
+    for (unsigned i = 0; i < 3; i++) {
+        CHECK(spool_take(spool, 1, deadline_in(3600 * US_PER_S), &message) == IO_OK);
+        CHECK(message && message->id == id);
+        if (message)
+            spool_release(spool, message);
+    }
+    spool_close(spool);
+    return 0;
+}
+
+static void test_given_back(void **state)
+{
+    (void)state;
+    under_seeds(given_back);
+}
+
 /* ------------------------------------------------------------------ ids after a clock went back */
 
 static int clock_went_back(void *unused)
@@ -232,6 +302,107 @@ static void test_clock_went_back(void **state)
 {
     (void)state;
     under_seeds(clock_went_back);
+}
+
+/* ------------------------------------------------------------------ a full disk */
+
+/* No new segment can be made: messages are refused while what is on its way can still be settled.
+ */
+static int last_spare(void *unused)
+{
+    const struct sim_disk_fault full = {.path_part = "/log/growing-", .error = ENOSPC};
+    static char words[1900];
+    struct spool *spool = open_spool();
+    struct spool_receipt receipt = commit_letter(spool, (struct letter){.bytes = 500});
+    struct queued_message *message = NULL;
+    enum cause refused = CAUSE_ACCEPTED;
+
+    (void)unused;
+    CHECK(fiber_sleep_until(deadline_in(5 * US_PER_S)) == IO_OK); /* until there are two */
+    CHECK(sim_disk_fault_add(&full) >= 0);
+    CHECK(spool_take_id(spool, receipt.message, &message).status == LOOKUP_FOUND);
+    for (unsigned i = 0; i < 50 && refused == CAUSE_ACCEPTED; i++) {
+        const struct verdict verdict = commit(spool, (struct letter){.bytes = 50000}, &receipt);
+        refused = verdict_accepts(&verdict) ? CAUSE_ACCEPTED : verdict.cause;
+    }
+    CHECK(refused == CAUSE_SPOOL_FULL);
+    memset(words, 'w', sizeof words);
+    for (unsigned i = 0; i < 30; i++) {
+        const struct settlement outcome = {.attempts = i + 1,
+                                           .cause = CAUSE_GREYLISTED,
+                                           .next_wall_us = clock_wall_us(),
+                                           .reply = bytes_of(words, sizeof words)};
+        const struct settlement_group group = {.settlements = &outcome, .count = 1};
+        const struct verdict settled = spool_settle(spool, message, &group);
+        CHECK(verdict_accepts(&settled));
+    }
+    spool_release(spool, message);
+    sim_disk_fault_clear();
+    spool_close(spool);
+    return 0;
+}
+
+static void test_last_spare(void **state)
+{
+    (void)state;
+    under_seeds(last_spare);
+}
+
+/* There is room in bytes, and none for another file. */
+static int no_inodes(void *unused)
+{
+    enum { INODES = 200 };
+    struct spool *spool = open_spool();
+    char path[32];
+
+    (void)unused;
+    const struct verdict before = spool_admits(spool, 1000);
+    CHECK(verdict_accepts(&before));
+    sim_disk_budget(0, INODES);
+    for (unsigned i = 0; i < INODES - 20; i++) {
+        snprintf(path, sizeof path, "/other/%u", i);
+        sim_disk_put(path, BYTES_LITERAL("x"));
+    }
+    CHECK(fiber_sleep_until(deadline_in(60 * US_PER_S)) == IO_OK);
+    const struct verdict full = spool_admits(spool, 1000);
+    CHECK(full.cause == CAUSE_SPOOL_FULL);
+    sim_disk_budget(0, 0);
+    spool_close(spool);
+    return 0;
+}
+
+static void test_no_inodes(void **state)
+{
+    (void)state;
+    under_seeds(no_inodes);
+}
+
+/* ------------------------------------------------------------------ a disk that hangs */
+
+/* Its session was told 451 at its deadline; what became durable later is not delivered. */
+static int withdrawn(void *unused)
+{
+    const struct sim_disk_fault hang = {
+        .on = SIM_DISK_SYNC, .path_part = OPEN_SEGMENT, .stall_us = 200 * US_PER_S, .times = 1};
+    struct spool *spool = open_spool();
+    struct spool_receipt receipt = {0};
+
+    (void)unused;
+    CHECK(sim_disk_fault_add(&hang) >= 0);
+    const struct verdict late = commit(spool, (struct letter){.bytes = 500}, &receipt);
+    CHECK(!verdict_accepts(&late) && !receipt.durable);
+    nothing_to_take(spool);
+    CHECK(messages_of(spool) == 0);
+    spool = reopen_without_index(spool);
+    CHECK(messages_of(spool) == 0);
+    spool_close(spool);
+    return 0;
+}
+
+static void test_withdrawn(void **state)
+{
+    (void)state;
+    under_seeds(withdrawn);
 }
 
 /* ------------------------------------------------------------------ copied and settled at once */
@@ -301,9 +472,11 @@ static void test_copied_and_settled(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_failed_batch),       cmocka_unit_test(test_damaged_record),
-        cmocka_unit_test(test_held_mail),          cmocka_unit_test(test_clock_went_back),
-        cmocka_unit_test(test_copied_and_settled),
+        cmocka_unit_test(test_failed_batch),   cmocka_unit_test(test_failed_crowd),
+        cmocka_unit_test(test_damaged_record), cmocka_unit_test(test_held_mail),
+        cmocka_unit_test(test_given_back),     cmocka_unit_test(test_clock_went_back),
+        cmocka_unit_test(test_last_spare),     cmocka_unit_test(test_no_inodes),
+        cmocka_unit_test(test_withdrawn),      cmocka_unit_test(test_copied_and_settled),
     };
     return cmocka_run_group_tests_name("spool_damage", tests, NULL, NULL);
 }
