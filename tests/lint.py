@@ -34,6 +34,7 @@ ROOMS = {
     'console': 'base runtime observe config verdict wire spool history schedule diagnose policy',
     'kernel': 'base runtime',
     'sim': 'base runtime config verdict mail wire resolve fetch spool history directory observe',
+    'runner': 'base config wire',
     'app': None,  # main(), wiring and the command line may see every room but the worlds
 }
 PRIVATE_TO_WORLDS = 'runtime/world.h'

@@ -85,7 +85,21 @@ bool channel_receive(int channel, struct channel_packet *packet)
     const size_t got = receive_with(channel, (struct iovec){packet, size}, packet->descriptors,
                                     CHANNEL_DESCRIPTORS_MOST, &packet->descriptor_count);
     packet->text[sizeof packet->text - 1] = 0;
+    packet->runner[sizeof packet->runner - 1] = 0;
     return got == size;
+}
+
+struct helpers channel_helpers(const struct channel_packet *packet)
+{
+    struct helpers helpers = {.keeper = -1, .runner_life = -1};
+    unsigned next = 1;
+
+    if (packet->has_keeper && next < packet->descriptor_count)
+        helpers.keeper = packet->descriptors[next++];
+    if (packet->runner[0] && next < packet->descriptor_count)
+        helpers.runner_life = packet->descriptors[next];
+    snprintf(helpers.runner, sizeof helpers.runner, "%s", packet->runner);
+    return helpers;
 }
 
 /* ------------------------------------------------------------------ files */

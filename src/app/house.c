@@ -75,7 +75,8 @@ static bool open_delivery(struct house *house)
                                              .directory = house->directory,
                                              .spool = house->spool,
                                              .tls = house->tls_out,
-                                             .tls_directory = house->config->spool};
+                                             .tls_directory = house->config->spool,
+                                             .runner = house->runner};
 
     house->deliver = deliver_open(&deliver, house->why, HOUSE_WHY_ROOM);
     return house->deliver != NULL;

@@ -33,6 +33,7 @@ struct house {
     struct key_service *keys;             /* NULL: keys are read from their files */
     bool picks_up;                        /* what sendmail left in the drop directory */
     uint32_t connections_max;             /* what the machine can bear; 0: as configured */
+    const char *runner;                   /* socket of the runner of commands; NULL or "": none */
 
     struct spool *spool;
     struct history *history;

@@ -25,7 +25,8 @@
 
 #define PAUSE_LEAST_US (100 * US_PER_MS)
 #define PAUSE_MOST_US (30 * US_PER_S)
-#define STEADY_US (60 * US_PER_S) /* who served so long starts again with the least pause */
+#define STEADY_US (60 * US_PER_S)      /* who served so long starts again with the least pause */
+#define RUNNER_PAUSE_US (1 * US_PER_S) /* between two starts of it */
 #define STOP_PATIENCE_US (90 * US_PER_S)
 enum { WHY_ROOM = 1024 };
 
@@ -55,10 +56,13 @@ int parent_config_file(const struct config *config)
     return lseek(file, 0, SEEK_SET) == 0 ? file : -1;
 }
 
-bool parent_send_config(const struct parent *parent, enum channel_kind kind,
-                        const struct config *config, const struct keeper *keeper)
+bool parent_send_config(const struct parent *parent, enum channel_kind kind, bool next)
 {
-    struct channel_packet packet = {.kind = kind, .descriptor_count = 1};
+    const struct config *config = next ? parent->next_config : parent->config;
+    const struct keeper *keeper = next ? &parent->next_keeper : &parent->keeper;
+    const struct runner_place *runner = next ? &parent->next_runner : &parent->runner;
+    struct channel_packet packet = {
+        .kind = kind, .descriptor_count = 1, .has_keeper = keeper->service >= 0};
     const int file = parent_config_file(config);
 
     if (file < 0)
@@ -66,6 +70,9 @@ bool parent_send_config(const struct parent *parent, enum channel_kind kind,
     packet.descriptors[0] = file;
     if (keeper->service >= 0)
         packet.descriptors[packet.descriptor_count++] = keeper->service;
+    if (runner->listener >= 0)
+        packet.descriptors[packet.descriptor_count++] = runner->life[1];
+    snprintf(packet.runner, sizeof packet.runner, "%s", runner->path);
     snprintf(packet.text, sizeof packet.text, "%s", config->file);
     const bool sent = channel_send(parent->channel, &packet);
     close(file);
@@ -145,8 +152,7 @@ static bool worker_start(struct parent *parent)
     const bool trial = parent->trial;
     if (parent->worker > 0 &&
         parent_send_places(parent, trial ? &parent->next_places : &parent->places, NULL) &&
-        parent_send_config(parent, CHANNEL_BEGIN, trial ? parent->next_config : parent->config,
-                           trial ? &parent->next_keeper : &parent->keeper))
+        parent_send_config(parent, CHANNEL_BEGIN, trial))
         return true;
     if (parent->worker < 0)
         channels_close(parent);
@@ -271,6 +277,22 @@ static void keeper_ended(struct parent *parent)
     }
 }
 
+/* Mail for its commands waits in its socket; who ran under it was ended and is deferred. */
+static void runner_ended(struct parent *parent, struct runner_place *runner)
+{
+    runner->process = 0;
+    if (!parent->stopping)
+        observe_note(LOG_ERROR, "parent",
+                     "the runner of commands ended; a new one takes its place");
+}
+
+static void runner_revive(const struct config *config, struct runner_place *runner)
+{
+    if (runner->listener >= 0 && runner->process == 0 &&
+        clock_now_us() >= runner->started_us + RUNNER_PAUSE_US && !runner_fork(config, runner))
+        observe_note(LOG_ERROR, "parent", "the runner of commands: %s", strerror(errno));
+}
+
 static void reap(struct parent *parent)
 {
     int status = 0;
@@ -281,6 +303,10 @@ static void reap(struct parent *parent)
             worker_ended(parent, status);
         else if (ended == parent->keeper.process && !parent->stopping)
             keeper_ended(parent);
+        else if (ended == parent->runner.process)
+            runner_ended(parent, &parent->runner);
+        else if (parent->next_config && ended == parent->next_runner.process)
+            runner_ended(parent, &parent->next_runner);
     }
 }
 
@@ -322,6 +348,8 @@ static int wait_ms(const struct parent *parent)
         until = parent->start_us;
     if (parent->stopping)
         until = MIN_OF(until, parent->kill_us);
+    if (parent->runner.listener >= 0 && parent->runner.process == 0)
+        until = MIN_OF(until, parent->runner.started_us + RUNNER_PAUSE_US);
     if (until == DEADLINE_NEVER)
         return -1;
     return until <= now ? 0 : (int)MIN_OF((until - now) / US_PER_MS + 1, (uint64_t)60000);
@@ -350,6 +378,8 @@ static void turn(struct parent *parent)
         observe_note(LOG_ERROR, "parent", "cannot start the worker: %s", strerror(errno));
         parent->start_us = clock_now_us() + PAUSE_MOST_US;
     }
+    if (!parent->stopping)
+        runner_revive(parent->config, &parent->runner);
     if (parent->stopping && parent->worker > 0 && clock_now_us() >= parent->kill_us) {
         observe_note(LOG_ERROR, "parent", "the worker did not end in time and is killed");
         kill(parent->worker, SIGKILL);
@@ -378,7 +408,8 @@ static bool parent_open(struct parent *parent, char *why, size_t why_room)
     files_name_resolvers(parent->config);
     return files_prepare(parent->config, why, why_room) &&
            places_open(&(struct places){0}, parent->config, &parent->places, why, why_room) &&
-           keeper_start(parent->config, &parent->keeper, why, why_room);
+           keeper_start(parent->config, &parent->keeper, why, why_room) &&
+           runner_start(parent->config, &parent->runner, why, why_room);
 }
 
 int parent_run(const char *config_file, struct config *config)
@@ -390,6 +421,8 @@ int parent_run(const char *config_file, struct config *config)
                             .manager = -1,
                             .keeper = {.service = -1},
                             .next_keeper = {.service = -1},
+                            .runner = RUNNER_PLACE_NONE,
+                            .next_runner = RUNNER_PLACE_NONE,
                             .exit_code = EXIT_FINDINGS};
     char why[WHY_ROOM];
 
@@ -403,6 +436,9 @@ int parent_run(const char *config_file, struct config *config)
             turn(&parent);
     }
     places_drop(&parent.places, &(struct places){0});
+    if (parent.runner.listener >= 0)
+        unlink(parent.runner.path);
+    runner_leave(&parent.runner);
     config_free(parent.config);
     return parent.exit_code;
 }

@@ -9,6 +9,7 @@ struct parent {
     struct config *config;
     struct places places;
     struct keeper keeper;
+    struct runner_place runner;
     pid_t process, worker; /* worker 0: none */
     int self, signals;     /* our own program; signals as a descriptor */
     int channel, broker;   /* -1: none */
@@ -25,11 +26,12 @@ struct parent {
     struct config *next_config;
     struct places next_places;
     struct keeper next_keeper;
+    struct runner_place next_runner;
 };
 
 int parent_config_file(const struct config *config);
-MUST_USE bool parent_send_config(const struct parent *parent, enum channel_kind kind,
-                                 const struct config *config, const struct keeper *keeper);
+/* The present configuration with its helpers, or the next one with its. */
+MUST_USE bool parent_send_config(const struct parent *parent, enum channel_kind kind, bool next);
 MUST_USE bool parent_send_places(const struct parent *parent, const struct places *places,
                                  const struct places *had);
 

@@ -5,8 +5,10 @@
  *           library, no byte from the network.
  *   keeper  (the user of the configuration, locked in): has the private keys, signs when asked.
  *   worker  (the same user, locked in): everything else.
+ *   runner  (root, with three of its powers; only where the configuration has pipes): starts the
+ *           commands that mail is delivered to, each as its own user.
  *
- * Both others are started by the parent and end with it. ADR 0006 tells why.
+ * All others are started by the parent and end with it. ADR 0006 tells why.
  */
 #ifndef APP_PROCESSES_H
 #define APP_PROCESSES_H
@@ -35,14 +37,25 @@ enum channel_kind {
     CHANNEL_ASK,      /* somebody asks for a reload */
 };
 
-enum { CHANNEL_TEXT_ROOM = 4096, CHANNEL_DESCRIPTORS_MOST = 128 };
+enum { CHANNEL_TEXT_ROOM = 4096, CHANNEL_DESCRIPTORS_MOST = 128, RUNNER_PATH_ROOM = 108 };
 struct channel_packet {
     enum channel_kind kind;
     struct endpoint at;           /* LISTENER, DROP: as bound */
     char text[CHANNEL_TEXT_ROOM]; /* BEGIN, RELOAD: the configuration's name; REFUSED, SAID: why */
+    /* BEGIN, RELOAD: where the runner listens, or ""; the descriptors that there are. */
+    char runner[RUNNER_PATH_ROOM];
+    bool has_keeper;
     unsigned descriptor_count;
-    int descriptors[CHANNEL_DESCRIPTORS_MOST]; /* LISTENER: sockets; BEGIN: text, keeper */
+    /* LISTENER: sockets; BEGIN, RELOAD: text, keeper, the runner's life */
+    int descriptors[CHANNEL_DESCRIPTORS_MOST];
 };
+/* What a configuration's processes are reached by: -1 and "" where there is none. */
+struct helpers {
+    int keeper, runner_life;
+    char runner[RUNNER_PATH_ROOM];
+};
+/* Of BEGIN and RELOAD. */
+struct helpers channel_helpers(const struct channel_packet *packet);
 /* False at the end, or when it cannot be sent. Descriptors stay the sender's. They block. */
 MUST_USE bool channel_send(int channel, const struct channel_packet *packet);
 MUST_USE bool channel_receive(int channel, struct channel_packet *packet);
@@ -100,6 +113,21 @@ MUST_USE bool keeper_start(const struct config *config, struct keeper *keeper, c
 enum notify_state { NOTIFY_READY, NOTIFY_RELOADING, NOTIFY_RESTARTING, NOTIFY_STOPPING };
 int notify_open(void);
 void notify_tell(int manager, enum notify_state state);
+
+/* A runner of the configuration's commands: its socket is open as long as its users are, so that a
+ * new process can take the place of one that fell. */
+struct runner_place {
+    pid_t process; /* 0: none; it is to be started anew */
+    int listener, life[2];
+    char path[RUNNER_PATH_ROOM];
+    uint64_t started_us;
+};
+#define RUNNER_PLACE_NONE ((struct runner_place){.listener = -1, .life = {-1, -1}})
+MUST_USE bool runner_start(const struct config *config, struct runner_place *place, char *why,
+                           size_t why_room);
+MUST_USE bool runner_fork(const struct config *config, struct runner_place *place);
+/* It ends with the last of its users. */
+void runner_leave(struct runner_place *place);
 
 /* ------------------------------------------------------------------ the worker */
 

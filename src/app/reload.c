@@ -46,6 +46,9 @@ void parent_abandon(struct parent *parent, const char *why)
     if (parent->next_keeper.service >= 0)
         close(parent->next_keeper.service); /* it ends by itself */
     parent->next_keeper = (struct keeper){.service = -1};
+    if (parent->next_runner.listener >= 0)
+        unlink(parent->next_runner.path);
+    runner_leave(&parent->next_runner);
     config_free(parent->next_config);
     parent->next_config = NULL;
     parent->trial = false;
@@ -60,10 +63,13 @@ void parent_commit(struct parent *parent)
     places_drop(&parent->places, &parent->next_places);
     if (parent->keeper.service >= 0)
         close(parent->keeper.service); /* it ends with the last session that uses it */
+    runner_leave(&parent->runner);     /* as does this, whose socket the worker then removes */
     config_free(parent->config);
     parent->config = parent->next_config;
     parent->places = parent->next_places;
     parent->keeper = parent->next_keeper;
+    parent->runner = parent->next_runner;
+    parent->next_runner = RUNNER_PLACE_NONE;
     parent->next_config = NULL;
     parent->next_places = (struct places){0};
     parent->next_keeper = (struct keeper){.service = -1};
@@ -153,8 +159,13 @@ static bool prepare(struct parent *parent, struct config *next, char *why, size_
     if (!files_prepare(next, why, why_room) ||
         !places_open(&parent->places, next, &parent->next_places, why, why_room))
         return false;
-    if (keeper_start(next, &parent->next_keeper, why, why_room))
-        return true;
+    if (keeper_start(next, &parent->next_keeper, why, why_room)) {
+        if (runner_start(next, &parent->next_runner, why, why_room))
+            return true;
+        if (parent->next_keeper.service >= 0)
+            close(parent->next_keeper.service);
+        parent->next_keeper = (struct keeper){.service = -1};
+    }
     places_drop(&parent->next_places, &parent->places);
     return false;
 }
@@ -190,7 +201,7 @@ void parent_reload(struct parent *parent)
     if (once)
         try_with_new_worker(parent, once);
     else if (!parent_send_places(parent, &parent->next_places, &parent->places) ||
-             !parent_send_config(parent, CHANNEL_RELOAD, next, &parent->next_keeper))
+             !parent_send_config(parent, CHANNEL_RELOAD, true))
         parent_abandon(parent, "the worker does not listen");
 }
 

@@ -94,6 +94,15 @@ static bool open_console(struct server *server)
     return server->console != NULL;
 }
 
+void runner_forget(const struct helpers *helpers, bool for_good)
+{
+    if (helpers->runner_life < 0)
+        return;
+    close(helpers->runner_life);
+    if (for_good)
+        unlink(helpers->runner);
+}
+
 static void close_all(struct server *server)
 {
     const uint64_t deadline_us = deadline_in(STOP_PATIENCE_S * US_PER_S);
@@ -149,7 +158,7 @@ static int serve_main(void *argument)
     struct server *server = argument;
 
     server->started_wall_us = clock_wall_us();
-    const bool opened = serve_open_tls(&server->house, server->keeper) &&
+    const bool opened = serve_open_tls(&server->house, server->helpers.keeper) &&
                         house_open(&server->house) && open_console(server) &&
                         house_open_doors(&server->house);
     if (opened) {
@@ -172,6 +181,7 @@ int serve_run(struct server *server, struct config *config)
 {
     server->house.config = server->config = config;
     server->house.picks_up = true;
+    server->house.runner = server->helpers.runner;
     server->house.connections_max = connections_by_descriptors();
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
     const int code = world_run(serve_main, server, config->loops);
@@ -196,9 +206,28 @@ static bool prepare_default(const struct config *config)
     return false;
 }
 
+/* One process, for debuggers; commands have a runner even so. */
+static int serve_alone(struct server *server, struct config *config)
+{
+    struct runner_place runner;
+    char why[HOUSE_WHY_ROOM];
+
+    if (!runner_start(config, &runner, why, sizeof why)) {
+        fprintf(stderr, "holdfast: %s\n", why);
+        config_free(config);
+        return EXIT_FINDINGS;
+    }
+    snprintf(server->helpers.runner, sizeof server->helpers.runner, "%s", runner.path);
+    const int code = serve_run(server, config);
+    if (runner.listener >= 0)
+        unlink(runner.path);
+    runner_leave(&runner);
+    return code;
+}
+
 int command_serve(const struct command_line *line)
 {
-    struct server server = {.keeper = -1};
+    struct server server = {.helpers = {.keeper = -1, .runner_life = -1}};
     struct config *config = app_config_open(line->config_file);
 
     if (!config)
@@ -208,5 +237,5 @@ int command_serve(const struct command_line *line)
         return EXIT_FINDINGS;
     }
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
-    return line->one_process ? serve_run(&server, config) : parent_run(line->config_file, config);
+    return line->one_process ? serve_alone(&server, config) : parent_run(line->config_file, config);
 }

@@ -12,6 +12,7 @@ struct guard_plan;
 struct former {
     struct house house;
     struct config *config;
+    struct helpers helpers;
     struct former *next; /* the one that came after */
 };
 
@@ -28,7 +29,7 @@ struct server {
     struct waitlist reload_changed;
     int64_t started_wall_us;
     bool worker;             /* started by a parent: channels are open */
-    int keeper;              /* the descriptor of its service; -1: none */
+    struct helpers helpers;  /* of the configuration */
     struct guard_plan *plan; /* what this process is locked to; NULL: nothing */
     const char *guard_words;
 };
@@ -36,6 +37,8 @@ struct server {
 /* The house's TLS and keys, by its configuration; false with its `why`. Closed by tls_leave. */
 MUST_USE bool serve_open_tls(struct house *house, int keeper);
 void serve_close_tls(struct house *house);
+/* The runner ends when nobody holds its life; its socket goes when nobody will need it any more. */
+void runner_forget(const struct helpers *helpers, bool for_good);
 /* Until a signal or the parent's end; reloads meanwhile. Sleeps. */
 void worker_attend(struct server *server);
 /* For the console: asks the parent for a reload. Sleeps. */

@@ -49,7 +49,7 @@ bool worker_adopt(const struct channel_packet *packet)
 }
 
 /* Up to the packet that says "begin"; NULL when the parent is gone. */
-static struct config *begin(int *keeper)
+static struct config *begin(struct helpers *helpers)
 {
     static struct channel_packet packet;
 
@@ -58,7 +58,7 @@ static struct config *begin(int *keeper)
             if (!worker_adopt(&packet))
                 return NULL;
         } else if (packet.kind == CHANNEL_BEGIN && packet.descriptor_count > 0) {
-            *keeper = packet.descriptor_count > 1 ? packet.descriptors[1] : -1;
+            *helpers = channel_helpers(&packet);
             return worker_read_config(packet.descriptors[0], packet.text);
         }
     }
@@ -70,13 +70,13 @@ int worker_main(void)
     static struct guard_report report;
     char why[512];
     struct stat facts;
-    struct server server = {.keeper = -1, .worker = true};
+    struct server server = {.helpers = {.keeper = -1, .runner_life = -1}, .worker = true};
 
     if (fstat(WORKER_CHANNEL, &facts) != 0 || !S_ISSOCK(facts.st_mode)) {
         fputs("holdfast worker: started by `holdfast serve` only\n", stderr);
         return EXIT_USAGE;
     }
-    struct config *config = begin(&server.keeper);
+    struct config *config = begin(&server.helpers);
     struct guard_plan *plan = config ? guard_plan_of(config) : NULL;
     if (!plan)
         return EXIT_FINDINGS;
@@ -129,19 +129,26 @@ static void reload_is_over(struct server *server, bool reloaded, const char *why
 }
 
 /* The new house takes the old one's place; the old one goes on for those it has. */
-static bool renew(struct server *server, struct former *next, int keeper)
+static bool renew(struct server *server, struct former *next, const struct helpers *helpers)
 {
     next->house.config = next->config;
     next->house.connections_max = server->house.connections_max;
     next->house.spool_sizes = server->house.spool_sizes;
     next->house.picks_up = server->house.picks_up;
-    if (!serve_open_tls(&next->house, keeper) || !house_renew(&server->house, &next->house)) {
+    next->helpers = *helpers;
+    next->house.runner = next->helpers.runner;
+    if (!serve_open_tls(&next->house, helpers->keeper) ||
+        !house_renew(&server->house, &next->house)) {
         serve_close_tls(&next->house);
         return false;
     }
     struct config *config = next->config;
     next->config = server->config;
     server->config = config;
+    next->helpers = server->helpers;
+    server->helpers = *helpers;
+    server->house.runner = server->helpers.runner;
+    next->house.runner = next->helpers.runner;
     console_renew(server->console, config, server->house.policy,
                   tls_context_end_wall_us(server->house.tls_in));
     observe_configure((enum log_format)config->log_format, (enum log_level)config->log_level);
@@ -155,21 +162,23 @@ static bool renew(struct server *server, struct former *next, int keeper)
 static void reload(struct server *server, const struct channel_packet *packet)
 {
     struct former *next = calloc(1, sizeof *next);
-    const int keeper = packet->descriptor_count > 1 ? packet->descriptors[1] : -1;
+    const struct helpers helpers = channel_helpers(packet);
     struct reading reading = {.descriptor = packet->descriptors[0], .name = packet->text};
 
     if (next && packet->descriptor_count > 0 && work_run(read_in_pool, &reading) == IO_OK)
         next->config = reading.config;
     if (!next || !next->config) {
-        if (keeper >= 0)
-            close(keeper);
+        if (helpers.keeper >= 0)
+            close(helpers.keeper);
+        runner_forget(&helpers, false);
         free(next);
         tell(CHANNEL_REFUSED, "the worker could not read the configuration");
-    } else if (renew(server, next, keeper)) {
+    } else if (renew(server, next, &helpers)) {
         reload_is_over(server, true, "");
         tell(CHANNEL_RELOADED, "");
     } else {
         tell(CHANNEL_REFUSED, next->house.why);
+        runner_forget(&helpers, false);
         config_free(next->config);
         free(next);
     }

@@ -276,6 +276,63 @@ static void check_own_delivery(const struct config *config, struct scan *scan)
         }
 }
 
+/* Every brace has to be one of our words: a misspelt one would reach the program as it stands. */
+static const char *argument_mistake(const char *argument)
+{
+    size_t length = 0;
+
+    for (const char *at = argument; *at; at += length ? length : 1) {
+        const bool known = config_pipe_value(at, &length) != PIPE_VALUES;
+        if (!known && (*at == '{' || *at == '}'))
+            return at;
+    }
+    return NULL;
+}
+
+static void check_pipe(const struct config_pipe *pipe, struct config_complaint complaint)
+{
+    if (pipe->command_count == 0 || pipe->command[0][0] != '/' || strchr(pipe->command[0], '{'))
+        errors_add(complaint.errors, complaint.at,
+                   "pipe \"%.80s\": command has to begin with the whole path of a program",
+                   pipe->name);
+    for (unsigned i = 0; i < pipe->command_count; i++) {
+        const char *mistake = argument_mistake(pipe->command[i]);
+        if (mistake)
+            errors_add(complaint.errors, complaint.at,
+                       "pipe \"%.80s\": command: \"%.80s\": nothing is filled in for \"%.20s\"",
+                       pipe->name, pipe->command[i], mistake);
+    }
+    if (strcmp(pipe->user, "root") == 0 || strcmp(pipe->user, "0") == 0)
+        errors_add(complaint.errors, complaint.at, "pipe \"%.80s\": user: no command runs as root",
+                   pipe->name);
+    if (pipe->directory[0] != '/')
+        errors_add(complaint.errors, complaint.at,
+                   "pipe \"%.80s\": directory has to be a whole path", pipe->name);
+}
+
+static void check_pipes(const struct config *config, struct scan *scan)
+{
+    for (unsigned i = 0; i < config->pipe_count; i++)
+        check_pipe(&config->pipes[i],
+                   (struct config_complaint){scan->errors, head_of(scan, SECTION_PIPE, i), ""});
+    for (unsigned i = 0; i < config->domain_count; i++) { /* they stand as in the file */
+        const struct config_domain *domain = &config->domains[i];
+        struct bytes rest = bytes_of_text(domain->alias_pipes), name;
+        if (domain->deliver.kind == DELIVER_PIPE &&
+            !config_find_pipe(config, domain->deliver.target))
+            errors_add(scan->errors, head_of(scan, SECTION_DOMAIN, i),
+                       "domain \"%s\": deliver: there is no section pipe \"%.*s\"", domain->name,
+                       QUOTED_PRINT(domain->deliver.target));
+        while (rest.count > 0) {
+            rest = bytes_cut(rest, ' ', &name);
+            if (name.count > 0 && !config_find_pipe(config, name))
+                errors_add(scan->errors, head_of(scan, SECTION_DOMAIN, i),
+                           "domain \"%s\": alias_pipes: there is no section pipe \"%.*s\"",
+                           domain->name, QUOTED_PRINT(name));
+        }
+    }
+}
+
 void config_check(struct config *config, struct scan *scan)
 {
     if (config->history && !*config->history)
@@ -286,6 +343,8 @@ void config_check(struct config *config, struct scan *scan)
     check_names(scan, SECTION_FILTER, config->filters, config->filter_count);
     check_names(scan, SECTION_DESTINATION, config->destinations, config->destination_count);
     check_verps(config, scan);
+    check_names(scan, SECTION_PIPE, config->pipes, config->pipe_count);
+    check_pipes(config, scan);
     check_names(scan, SECTION_DNSBL, config->dnsbls, config->dnsbl_count);
     check_own_delivery(config, scan);
     check_names(scan, SECTION_SIGN, config->signs, config->sign_count);

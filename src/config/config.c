@@ -149,41 +149,11 @@ static void fill_complain(const struct filling *filling, const struct option_row
                row->section == SECTION_ROOT ? "" : ": ", row->name, why[0] == ' ' ? "" : ": ", why);
 }
 
-/* A value that the language knows and this version cannot serve. */
-static bool is_absent(const struct option_row *row, const char *value)
-{
-    static const struct {
-        enum section section;
-        const char *option, *value;
-    } rows[] = {
-#define ABSENT(in, name, what) {SECTION_##in, name, what},
-#include "config/absent.def"
-#undef ABSENT
-    };
-    const struct bytes text = bytes_of_text(value);
-
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        const struct bytes known = bytes_of_text(rows[i].value);
-        if (rows[i].section != row->section || strcmp(rows[i].option, row->name) != 0)
-            continue;
-        if (bytes_equal(text, known) || (known.at[0] == '*' && text.count > 0) ||
-            (known.at[known.count - 1] == ':' && bytes_starts_with(text, known)))
-            return true;
-    }
-    return false;
-}
-
 static void fill_one(const struct filling *filling, struct value_target *target,
                      const struct option_row *row, unsigned instance, const char *value)
 {
-    char why[300];
-
-    if (!value_set(target, row, bytes_of_text(value))) {
+    if (!value_set(target, row, bytes_of_text(value)))
         fill_complain(filling, row, instance, target->why);
-    } else if (is_absent(row, value)) {
-        snprintf(why, sizeof why, " = %.100s is not available in this version", value);
-        fill_complain(filling, row, instance, why);
-    }
 }
 
 static void fill_option(const struct filling *filling, struct value_target *target,
@@ -253,6 +223,7 @@ static void fill_all(const struct filling *filling)
     }
     config->listens = fill_titled(filling, SECTION_LISTEN, &config->listen_count);
     config->domains = fill_titled(filling, SECTION_DOMAIN, &config->domain_count);
+    config->pipes = fill_titled(filling, SECTION_PIPE, &config->pipe_count);
     config->routes = fill_titled(filling, SECTION_ROUTE, &config->route_count);
     config->filters = fill_titled(filling, SECTION_FILTER, &config->filter_count);
     config->destinations = fill_titled(filling, SECTION_DESTINATION, &config->destination_count);
@@ -386,6 +357,46 @@ void config_drop_path(const char *spool, char *into, size_t room)
 const struct config_domain *config_find_domain(const struct config *config, struct bytes domain)
 {
     return find_sorted(config->domains, config->domain_count, sizeof *config->domains, domain);
+}
+
+const struct config_pipe *config_find_pipe(const struct config *config, struct bytes name)
+{
+    for (unsigned i = 0; i < config->pipe_count; i++)
+        if (bytes_equal_text(name, config->pipes[i].name))
+            return &config->pipes[i];
+    return NULL;
+}
+
+bool config_names(const char *list, struct bytes word)
+{
+    struct bytes rest = bytes_of_text(list ? list : ""), one;
+
+    while (rest.count > 0) {
+        rest = bytes_cut(rest, ' ', &one);
+        if (one.count > 0 && bytes_equal(one, word))
+            return true;
+    }
+    return false;
+}
+
+enum pipe_value config_pipe_value(const char *text, size_t *length)
+{
+    static const char *const words[PIPE_VALUES] = {[PIPE_USER] = "{user}",
+                                                   [PIPE_DOMAIN] = "{domain}",
+                                                   [PIPE_TAG] = "{tag}",
+                                                   [PIPE_SENDER] = "{sender}",
+                                                   [PIPE_RECIPIENT] = "{recipient}",
+                                                   [PIPE_ORIGINAL] = "{original}",
+                                                   [PIPE_CLIENT] = "{client}",
+                                                   [PIPE_ID] = "{id}"};
+
+    for (unsigned i = 0; i < PIPE_VALUES; i++) {
+        *length = strlen(words[i]);
+        if (strncmp(text, words[i], *length) == 0)
+            return (enum pipe_value)i;
+    }
+    *length = 0;
+    return PIPE_VALUES;
 }
 
 const struct config_route *config_find_route(const struct config *config, struct bytes domain)

@@ -34,7 +34,16 @@ enum on_fault {
 };
 enum refusal { REFUSAL_DEFER = 0, REFUSAL_REFUSE };
 enum on_poison { ON_POISON_DEFER = 0, ON_POISON_HOLD, ON_POISON_REFUSE };
-enum deliver_kind { DELIVER_NONE = 0, DELIVER_MAILDIR, DELIVER_LMTP, DELIVER_SMTP, DELIVER_PIPE };
+enum deliver_kind {
+    DELIVER_NONE = 0,
+    DELIVER_MAILDIR,
+    DELIVER_LMTP,
+    DELIVER_SMTP,
+    DELIVER_PIPE,
+    DELIVER_LIST, /* ends at a list, whose members are recipients of their own; no setting */
+};
+/* What becomes of mail with octets beyond ASCII where the next hop takes none (RFC 6152 3). */
+enum downgrade { DOWNGRADE_CONVERT = 0, DOWNGRADE_REFUSE, DOWNGRADE_SEND };
 
 struct config_listen {
     const char *name;
@@ -44,12 +53,12 @@ struct config_listen {
     bool proxy; /* clients come through a proxy that says PROXY first */
 };
 
-/* "maildir:PATH", "lmtp:unix:PATH", "lmtp:HOST:PORT", "smtp:HOST:PORT", "pipe:..."; HOST may be a
+/* "maildir:PATH", "lmtp:unix:PATH", "lmtp:HOST:PORT", "smtp:HOST:PORT", "pipe:NAME"; HOST may be a
  * name. */
 struct config_deliver {
     enum deliver_kind kind;
-    struct bytes
-        target; /* what follows the kind: a path with {user} {domain} {tag}, an endpoint, a host */
+    struct bytes target; /* what follows the kind: a path with {user} {domain} {tag}, an endpoint, a
+                            host, a pipe's name */
     struct endpoint endpoint; /* filled in when target is a literal endpoint; else family NONE */
     struct bytes host;        /* when it is a name */
     uint16_t port;
@@ -61,6 +70,18 @@ struct config_sending {
     const char *helo;                   /* "": hostname */
     const char *login;                  /* file with name and password, or "" */
     struct ip_address source4, source6; /* family NONE: as the machine chooses */
+    enum downgrade downgrade;
+};
+
+/* A command that mail is given to on its standard input (docs/pipe.md). */
+struct config_pipe {
+    const char *name;
+    const char **command; /* one a argument: the program's path first; {user} and so on inside */
+    unsigned command_count;
+    const char *user, *group, *directory; /* "": our own user; the user's group */
+    uint64_t timeout_us, memory;
+    uint32_t concurrency;
+    bool from_line;
 };
 
 struct config_domain {
@@ -69,6 +90,7 @@ struct config_domain {
         *aliases; /* "file:...", "sqlite:...", "ldap://...", "postgresql://..." or "" */
     struct endpoint passwords; /* Dovecot's auth socket; family NONE: `users` knows them */
     struct config_deliver deliver;
+    const char *alias_pipes;     /* that aliases may lead to, separated by blanks */
     enum refusal disabled, full; /* how final the directory's words are */
     const char *catch_all;       /* address or "" */
     char tag_separator;          /* '+' by default, 0 = none */
@@ -190,6 +212,8 @@ struct config {
     const char *tls_certificate, *tls_key; /* "" when TLS is off */
     struct config_domain *domains;
     unsigned domain_count;
+    struct config_pipe *pipes;
+    unsigned pipe_count;
     struct config_auth auth;
     struct config_forward forward;
     struct ip_network *relay_from;
@@ -262,5 +286,24 @@ MUST_USE bool config_parse_deliver(struct bytes text, struct config_deliver *del
 MUST_USE bool config_next_delivery(struct bytes *rest, struct config_deliver *deliver);
 const struct config_domain *config_find_domain(const struct config *config, struct bytes domain);
 const struct config_route *config_find_route(const struct config *config, struct bytes domain);
+const struct config_pipe *config_find_pipe(const struct config *config, struct bytes name);
+/* Is it one of the words of a list that blanks separate? */
+bool config_names(const char *list, struct bytes word);
+
+/* What the arguments of a pipe's command may hold; `config check` knows these words only. */
+enum pipe_value {
+    PIPE_USER = 0,
+    PIPE_DOMAIN,
+    PIPE_TAG,
+    PIPE_SENDER,
+    PIPE_RECIPIENT,
+    PIPE_ORIGINAL,
+    PIPE_CLIENT,
+    PIPE_ID,
+    PIPE_VALUES
+};
+/* "{user}" at the front of the text: its value's number; PIPE_VALUES: nothing of ours stands there.
+ * *length is of the placeholder. */
+enum pipe_value config_pipe_value(const char *text, size_t *length);
 
 #endif

@@ -42,6 +42,7 @@ enum option_type {
     OPTION_RESOLVERS,
     OPTION_ENDPOINTS,
     OPTION_STEPS,
+    OPTION_TEXTS,
 };
 
 struct word {

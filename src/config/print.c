@@ -87,6 +87,8 @@ static void print_item(struct buffer *into, enum option_type type, const void *i
     } else if (type == OPTION_RESOLVERS) {
         buffer_print(into, "\"%s@%u\"", ip_print(&endpoint[i].ip, text, sizeof text),
                      endpoint[i].port);
+    } else if (type == OPTION_TEXTS) {
+        print_quoted(into, bytes_of_text(((const char *const *)items)[i]));
     } else if (type == OPTION_STEPS) {
         print_step(into, (const struct config_retry_step *)items + i);
     } else {
@@ -218,6 +220,7 @@ void value_print(struct buffer *into, const struct option_row *row, const void *
     case OPTION_RESOLVERS:
     case OPTION_ENDPOINTS:
     case OPTION_STEPS:
+    case OPTION_TEXTS:
         print_list(into, row, base);
         break;
     }
@@ -255,6 +258,8 @@ void config_print(struct buffer *into, const struct config *config)
         print_section(into, SECTION_LISTEN, config->listens[i].name, &config->listens[i]);
     for (unsigned i = 0; i < config->domain_count; i++)
         print_section(into, SECTION_DOMAIN, config->domains[i].name, &config->domains[i]);
+    for (unsigned i = 0; i < config->pipe_count; i++)
+        print_section(into, SECTION_PIPE, config->pipes[i].name, &config->pipes[i]);
     for (unsigned i = 0; i < config->route_count; i++)
         print_section(into, SECTION_ROUTE, config->routes[i].domain, &config->routes[i]);
     for (unsigned i = 0; i < config->destination_count; i++)
@@ -308,7 +313,8 @@ static void manual_values(struct buffer *into, const struct option_row *row)
                                         [OPTION_NETWORKS] = "list of networks",
                                         [OPTION_RESOLVERS] = "list of resolvers",
                                         [OPTION_ENDPOINTS] = "list of endpoints",
-                                        [OPTION_STEPS] = "list of waits"};
+                                        [OPTION_STEPS] = "list of waits",
+                                        [OPTION_TEXTS] = "list of texts"};
 
     if (row->type == OPTION_WORD)
         for (const struct word *word = row->words; word->text; word++)
@@ -342,15 +348,6 @@ static void manual_row(struct buffer *into, const struct option_row *row)
     buffer_add_text(into, " |\n");
 }
 
-static void manual_absent(struct buffer *into)
-{
-#define ABSENT(section, option, value)                                                             \
-    buffer_print(into, "- `%s { %s = %s }`\n", SECTIONS[SECTION_##section].name, option,           \
-                 (value)[0] == '*' ? "..." : (value));
-#include "config/absent.def"
-#undef ABSENT
-}
-
 void config_print_manual(struct buffer *into)
 {
     buffer_add_text(into, "# Settings\n\nMade from `src/config/options.def`; do not edit.\n");
@@ -366,7 +363,4 @@ void config_print_manual(struct buffer *into)
             if (OPTIONS[i].section == (enum section)section)
                 manual_row(into, &OPTIONS[i]);
     }
-    buffer_add_text(into, "\n## Known, but not in this version\nThe server refuses these, it never "
-                          "ignores them:\n\n");
-    manual_absent(into);
 }

@@ -130,7 +130,7 @@ static bool set_deliver(struct value_target *target, const struct option_row *ro
             row->type == OPTION_NEXT_HOP
                 ? "is not smtp:HOST:PORT, smtps:HOST:PORT, lmtp:HOST:PORT or lmtp:unix:PATH"
                 : "is not maildir:PATH, lmtp:unix:PATH, lmtp:HOST:PORT, smtp:HOST:PORT "
-                  "or pipe:COMMAND");
+                  "or pipe:NAME");
     if (row->type == OPTION_NEXT_HOP &&
         (deliver.kind == DELIVER_MAILDIR || deliver.kind == DELIVER_PIPE))
         return refuse(target, text, "is not a next hop: only smtp: and lmtp: are");
@@ -380,6 +380,7 @@ static size_t list_item_size(enum option_type type)
 {
     return type == OPTION_NETWORKS ? sizeof(struct ip_network)
            : type == OPTION_STEPS  ? sizeof(struct config_retry_step)
+           : type == OPTION_TEXTS  ? sizeof(const char *)
                                    : sizeof(struct endpoint);
 }
 
@@ -411,6 +412,11 @@ static bool list_add(struct value_target *target, const struct option_row *row, 
     } else if (row->type == OPTION_RESOLVERS) {
         if (!endpoint_parse_resolver(text, item))
             return refuse(target, text, "is not IP or IP@PORT");
+    } else if (row->type == OPTION_TEXTS) {
+        const char *copy = arena_text(target->arena, text);
+        if (!copy)
+            return refuse(target, text, "needs more memory than there is");
+        memcpy(item, &copy, sizeof copy);
     } else if (row->type == OPTION_STEPS) {
         if (!parse_step(text, item))
             return refuse(target, text, "is not a wait like 5m or \"1h until 6h\"");
@@ -467,6 +473,7 @@ bool value_set(struct value_target *target, const struct option_row *row, struct
     case OPTION_RESOLVERS:
     case OPTION_ENDPOINTS:
     case OPTION_STEPS:
+    case OPTION_TEXTS:
         return list_add(target, row, text);
     }
     return false;

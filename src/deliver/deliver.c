@@ -44,6 +44,10 @@ struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
                                       .block_us = or_default(asked->block_us, 180 * US_PER_S),
                                       .dot_us = or_default(asked->dot_us, 600 * US_PER_S),
                                       .quit_us = or_default(asked->quit_us, 2 * US_PER_S)}};
+    if (settings->runner && *settings->runner) {
+        deliver->runner.family = ENDPOINT_UNIX;
+        snprintf(deliver->runner.path, sizeof deliver->runner.path, "%s", settings->runner);
+    }
     if (settings->tls_directory)
         deliver_keep(deliver, settings->tls_directory);
     pthread_mutex_init(&deliver->own_lock, NULL);
@@ -158,7 +162,11 @@ void deliver_attempt(struct deliver_channel *channel, struct attempt *attempt, b
         attempt_misconfigured(channel, attempt, "no usable `deliver` setting");
         break;
     case DELIVER_PIPE:
-        attempt_misconfigured(channel, attempt, "delivery into a pipe is not supported yet");
+        pipe_attempt(channel, attempt);
+        break;
+    case DELIVER_LIST:
+        attempt_fill(attempt,
+                     outcome_of_verdict(channel, STAGE_MAILBOX, verdict_of(CAUSE_DELIVERED)));
         break;
     case DELIVER_MAILDIR:
         maildir_attempt(channel, attempt);

@@ -1,5 +1,5 @@
 /*
- * deliver: one attempt at one destination: Maildir, LMTP, SMTP.
+ * deliver: one attempt at one destination: Maildir, LMTP, SMTP, a command.
  *
  * Flow:   an attempt (destination, messages' recipients) -> route -> connection -> dialogue -> a
  * verdict a recipient. Owns:   connections kept open for reuse within one destination. Sleeps:
@@ -41,6 +41,7 @@ struct deliver_settings {
     struct spool *spool;              /* to read bodies */
     struct tls_context *tls;          /* client side; NULL: never TLS */
     const char *tls_directory;        /* for tls.db; NULL: nothing of TLS is kept */
+    const char *runner;               /* socket of the runner of commands; NULL or "": none */
     struct deliver_timeouts timeouts; /* zero: the defaults; tests shorten them */
 };
 MUST_USE struct deliver *deliver_open(const struct deliver_settings *settings, char *why,
@@ -53,11 +54,12 @@ void deliver_give_up(struct deliver *deliver, uint64_t deadline_us);
 /* Where a recipient goes: the unit that concurrency, retries and queues are counted by. */
 struct destination {
     char key[320]; /* "maildir:example.com", "lmtp:unix:/run/lmtp", "smtp:127.0.0.1:2626",
-                      "mx:example.org" */
+                      "mx:example.org", "pipe:NAME" */
     enum deliver_kind kind;
     const struct config_deliver *via; /* NULL: by MX of domain, or each recipient's own Maildir */
     enum tls_use tls;
     const struct config_sending *sending; /* NULL: nothing is set */
+    unsigned most;                        /* at once; 0: as the scheduler finds fit */
     char domain[256];
 };
 /* From the configuration and the recipient's own way of delivery alone. Never sleeps. */

@@ -25,6 +25,7 @@ struct deliver {
     struct resolver *resolver;
     struct directory *directory;
     struct spool *spool;
+    struct endpoint runner; /* family NONE: there is none */
     struct tls_context *tls;
     struct tls_store *store;     /* NULL: nothing is kept */
     struct tls_results *results; /* NULL with it */
@@ -196,6 +197,26 @@ void channel_quit(struct deliver_channel *channel); /* Sleeps at most quit_us. *
 
 void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed);
 void maildir_attempt(struct deliver_channel *channel, struct attempt *attempt);
+void pipe_attempt(struct deliver_channel *channel, struct attempt *attempt);
+
+/* ------------------------------------------------------------------ mail that ends here */
+
+/* The directory's word on a recipient of ours, its tag split off. A user who was taken out of it
+ * after the message was accepted is unknown by authority; anything short of that defers. Sleeps. */
+MUST_USE struct verdict local_user_find(const struct deliver_channel *channel,
+                                        const struct attempt *attempt, uint32_t position,
+                                        struct directory_user *user);
+/* Return-Path and Delivered-To, with LF. */
+void local_head_print(struct buffer *out, const struct attempt *attempt, uint32_t position);
+/* Mailbox files and commands have LF line ends; only a CR before a LF goes. One may end a piece. */
+struct line_ends {
+    bool cr_pending;
+};
+void local_lines_add(struct line_ends *state, struct buffer *into, struct bytes piece);
+void local_lines_end(struct line_ends *state, struct buffer *into);
+/* The next piece of a body, into the channel's own room. Sleeps. */
+MUST_USE struct verdict local_body_read(struct deliver_channel *channel, struct spool_body *body,
+                                        uint64_t offset, struct bytes *piece);
 
 /* Shared by all kinds of attempt: the same outcome for those without a verdict yet. */
 void attempt_fill(struct attempt *attempt, struct outcome outcome);

@@ -55,49 +55,6 @@ static struct verdict maildir_check(struct maildir *maildir, const char *what,
 
 /* ------------------------------------------------------------------ whose mailbox */
 
-static void user_split_tag(const struct config_domain *domain, struct directory_user *user)
-{
-    const struct bytes local = user->address.local;
-    const uint8_t separator = domain ? (uint8_t)domain->tag_separator : 0;
-    const size_t at = separator ? bytes_find_byte(local, separator) : local.count;
-
-    if (at > 0 && at < local.count) {
-        user->address.local = bytes_slice(local, 0, at);
-        user->tag = bytes_skip(local, at + 1);
-    }
-}
-
-/* The directory knows the canonical name. A user who was taken out of it after the message was
- * accepted is unknown by authority; anything short of that defers. */
-static struct verdict maildir_find_user(struct maildir *maildir)
-{
-    struct deliver *deliver = maildir->channel->deliver;
-    struct address address = attempt_recipient(maildir->attempt, maildir->position)->address;
-    const struct config_domain *domain =
-        config_find_domain(deliver->config, bytes_of_text(maildir->channel->to.domain));
-
-    if (address.domain.count == 0)
-        address.domain = bytes_of_text(maildir->channel->to.domain);
-    maildir->user = (struct directory_user){.address = address};
-    if (!deliver->directory || !domain || !domain->users || domain->users[0] == 0) {
-        user_split_tag(domain, &maildir->user);
-        return verdict_accept();
-    }
-    const struct lookup lookup =
-        directory_find_user(deliver->directory, maildir->attempt->arena, address, &maildir->user);
-    switch (lookup.status) {
-    case LOOKUP_FOUND:
-        return verdict_accept();
-    case LOOKUP_ABSENT:
-        return verdict_of(CAUSE_RECIPIENT_UNKNOWN);
-    case LOOKUP_FAILED:
-        break;
-    }
-    return verdict_with(lookup.reason == LOOKUP_REASON_MISCONFIGURED ? CAUSE_DIRECTORY_MISCONFIGURED
-                                                                     : CAUSE_DIRECTORY_UNAVAILABLE,
-                        lookup.detail);
-}
-
 static bool piece_is_safe(struct bytes piece, bool may_be_empty)
 {
     if (piece.count == 0)
@@ -331,39 +288,6 @@ static bool maildir_may_be_repeat(const struct maildir *maildir)
 
 /* ------------------------------------------------------------------ writing */
 
-/* Mailbox files have LF line ends; only a CR before a LF goes. One may end a piece. */
-struct line_ends {
-    bool cr_pending;
-};
-
-static void add_local_lines(struct line_ends *state, struct buffer *into, struct bytes piece)
-{
-    for (size_t from = 0; from < piece.count;) {
-        if (state->cr_pending && piece.at[from] != '\n')
-            buffer_add_byte(into, '\r');
-        state->cr_pending = false;
-        const struct bytes rest = bytes_skip(piece, from);
-        const size_t plain = bytes_find_byte(rest, '\r');
-        buffer_add(into, bytes_slice(rest, 0, plain));
-        from += plain;
-        if (plain < rest.count) {
-            state->cr_pending = true;
-            from++;
-        }
-    }
-}
-
-static void maildir_print_head(const struct maildir *maildir, struct buffer *out)
-{
-    buffer_add_text(out, "Return-Path: <");
-    address_print(out,
-                  envelope_return_path(&maildir->attempt->message->envelope,
-                                       attempt_recipient(maildir->attempt, maildir->position)));
-    buffer_add_text(out, ">\nDelivered-To: ");
-    address_print(out, attempt_recipient(maildir->attempt, maildir->position)->address);
-    buffer_add_byte(out, '\n');
-}
-
 static struct verdict maildir_flush(struct maildir *maildir, struct file *file, uint64_t *offset)
 {
     struct buffer *out = &maildir->channel->out;
@@ -379,23 +303,6 @@ static struct verdict maildir_flush(struct maildir *maildir, struct file *file, 
     return verdict_accept();
 }
 
-static struct verdict maildir_read(struct maildir *maildir, uint64_t offset, struct bytes *piece)
-{
-    struct deliver_channel *channel = maildir->channel;
-
-    if (!channel->piece)
-        channel->piece = malloc(DELIVER_PIECE_BYTES);
-    if (!channel->piece)
-        return verdict_of(CAUSE_LOCAL_FAILED);
-    const struct io_result got =
-        spool_body_read(maildir->body, (struct span){channel->piece, DELIVER_PIECE_BYTES}, offset);
-    *piece = bytes_of(channel->piece, got.count);
-    if (got.status == IO_OK && got.count > 0)
-        return verdict_accept();
-    return verdict_with(got.status == IO_CANCELLED ? CAUSE_UNDECIDED : CAUSE_LOCAL_FAILED,
-                        BYTES_LITERAL("the stored body could not be read"));
-}
-
 static struct verdict maildir_write(struct maildir *maildir, struct file *file)
 {
     struct buffer *out = &maildir->channel->out;
@@ -404,16 +311,15 @@ static struct verdict maildir_write(struct maildir *maildir, struct file *file)
     uint64_t written = 0;
 
     buffer_clear(out);
-    maildir_print_head(maildir, out);
+    local_head_print(out, maildir->attempt, maildir->position);
     for (uint64_t offset = 0; offset < size;) {
         struct bytes piece = BYTES_EMPTY;
-        REQUIRE(maildir_read(maildir, offset, &piece));
-        add_local_lines(&ends, out, piece);
+        REQUIRE(local_body_read(maildir->channel, maildir->body, offset, &piece));
+        local_lines_add(&ends, out, piece);
         offset += piece.count;
         REQUIRE(maildir_flush(maildir, file, &written));
     }
-    if (ends.cr_pending)
-        buffer_add_byte(out, '\r');
+    local_lines_end(&ends, out);
     REQUIRE(maildir_flush(maildir, file, &written));
     return maildir_check(maildir, "sync", file_sync(file));
 }
@@ -467,7 +373,7 @@ static struct verdict maildir_deliver(struct maildir *maildir)
 {
     bool there = false;
 
-    REQUIRE(maildir_find_user(maildir));
+    REQUIRE(local_user_find(maildir->channel, maildir->attempt, maildir->position, &maildir->user));
     REQUIRE(maildir_locate(maildir));
     maildir_name(maildir);
     if (maildir_may_be_repeat(maildir))

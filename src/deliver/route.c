@@ -6,11 +6,9 @@
 
 #include <string.h>
 
-static const char *const KIND_NAMES[] = {[DELIVER_NONE] = "none",
-                                         [DELIVER_MAILDIR] = "maildir",
-                                         [DELIVER_LMTP] = "lmtp",
-                                         [DELIVER_SMTP] = "smtp",
-                                         [DELIVER_PIPE] = "pipe"};
+static const char *const KIND_NAMES[] = {
+    [DELIVER_NONE] = "none", [DELIVER_MAILDIR] = "maildir", [DELIVER_LMTP] = "lmtp",
+    [DELIVER_SMTP] = "smtp", [DELIVER_PIPE] = "pipe",       [DELIVER_LIST] = "list"};
 static const char *const TLS_NAMES[] = {[TLS_USE_MAY] = "",
                                         [TLS_USE_MUST] = ",tls=must",
                                         [TLS_USE_DANE] = ",tls=dane",
@@ -50,12 +48,24 @@ static void route_by(struct destination *destination, const struct config_delive
     destination->kind = via->kind;
     destination->via = via;
     destination->tls = tls;
-    if (by_domain)
+    if (via->kind == DELIVER_PIPE)
+        snprintf(destination->key, sizeof(destination->key), "pipe:%.*s", BYTES_PRINT(via->target));
+    else if (by_domain)
         snprintf(destination->key, sizeof(destination->key), "%s:%s", KIND_NAMES[via->kind],
                  destination->domain);
     else
         snprintf(destination->key, sizeof(destination->key), "%s%s:%.*s%s", KIND_NAMES[via->kind],
                  via->implicit_tls ? "s" : "", BYTES_PRINT(via->target), TLS_NAMES[tls]);
+}
+
+/* A pipe has a bound of its own, whatever domains lead there. */
+static void route_bound(const struct config *config, struct destination *destination)
+{
+    const struct config_pipe *pipe = destination->kind == DELIVER_PIPE
+                                         ? config_find_pipe(config, destination->via->target)
+                                         : NULL;
+
+    destination->most = pipe ? pipe->concurrency : 0;
 }
 
 static void route_by_mx(struct destination *destination, enum tls_use tls)
@@ -130,7 +140,8 @@ static void route_own(struct deliver *deliver, const struct config_domain *local
 {
     struct config_deliver way;
 
-    if (!config_parse_deliver(text, &way) || way.kind == DELIVER_NONE || way.kind == DELIVER_PIPE) {
+    if (!config_parse_deliver(text, &way) || way.kind == DELIVER_NONE ||
+        (way.kind == DELIVER_PIPE && !config_names(local->alias_pipes, way.target))) {
         way = (struct config_deliver){0};
         destination->kind = DELIVER_NONE;
     } else if (way.kind == DELIVER_MAILDIR) {
@@ -156,12 +167,20 @@ void deliver_route(struct deliver *deliver, const struct recipient *recipient,
 
     memset(destination, 0, sizeof(*destination));
     snprintf(destination->domain, sizeof(destination->domain), "%.*s", BYTES_PRINT(domain));
+    if (bytes_equal_text(recipient->deliver, RECIPIENT_IS_LIST) ||
+        bytes_equal_text(recipient->deliver, RECIPIENT_IS_ALIAS)) {
+        destination->kind = DELIVER_LIST;
+        snprintf(destination->key, sizeof(destination->key), "list:%s", destination->domain);
+        return;
+    }
     if (local && recipient->deliver.count > 0) {
         route_own(deliver, local, recipient->deliver, destination);
+        route_bound(config, destination);
         return;
     }
     if (local) {
         route_by(destination, &local->deliver, TLS_USE_MAY);
+        route_bound(config, destination);
         return;
     }
     const struct config_deliver *via = route ? &route->via : &config->relay_via;

@@ -79,9 +79,9 @@ static void print_steps(struct buffer *into, const char *cause, bool out)
 /* Causes of an attempt of ours; all others are said to clients. */
 static bool is_of_sending(const char *name)
 {
-    static const char *const prefixes[] = {"dns.mx.",    "connect.",   "session.",
-                                           "ambiguous.", "tls.policy", "remote.",
-                                           "mailbox.",   "local.",     "login."};
+    static const char *const prefixes[] = {"dns.mx.",    "connect.", "session.", "ambiguous.",
+                                           "tls.policy", "remote.",  "mailbox.", "local.",
+                                           "login.",     "pipe."};
 
     for (size_t i = 0; i < COUNT_OF(prefixes); i++)
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)

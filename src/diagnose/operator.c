@@ -185,7 +185,8 @@ static uint32_t mail_recipients(const struct operator_desk *desk, struct arena *
         for (unsigned i = 0; i < targets.count && count < 32; i++)
             if (targets.targets[i].file_or_pipe.count == 0)
                 (*recipients)[count++] = (struct recipient){.address = targets.targets[i].address,
-                                                            .notify = NOTIFY_NEVER};
+                                                            .notify = NOTIFY_NEVER,
+                                                            .deliver = targets.targets[i].deliver};
     if (count == 0)
         (*recipients)[count++] = (struct recipient){.address = address, .notify = NOTIFY_NEVER};
     return count;

@@ -40,7 +40,8 @@ FRAME_APART static struct lookup misconfigured(struct expansion *expansion, cons
 
 static bool target_equal(const struct directory_target *a, const struct directory_target *b)
 {
-    if (a->local != b->local || !bytes_equal(a->file_or_pipe, b->file_or_pipe))
+    if (a->local != b->local || !bytes_equal(a->file_or_pipe, b->file_or_pipe) ||
+        !bytes_equal(a->deliver, b->deliver))
         return false;
     return a->local ? bytes_equal_nocase(a->address.local, b->address.local) &&
                           bytes_equal_nocase(a->address.domain, b->address.domain)
@@ -152,6 +153,27 @@ FRAME_APART static struct lookup expand_user_itself(struct expansion *expansion,
                                          : lookup;
 }
 
+/* "|NAME" of a pipe that the configuration lets aliases lead to is the alias's own address, given
+ * to that command; what else begins like this is left to who asks, and nobody runs it. */
+FRAME_APART static struct lookup expand_program(struct expansion *expansion, struct bytes text,
+                                                const struct chain *here)
+{
+    const struct config_domain *domain = here->domain->config;
+    const struct bytes name = bytes_trim(bytes_skip(text, 1));
+
+    if (text.at[0] != '|' || !config_names(domain->alias_pipes, name))
+        return target_add(expansion,
+                          (struct directory_target){.file_or_pipe = arena_keep(expansion, text),
+                                                    .owner = here->owner});
+    return target_add(
+        expansion,
+        (struct directory_target){
+            .address = {arena_keep(expansion, here->name), bytes_of_text(domain->name)},
+            .local = true,
+            .owner = here->owner,
+            .deliver = arena_print(expansion->search.arena, "pipe:%.*s", BYTES_PRINT(name))});
+}
+
 static struct lookup expand_item(struct expansion *expansion, const struct alias_item *item,
                                  const struct chain *here)
 {
@@ -169,9 +191,7 @@ static struct lookup expand_item(struct expansion *expansion, const struct alias
     case ALIAS_USER:
         return expand_user_itself(expansion, item->text, here);
     case ALIAS_PROGRAM:
-        return target_add(
-            expansion, (struct directory_target){.file_or_pipe = arena_keep(expansion, item->text),
-                                                 .owner = here->owner});
+        return expand_program(expansion, item->text, here);
     case ALIAS_INCLUDE:
         return expand_list(expansion, item->list, here);
     }

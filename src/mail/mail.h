@@ -81,6 +81,11 @@ struct recipient {
     struct address owner;
     struct bytes deliver; /* the user's own way of delivery, as a setting has it; else empty */
 };
+/* `deliver` of one who stands for a list or an alias of several itself: there is nothing to
+ * deliver, only to tell the sender who asked for it that it was reached (RFC
+ * 3461 5.2.7.1, 5.2.7.3). */
+#define RECIPIENT_IS_LIST "list:"
+#define RECIPIENT_IS_ALIAS "alias:"
 
 struct envelope {
     struct address from;

@@ -39,7 +39,7 @@ static struct bytes note_status(struct arena *arena, const struct decision *deci
         expired && outcome ? outcome->verdict.cause : decision->settlement.cause;
     const struct cause_row *row = cause_row(cause);
 
-    if (decision->action == DSN_DELIVERED || decision->action == DSN_RELAYED)
+    if (decision->action != DSN_FAILED && decision->action != DSN_DELAYED)
         return BYTES_LITERAL("2.0.0");
     if (outcome && outcome->enhanced.count > 0)
         return outcome->enhanced;
@@ -101,13 +101,14 @@ static struct bytes note_remote(struct arena *arena, struct bytes host)
                           : BYTES_EMPTY;
 }
 
-/* Only a peer's own words are passed on: ours may name paths of this host, so where no peer spoke
- * the catalogue's words stand in. */
+/* Only a peer's own words, or a command's, are passed on: ours may name paths of this host, so
+ * where no peer spoke the catalogue's words stand in. */
 static struct bytes note_diagnostic(const struct report *report, const struct decision *decision)
 {
     const struct outcome *outcome = decision->outcome;
 
-    if (outcome && outcome->code > 0)
+    if (outcome && (outcome->code > 0 || outcome->verdict.cause == CAUSE_PIPE_REFUSED ||
+                    outcome->verdict.cause == CAUSE_PIPE_DEFERRED))
         return bytes_slice(outcome->reply, 0, NOTIFY_DIAGNOSTIC_MAX);
     if (!outcome && decision->settlement.reply.count > 0)
         return bytes_slice(decision->settlement.reply, 0, NOTIFY_DIAGNOSTIC_MAX);

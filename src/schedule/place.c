@@ -188,7 +188,10 @@ bool place_pauses(const struct place *place)
 
 unsigned place_limit(const struct place *place)
 {
-    return place_pauses(place) ? (unsigned)PLACE_WINDOW_START : (unsigned)place->window;
+    const unsigned limit =
+        place_pauses(place) ? (unsigned)PLACE_WINDOW_START : (unsigned)place->window;
+
+    return place->to.most > 0 ? MIN_OF(limit, place->to.most) : limit;
 }
 
 void place_clear_pause(struct place *place)

@@ -15,6 +15,7 @@
 #include "mail/mail.h"
 #include "observe/observe.h"
 #include "runtime/runtime.h"
+#include "wire/pipe.h"
 
 /* ------------------------------------------------------------------ buffered input */
 

@@ -36,6 +36,7 @@ enum place {
     PLACE_NO,     /* its host refuses everybody */
     PLACE_GONE,   /* its domain does not exist */
     PLACE_DEAD,   /* its host never answers */
+    PLACE_PIPE,   /* a command, by way of the runner */
     PLACE_COUNT,
 };
 extern const char *const place_addresses[PLACE_COUNT];
@@ -141,11 +142,14 @@ void journal_listen(void); /* before the house opens: it is a sink of observe */
 void clients_start(struct fiber *main);
 bool clients_are_done(void); /* every letter has its final answer */
 
-enum { PEER_LISTENERS = 4 };
+enum { PEER_LISTENERS = 5 };
 void peers_start(void);
 void peers_behave(void); /* no trouble */
 void peers_misbehave_hops(unsigned ppm);
 void peers_misbehave_clamd(unsigned ppm);
+
+bool peers_hop_strikes(const char *what);                      /* now, by the mood of next hops */
+void runner_serve_peer(void *argument, struct stream *stream); /* the runner of commands */
 
 /* A line without its CR LF; false when none came in time. Sleeps. */
 struct line_reader {

@@ -25,8 +25,10 @@ static void listen_to(void *argument, const struct event *event)
              event->has_verdict ? cause_name(event->verdict.cause) : "", event->code,
              BYTES_PRINT(bytes_slice(event->text, 0, 60)),
              BYTES_PRINT(bytes_slice(event->verdict.detail, 0, 60)));
-    if (event->kind == EVENT_DELIVERY_DEFERRED && event->verdict.cause == CAUSE_AMBIGUOUS_DOT &&
-        place_named(event->to, &place))
+    const bool maybe = event->verdict.cause == CAUSE_AMBIGUOUS_DOT ||
+                       event->verdict.cause == CAUSE_PIPE_INTERRUPTED ||
+                       event->verdict.cause == CAUSE_PIPE_TIMEOUT;
+    if (event->kind == EVENT_DELIVERY_DEFERRED && maybe && place_named(event->to, &place))
         message_note(event->message)->ambiguous[place]++;
 }
 

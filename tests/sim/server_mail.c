@@ -14,6 +14,7 @@ const char *const place_addresses[PLACE_COUNT] = {
     [PLACE_CAROL] = "carol@far.example",  [PLACE_NEAR] = "y@near.example",
     [PLACE_STATIC] = "z@static.example",  [PLACE_NO] = "n@no.example",
     [PLACE_GONE] = "g@gone.example",      [PLACE_DEAD] = "d@dead.example",
+    [PLACE_PIPE] = "p@pipe.example",
 };
 
 #define BIT(place) (UINT32_C(1) << (place))
@@ -24,6 +25,7 @@ static const struct wanted choices[] = {
     {"ann@home.example", BIT(PLACE_ANN), false},
     {"x@far.example", BIT(PLACE_FAR), false},
     {"y@near.example", BIT(PLACE_NEAR), false},
+    {"p@pipe.example", BIT(PLACE_PIPE), false},
     {"z@static.example", BIT(PLACE_STATIC), false},
     {"team@home.example", BIT(PLACE_BOB) | BIT(PLACE_ANN) | BIT(PLACE_FAR), false},
     {"nobody@home.example", 0, true},

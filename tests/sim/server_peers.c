@@ -28,6 +28,15 @@ void peers_misbehave_clamd(unsigned ppm)
     mood.clamd_ppm = ppm;
 }
 
+bool peers_hop_strikes(const char *what)
+{
+    if (!sim_chance(mood.hop_ppm))
+        return false;
+    book.faults_struck++;
+    tale_add(0, -1, "fault: %s", what);
+    return true;
+}
+
 static bool say(struct stream *stream, struct bytes words)
 {
     return stream_write(stream, words, deadline_in(PEER_PATIENCE_US)).status == IO_OK;
@@ -343,4 +352,6 @@ void peers_start(void)
     }
     CHECK(endpoint_parse(BYTES_LITERAL("203.0.113.4:3310"), &at), "an address");
     CHECK(sim_serve(&at, clamd_serve, &book), "a listener");
+    CHECK(endpoint_parse(BYTES_LITERAL("unix:/run/commands"), &at), "an address");
+    CHECK(sim_serve(&at, runner_serve_peer, &book), "a listener");
 }

@@ -22,6 +22,8 @@ static const char CONFIG_TEXT[] =
     "domain \"home.example\" { users = \"file:/etc/holdfast/users\"\n"
     "  aliases = \"file:/etc/holdfast/aliases\"\n"
     "  deliver = \"maildir:/var/mail/{user}\" }\n"
+    "pipe command { command = {\"/bin/command\", \"{user}\"}  timeout = 30s }\n"
+    "domain \"pipe.example\" { deliver = \"pipe:command\" }\n"
     "relay { from = {\"198.51.100.0/24\"} }\n"
     "route \"static.example\" { via = \"smtp:203.0.113.3:2525\" }\n"
     "filter clamav { speaks = clamd  address = \"203.0.113.4:3310\"  timeout = 30s }\n"
@@ -74,6 +76,7 @@ static void open_config(void)
 static bool open_house(void)
 {
     stage.house = (struct house){.config = stage.config,
+                                 .runner = "/run/commands",
                                  .spool_sizes = {.segment_bytes = 256 * KIB,
                                                  .inline_body_bytes = 8 * KIB,
                                                  .reserve_bytes = 64 * KIB}};

@@ -250,7 +250,7 @@ static const struct {
      "postgresql://...\n"
      "t:3: domain \"a.b\": deliver: \"imap:x\" is not maildir:PATH, lmtp:unix:PATH, "
      "lmtp:HOST:PORT, "
-     "smtp:HOST:PORT or pipe:COMMAND\n"
+     "smtp:HOST:PORT or pipe:NAME\n"
      "t:3: domain \"a.b\": catch_all: \"me\" is not an address like user@example.com\n"
      "t:3: domain \"a.b\": tag_separator: \"ab\" is not one mark like + or -\n"},
     {REST "domain \"a.b\" { deliver = \"\" }\n",
@@ -298,6 +298,20 @@ static const struct {
     {REST "include(\"/dev/zero\")\n", "t:3: cannot open /dev/zero: Invalid argument\n"},
     {REST "include()\n", "t:3: \")\" stands where a file name was expected\n"},
     {REST "include(\"\")\n", "t:3: include names no file\n"},
+    {REST "pipe p { command = {\"bin/x\"} }\n",
+     "t:3: pipe \"p\": command has to begin with the whole path of a program\n"},
+    {REST "pipe p { command = {\"/bin/{user}\"} }\n",
+     "t:3: pipe \"p\": command has to begin with the whole path of a program\n"},
+    {REST "pipe p { command = {\"/bin/x\", \"-d{usr}\"} }\n",
+     "t:3: pipe \"p\": command: \"-d{usr}\": nothing is filled in for \"{usr}\"\n"},
+    {REST "pipe p { command = {\"/bin/x\"} user = root }\n",
+     "t:3: pipe \"p\": user: no command runs as root\n"},
+    {REST "pipe p { command = {\"/bin/x\"} directory = \"tmp\" }\n",
+     "t:3: pipe \"p\": directory has to be a whole path\n"},
+    {REST "domain \"d.example\" { deliver = \"pipe:/bin/x -d\" }\n",
+     "t:3: domain \"d.example\": deliver: there is no section pipe \"/bin/x -d\"\n"},
+    {REST "domain \"d.example\" { deliver = \"maildir:/m\" alias_pipes = \"a\" }\n",
+     "t:3: domain \"d.example\": alias_pipes: there is no section pipe \"a\"\n"},
 };
 
 static void test_errors(void **state UNUSED)
@@ -310,38 +324,6 @@ static void test_errors(void **state UNUSED)
                             WRONG[i].errors);
         assert_null(config);
         config_errors_free(&errors);
-    }
-}
-
-/* Refused by name while the function is not there. A row that became available leaves this list. */
-static void test_absent(void **state UNUSED)
-{
-    static const struct {
-        const char *text, *what;
-    } rows[] = {
-#define ABSENT(section, option, value) {#section "." option, value},
-#include "config/absent.def"
-#undef ABSENT
-    };
-    struct config_errors errors = {0};
-
-    assert_true(COUNT_OF(rows) < 100);
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        if (strcmp(rows[i].text, "FILTER.speaks") != 0)
-            continue;
-        struct buffer text = BUFFER_WITH_LIMIT(4096);
-        char expected[200];
-        buffer_print(&text, REST "\nfilter \"x\" { address = \"127.0.0.1:9\" speaks = %s }\n",
-                     rows[i].what);
-        buffer_add_byte(&text, 0);
-        assert_null(config_parse((const char *)text.at, "FILE", &errors));
-        buffer_add_byte(&errors.text, 0);
-        snprintf(expected, sizeof expected,
-                 "FILE:4: filter \"x\": speaks = %s is not available in this version\n",
-                 rows[i].what);
-        assert_string_equal((const char *)errors.text.at, expected);
-        config_errors_free(&errors);
-        buffer_free(&text);
     }
 }
 
@@ -474,7 +456,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_contract), cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_quotes),   cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_absent),   cmocka_unit_test(test_nul),
+           cmocka_unit_test(test_nul),
         cmocka_unit_test(test_include),  cmocka_unit_test(test_include_circle),
         cmocka_unit_test(test_cuts),     cmocka_unit_test(test_manual),
     };

@@ -1,0 +1,135 @@
+/*
+ * The loop of the runner: it takes connections and makes a process for each. Of root's powers it
+ * keeps those to become a command's user and to end what that user started.
+ */
+#include "runner/inside.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { RUNS_SURPLUS = 4 }; /* of a former and a present configuration's place, while they change */
+
+bool runner_check(const struct config *config, char *why, size_t why_room)
+{
+    struct runner_user user;
+
+    for (unsigned i = 0; i < config->pipe_count; i++)
+        if (!runner_user_find(&config->pipes[i], &user, why, why_room))
+            return false;
+    return true;
+}
+
+/* False: they could not be given up, so nothing may be run. */
+static bool keep_few_powers(void)
+{
+    const unsigned kept = 1U << CAP_SETUID | 1U << CAP_SETGID | 1U << CAP_KILL;
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct sets[2] = {{.effective = kept, .permitted = kept}};
+
+    if (geteuid() != 0)
+        return true;
+    for (int power = 0; prctl(PR_CAPBSET_READ, power, 0, 0, 0) >= 0; power++)
+        if ((power > 31 || !(kept >> power & 1)) && prctl(PR_CAPBSET_DROP, power, 0, 0, 0) != 0)
+            return false;
+    return syscall(SYS_capset, &head, sets) == 0;
+}
+
+static bool is_of(int connection, unsigned asker)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+
+    return getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == asker;
+}
+
+static unsigned runs_most(const struct config *config)
+{
+    unsigned most = RUNS_SURPLUS;
+
+    for (unsigned i = 0; i < config->pipe_count; i++)
+        most += config->pipes[i].concurrency;
+    return most;
+}
+
+/* True: another process runs. */
+static bool take_one(const struct runner *runner, int listener, int life, unsigned asker)
+{
+    const int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    const pid_t self = getpid();
+    pid_t child = -1;
+
+    if (connection < 0)
+        return false;
+    if (is_of(connection, asker))
+        child = fork();
+    if (child == 0) {
+        close(listener);
+        close(life);
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && getppid() == self)
+            runner_run(runner, connection);
+        _exit(0);
+    }
+    close(connection);
+    return child > 0;
+}
+
+/* One signal may stand for several ends, so those are asked for, not counted by signals. */
+static unsigned reap(int signals)
+{
+    struct signalfd_siginfo info;
+    unsigned ended = 0;
+
+    while (read(signals, &info, sizeof info) > 0)
+        continue;
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ended++;
+    return ended;
+}
+
+static void serve(const struct runner *runner, int listener, int life, unsigned asker, int signals)
+{
+    const unsigned most = runs_most(runner->config);
+    bool alive = true;
+
+    for (unsigned count = 0; alive || count > 0;) {
+        struct pollfd ready[] = {{.fd = signals, .events = POLLIN},
+                                 {.fd = alive ? life : -1, .events = POLLIN},
+                                 {.fd = alive && count < most ? listener : -1, .events = POLLIN}};
+        if (poll(ready, COUNT_OF(ready), -1) < 0 && errno != EINTR)
+            return;
+        if (ready[0].revents)
+            count -= MIN_OF(reap(signals), count);
+        if (ready[1].revents)
+            alive = false;
+        if (alive && ready[2].revents && take_one(runner, listener, life, asker))
+            count++;
+    }
+}
+
+void runner_serve(const struct config *config, int listener, int life, unsigned asker)
+{
+    struct runner runner = {.config = config,
+                            .users = calloc(config->pipe_count, sizeof *runner.users)};
+    char why[256];
+    sigset_t watched;
+    bool fine = runner.users != NULL;
+
+    sigemptyset(&watched);
+    sigaddset(&watched, SIGCHLD);
+    for (unsigned i = 0; fine && i < config->pipe_count; i++)
+        fine = runner_user_find(&config->pipes[i], &runner.users[i], why, sizeof why);
+    const int signals = sigprocmask(SIG_BLOCK, &watched, NULL) == 0
+                            ? signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK)
+                            : -1;
+    if (fine && signals >= 0 && keep_few_powers())
+        serve(&runner, listener, life, asker, signals);
+    _exit(fine ? 0 : 1);
+}
