@@ -43,32 +43,54 @@ static bool envelope_has_room(struct transaction *transaction, uint32_t more)
     return true;
 }
 
-/* The same address twice in one transaction gets one copy (RFC 5321 4.5.5 leaves it to us). */
-static bool envelope_holds(const struct envelope *envelope, struct address address)
+/* The same address twice in one transaction gets one copy (RFC 5321 4.5.5 leaves it to us); an
+ * alias may lead both to a mailbox and to a command. */
+static bool envelope_holds(const struct envelope *envelope, const struct directory_target *target)
 {
     for (uint32_t i = 0; i < envelope->recipient_count; i++)
-        if (address_equal(envelope->recipients[i].address, address))
+        if (address_equal(envelope->recipients[i].address, target->address) &&
+            bytes_equal(envelope->recipients[i].deliver, target->deliver))
             return true;
     return false;
 }
 
+/* What the author asked for ends at the list (RFC 3461 5.2.7.1); at an alias of several, success is
+ * told once, of the alias (5.2.7.3). */
+static void notify_limit(struct recipient *member, bool is_list, bool is_several)
+{
+    if (is_list) {
+        member->notify = NOTIFY_DEFAULT;
+        member->original = BYTES_EMPTY;
+    } else if (is_several && member->notify & NOTIFY_SUCCESS) {
+        member->notify &= ~(unsigned)NOTIFY_SUCCESS;
+        if (member->notify == NOTIFY_DEFAULT) /* nothing else was asked for */
+            member->notify = NOTIFY_NEVER;
+    }
+}
+
+/* The list or alias itself, for the sender who wants to hear that it was reached. */
+static void envelope_add_itself(struct envelope *envelope, const struct recipient *asked,
+                                bool is_list)
+{
+    struct recipient itself = *asked;
+
+    itself.notify = NOTIFY_SUCCESS;
+    itself.deliver = bytes_of_text(is_list ? RECIPIENT_IS_LIST : RECIPIENT_IS_ALIAS);
+    envelope->recipients[envelope->recipient_count++] = itself;
+}
+
 static void envelope_add(struct transaction *transaction, const struct recipient *asked,
-                         const struct directory_target *target)
+                         const struct directory_target *target, bool is_several)
 {
     struct envelope *envelope = &transaction->envelope;
     struct recipient added = *asked;
 
-    if (envelope_holds(envelope, target->address))
+    if (envelope_holds(envelope, target))
         return;
     added.address = target->address;
     added.deliver = target->deliver;
-    /* Members report to the list's owner; what the author asked for ends at the list (RFC 3461
-     * 5.2.7.2). */
-    added.owner = target->owner;
-    if (!address_is_null(target->owner)) {
-        added.notify = NOTIFY_DEFAULT;
-        added.original = BYTES_EMPTY;
-    }
+    added.owner = target->owner; /* members report to him */
+    notify_limit(&added, !address_is_null(target->owner), is_several);
     if (!address_equal(target->address, asked->address))
         added.asked = asked->address;
     envelope->recipients[envelope->recipient_count++] = added;
@@ -88,8 +110,8 @@ static struct verdict targets_check(const struct policy *policy,
     for (unsigned i = 0; i < targets->count; i++)
         if (targets->targets[i].file_or_pipe.count > 0)
             return verdict_with(CAUSE_DIRECTORY_MISCONFIGURED,
-                                BYTES_LITERAL("the alias leads to a command or file, which is not "
-                                              "supported"));
+                                BYTES_LITERAL("the alias leads to a file, or to a command that is "
+                                              "none of the domain's `alias_pipes`"));
     if (flags & DIRECTORY_DISABLED)
         return verdict_of(domain && domain->disabled == REFUSAL_REFUSE
                               ? CAUSE_RECIPIENT_DISABLED_FINAL
@@ -105,14 +127,18 @@ static struct verdict recipient_take(const struct policy *policy, struct transac
                                      const struct directory_targets *targets)
 {
     const uint32_t most = recipients_limit(policy) + ALIAS_SURPLUS;
+    const bool is_list = targets->count > 0 && !address_is_null(targets->targets[0].owner);
+    const bool is_several = targets->count > 1;
 
     REQUIRE(targets_check(policy, targets));
     if (transaction->envelope.recipient_count + targets->count > most)
         return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
-    if (!envelope_has_room(transaction, targets->count))
+    if (!envelope_has_room(transaction, targets->count + 1))
         return verdict_with(CAUSE_RECIPIENT_TOO_MANY, BYTES_LITERAL("out of memory"));
     for (unsigned i = 0; i < targets->count; i++)
-        envelope_add(transaction, recipient, &targets->targets[i]);
+        envelope_add(transaction, recipient, &targets->targets[i], is_several);
+    if ((is_list || is_several) && recipient->notify & NOTIFY_SUCCESS)
+        envelope_add_itself(&transaction->envelope, recipient, is_list);
     return verdict_accept();
 }
 

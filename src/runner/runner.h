@@ -1,6 +1,6 @@
 /*
  * runner: starts the commands that mail is delivered to. A process of its own, since the worker may
- * start nothing and become nobody else (ADR 0008).
+ * start nothing and become nobody else (ADR 0009).
  *
  * Flow:   a connection -> a child for this run -> the request and the whole message -> the command,
  * as its user, in a session of its own -> what came of it -> the answer.

@@ -20,6 +20,8 @@ static void decide_delivered(struct decision *decision, const struct attempt *at
     decision->settlement.state = RECIPIENT_DELIVERED;
     decision->event = EVENT_DELIVERY_DONE;
     decision->action = attempt->to->kind == DELIVER_SMTP ? DSN_RELAYED : DSN_DELIVERED;
+    if (bytes_equal_text(recipient->deliver, RECIPIENT_IS_ALIAS))
+        decision->action = DSN_EXPANDED;
     decision->tells =
         !outcome->dsn_passed_on && notify_wanted(message, recipient, decision->action);
 }

@@ -118,6 +118,19 @@ def list_with_owner(server, far):
     assert copy.startswith(b'Return-Path: <owner-news@home.example>\n'), copy[:200]
 
 
+def success_is_told(server, address, action, rcpt=' NOTIFY=SUCCESS,FAILURE'):
+    """Once, of the alias or list itself; its members are not asked to tell of theirs."""
+    message = send(server, address, sender='carol@home.example', rcpt=rcpt + ' ORCPT=rfc822;asked@old.example', mail=' ENVID=E2')
+    ended(server, message)
+    def mine():
+        return [mail for mail in server.mails('carol', 'home.example') if message.encode() in mail and b'report-type=delivery-status' in mail]
+    told = wait_until('the notification', mine)
+    server.wait_events('message.ended', 3)
+    assert len(told) == 1, told
+    facts = (b'Action: ' + action, b'Final-Recipient: rfc822; ' + address.encode(), b'Original-Recipient: rfc822;asked@old.example', b'Status: 2.0.0', b'Original-Envelope-Id: E2')
+    assert all(fact + b'\n' in told[0] for fact in facts) and told[0].count(b'Action: ') == 1, told[0]
+
+
 def list_without_owner(server, far):
     ended(server, send(server, 'quiet@home.example'))
     assert far.messages[-1][0] == 'alice@rcpt.test', far.messages[-1]
@@ -198,6 +211,10 @@ def files_and_sqlite():
             checks.run('a list without one', lambda: list_without_owner(server, far))
             checks.run('a member is refused: the owner hears of it', lambda: refused_at_a_list(server, far))
             checks.run('an operator bounces for two senders', lambda: bounced_by_hand(server, far))
+            checks.run('success at a list is told as delivered', lambda: success_is_told(server, 'news@home.example', b'delivered'))
+            checks.run('success at an alias of several is told as expanded', lambda: success_is_told(server, 'staff@home.example', b'expanded'))
+            checks.run('success alone, too', lambda: success_is_told(server, 'staff@home.example', b'expanded', ' NOTIFY=SUCCESS'))
+            checks.run('success at an alias of one is told of the one', lambda: success_is_told(server, 'carol@home.example', b'delivered'))
             checks.ok('the next hops had no complaint', not hop.faults + far.faults, hop.faults + far.faults)
 
 
