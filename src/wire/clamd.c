@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "wire/filter.h"
+
 enum {
     CHUNK_BYTES = 65536,
     CHUNK_OVERHEAD = 32, /* the command, the length, and the zero length at the end */
@@ -148,17 +150,6 @@ static void put_u32(uint8_t *into, size_t value)
         into[i] = (uint8_t)(value >> (24 - 8 * i));
 }
 
-/* Fills `into` from the source; short only at the end, which must be where the size says. */
-static struct io_result read_whole(const struct message_source *message, struct span into,
-                                   uint64_t offset)
-{
-    const struct io_result result = message->read(message->argument, into, offset);
-
-    if (result.status == IO_END || (result.status == IO_OK && result.count != into.count))
-        return io_failed(EIO);
-    return result;
-}
-
 enum sending { SENDING_DONE, SENDING_STOPPED, SENDING_FAILED };
 
 struct outgoing {
@@ -185,7 +176,7 @@ static enum sending send_chunk(struct outgoing *out, uint64_t offset)
         put_u32(out->memory.at + used, count);
         used += 4;
         const struct io_result got =
-            read_whole(out->message, (struct span){out->memory.at + used, count}, offset);
+            filter_read_whole(out->message, (struct span){out->memory.at + used, count}, offset);
         if (got.status != IO_OK) {
             out->why = fault_of(out->talk->arena, got, FILTER_FAULT_LOCAL);
             out->why.fault = FILTER_FAULT_LOCAL;
