@@ -124,7 +124,10 @@ static void flush_take(const struct flush *flush, uint64_t id)
                                        .only = flush->has_key ? flush->key : NULL};
     const struct lookup taken = spool_take_id(flush->schedule->spool, id, &message);
 
-    if (taken.status == LOOKUP_FOUND && !hold_add(flush->schedule, message, &choice))
+    /* Whoever held it meant it for this day too: only a release sends it. */
+    if (taken.status == LOOKUP_FOUND && message->envelope.held)
+        spool_release(flush->schedule->spool, message);
+    else if (taken.status == LOOKUP_FOUND && !hold_add(flush->schedule, message, &choice))
         observe_note(LOG_ERROR, "schedule", "out of memory: a message waits for its own time");
 }
 
