@@ -32,6 +32,25 @@ static enum path_kind path_kind_of(const struct milter_change *change)
 
 /* ------------------------------------------------------------------ the envelope */
 
+/* A record has to say to whom it would have gone, also when a milter takes away everybody. */
+static bool recipients_keep(struct transaction *transaction, const struct milter_changes *changes,
+                            struct envelope *kept)
+{
+    const struct envelope *envelope = &transaction->envelope;
+    bool deletes = false;
+
+    *kept = *envelope;
+    for (const struct milter_change *change = changes->first; change; change = change->next)
+        deletes |= change->kind == MILTER_RECIPIENT_DELETE;
+    if (!deletes || envelope->recipient_count == 0)
+        return true;
+    kept->recipients =
+        ARENA_NEW_ARRAY(transaction->arena, envelope->recipient_count, struct recipient);
+    for (uint32_t i = 0; kept->recipients && i < envelope->recipient_count; i++)
+        kept->recipients[i] = envelope->recipients[i];
+    return kept->recipients != NULL;
+}
+
 /* Both the address that was asked for and where an alias led count as its name. */
 static void recipient_delete(struct envelope *envelope, struct address address)
 {
@@ -118,8 +137,11 @@ struct scan milter_apply(struct policy *policy, struct transaction *transaction,
                          const struct config_filter *filter, const struct milter_changes *changes,
                          const struct message_source *body)
 {
-    const struct scan envelope = envelope_apply(policy, transaction, filter, changes);
+    struct envelope before;
 
+    if (!recipients_keep(transaction, changes, &before))
+        return (struct scan){.verdict = verdict_of(CAUSE_SERVER_BUSY), .fault = true};
+    const struct scan envelope = envelope_apply(policy, transaction, filter, changes);
     if (!verdict_accepts(&envelope.verdict))
         return envelope;
     if ((body || has_header_change(changes)) && !filtering_change(transaction, changes, body))
@@ -131,7 +153,9 @@ struct scan milter_apply(struct policy *policy, struct transaction *transaction,
     if (transaction->envelope.recipient_count == 0) {
         observe_note(LOG_WARNING, "policy", "filter %s took away every recipient: discarded",
                      filter->name);
-        transaction->disposition = DISPOSITION_DISCARD;
+        transaction->envelope.recipients = before.recipients;
+        transaction->envelope.recipient_count = before.recipient_count;
+        filter_discard(transaction, filter);
     }
     return (struct scan){.verdict = verdict_accept()};
 }
