@@ -167,15 +167,18 @@ MUST_USE static struct verdict receive_commit(struct session *session, uint64_t 
 
 /* ------------------------------------------------------------------ the final reply */
 
-/* Nobody gets it, because a filter said so: never in silence. */
-static void message_discarded(struct session *session, uint64_t message)
+/* Nobody gets it, or not yet, because a filter said so: never in silence, so before the reply. */
+static void message_kept_back(struct session *session, uint64_t message)
 {
-    struct event event = {.kind = EVENT_MESSAGE_DISCARDED,
+    const struct transaction *transaction = &session->transaction;
+    const bool discarded = transaction->disposition == DISPOSITION_DISCARD;
+    struct event event = {.kind = discarded ? EVENT_MESSAGE_DISCARDED : EVENT_MESSAGE_HELD,
                           .stage = STAGE_DOT,
                           .message = message,
-                          .filter = session->transaction.filter};
+                          .filter = transaction->filter,
+                          .text = discarded ? BYTES_EMPTY : transaction->hold_why};
 
-    if (session->transaction.disposition == DISPOSITION_DISCARD)
+    if (transaction->disposition != DISPOSITION_DELIVER)
         session_event(session, &event);
 }
 
@@ -204,6 +207,7 @@ static void message_accepted(struct session *session, const struct spool_receipt
                              uint64_t took_us)
 {
     INVARIANT(receipt->durable);
+    message_kept_back(session, receipt->message);
     message_say_accepted(session, receipt->message);
     /* The client need not wait for our journal. */
     if (!wire_input_pending(&session->input))
@@ -214,7 +218,6 @@ static void message_accepted(struct session *session, const struct spool_receipt
                           .size_bytes = session->intake.count,
                           .took_us = took_us};
     session_event(session, &event);
-    message_discarded(session, receipt->message);
 }
 
 /* From the end of the body to a durable message. Any objection, ours or theirs, leaves by REQUIRE.
