@@ -275,6 +275,11 @@ static void live_add(struct scheduler *scheduler, struct fiber *fiber)
         fiber_cancel(fiber);
 }
 
+const struct fiber *scheduler_live(const struct scheduler *scheduler, const struct fiber *before)
+{
+    return before ? before->live_next : scheduler->live;
+}
+
 static void live_remove(struct scheduler *scheduler, struct fiber *fiber)
 {
     if (fiber->live_previous)

@@ -84,6 +84,8 @@ void scheduler_stop(struct scheduler *scheduler);
 /* Ends every fiber without running it again, as the end of a process does: stacks and structs come
  * back, what the fibers had allocated does not. For a simulated crash. */
 void scheduler_abandon(struct scheduler *scheduler);
+/* All fibers that have not ended, in no order: the first (NULL: of those there are), the next. */
+const struct fiber *scheduler_live(const struct scheduler *scheduler, const struct fiber *before);
 /* Frees the timers; the scheduler has no live fibers, or they are given up (their stacks leak). */
 void scheduler_destroy(struct scheduler *scheduler);
 /* Gives back the dirty stack pages below the stack pointer of fibers that stayed parked since the

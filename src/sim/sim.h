@@ -43,6 +43,9 @@ void sim_note(const char *what, uint64_t value); /* the scenario's own word into
 uint64_t sim_below(uint64_t limit); /* from the seed: 0 .. limit-1; 0 when limit is 0 */
 bool sim_chance(unsigned parts_per_million);
 
+/* Calls `each` with the name of every fiber that has not ended, the caller's too. */
+void sim_fibers_each(void (*each)(void *argument, const char *name), void *argument);
+
 void sim_wall_jump(int64_t by_us);  /* the wall clock jumps; the monotonic one does not */
 void sim_signal(int signal_number); /* to process_wait_signal */
 /* Calls `run` at that time, outside any fiber: it must not sleep. */

@@ -200,6 +200,14 @@ struct io_result descriptor_wait(int descriptor, bool for_write, uint64_t deadli
     return io_failed(ENOSYS);
 }
 
+void sim_fibers_each(void (*each)(void *argument, const char *name), void *argument)
+{
+    const struct fiber *fiber = NULL;
+
+    while ((fiber = scheduler_live(&one.scheduler, fiber)) != NULL)
+        each(argument, fiber_name(fiber));
+}
+
 /* ------------------------------------------------------------------ signals */
 
 void sim_signal(int signal_number)

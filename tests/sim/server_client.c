@@ -9,15 +9,18 @@
 enum { REPLY_ROOM = 160, TEXT_ROOM = LETTER_BYTES_MOST + 1000 };
 #define RETRY_LEAST_US (30 * US_PER_S)
 
+enum door { DOOR_SMTP = 0, DOOR_SUBMISSION, DOOR_LMTP };
+
 struct visit {
     struct line_reader reader;
+    enum door door;
     struct letter *letter;
     struct attempt_note *attempt;
     unsigned asked[WANTED_MOST]; /* indexes of the recipients of this attempt */
     bool taken[WANTED_MOST];
     unsigned asked_count;
     uint64_t patience_us; /* for a reply */
-    bool pipelined, chunked;
+    bool pipelined, chunked, prdr;
     char reply[REPLY_ROOM];
     unsigned code;
 };
@@ -129,6 +132,49 @@ static void taken_are(struct visit *visit, enum wanted_fate fate)
     }
 }
 
+/* Said about a recipient, it is said only when that one is there. */
+static bool milter_drops(const struct visit *visit)
+{
+    const struct milter_plan *plan = &visit->letter->milter;
+    bool there = plan->at != STEP_RCPT;
+
+    for (unsigned i = 0; i < visit->asked_count; i++)
+        there |= visit->taken[i] && visit->asked[i] == plan->recipient;
+    return plan->act == ACT_DISCARD && there;
+}
+
+/* What the milter makes of whom it goes to. */
+static void note_changed_places(const struct visit *visit, struct message_note *message)
+{
+    const struct letter *letter = visit->letter;
+    const unsigned changes = letter->milter.act == ACT_CHANGE ? letter->milter.changes : 0;
+    const uint32_t added = changes & CHANGE_ADD_ANN ? UINT32_C(1) << PLACE_ANN : 0;
+    const uint32_t removed = changes & CHANGE_WITHOUT_FAR ? UINT32_C(1) << PLACE_FAR : 0;
+    const uint32_t before = message->places;
+    const bool drops = milter_drops(visit);
+
+    message->places = drops ? 0 : (before | added) & ~removed;
+    if (setting.milter_accepts && !message->discarded) { /* it may have been passed over */
+        message->places_maybe = before ^ message->places;
+        message->places |= before;
+    }
+    TELL(message->discarded == (message->places == 0) ||
+             (message->discarded && setting.milter_accepts && drops),
+         (int)letter->number, "taken and dropped: %d", message->discarded);
+}
+
+/* What a filter drops goes to no other. */
+static void note_judged(const struct letter *letter, bool dropped)
+{
+    TELL(dropped || letter->judged_clean || setting.scan_later, (int)letter->number,
+         "letter %u was acknowledged without a verdict of clamd", letter->number);
+    TELL(!letter->virus || setting.scan_later, (int)letter->number, "a virus was acknowledged");
+    TELL(!setting.milter || letter->milter_passed || setting.milter_accepts, (int)letter->number,
+         "letter %u was acknowledged without a verdict of the milter", letter->number);
+    TELL(!setting.spamd || dropped || (letter->spamd_passed && !letter->spam), (int)letter->number,
+         "letter %u was acknowledged without a verdict of spamd", letter->number);
+}
+
 static void note_taken(struct visit *visit)
 {
     static const char mark[] = "Accepted as ";
@@ -145,11 +191,37 @@ static void note_taken(struct visit *visit)
     message->has_letter = message->taken = true;
     message->letter = visit->letter->number;
     message->places = attempt->places;
+    note_changed_places(visit, message);
     tale_add(attempt->message, (int)visit->letter->number, "acknowledged: %s", visit->reply);
     sim_note("acknowledged", visit->letter->number);
     book.tally->acknowledged++;
-    TELL(visit->letter->judged_clean && !visit->letter->virus, (int)visit->letter->number,
-         "letter %u was acknowledged without a verdict of the filter", visit->letter->number);
+    note_judged(visit->letter, message->discarded);
+}
+
+/* LMTP: one for each recipient; PRDR: the same, announced, and one for the whole. They agree. */
+static bool hear_replies(struct visit *visit)
+{
+    unsigned more = 0;
+
+    if (!hear(visit))
+        return false;
+    for (unsigned i = 0; i < visit->asked_count; i++)
+        more += visit->taken[i];
+    if (visit->door == DOOR_LMTP)
+        more--;
+    else if (visit->code != 353)
+        return true;
+    else if (!hear(visit))
+        return false;
+    for (; more > 0; more--) {
+        const unsigned before = visit->code;
+
+        if (!hear(visit))
+            return before == 421 || before / 100 == 5;
+        TELL(visit->code == before, (int)visit->letter->number, "%u, and then %u for another",
+             before, visit->code);
+    }
+    return true;
 }
 
 /* The reply to the dot. */
@@ -174,7 +246,7 @@ static void print_commands(struct visit *visit, struct buffer *into)
 {
     const struct letter *letter = visit->letter;
 
-    buffer_print(into, "MAIL FROM:<%s>\r\n", letter->from);
+    buffer_print(into, "MAIL FROM:<%s>%s\r\n", letter->from, visit->prdr ? " PRDR" : "");
     visit->asked_count = 0;
     for (unsigned i = 0; i < letter->wanted_count; i++) {
         if (letter->fate[i] != WANTED_PENDING)
@@ -250,7 +322,7 @@ static bool send_text(struct visit *visit, char *text, bool chunked)
         count -= half;
     }
     visit->attempt->end = ATTEMPT_DOT;
-    if (!say(visit, bytes_of(text, count)) || !hear(visit)) {
+    if (!say(visit, bytes_of(text, count)) || !hear_replies(visit)) {
         tale_add(0, (int)visit->letter->number, "no reply to the dot");
         return false;
     }
@@ -289,6 +361,7 @@ static bool send_letter(struct visit *visit, char *text)
     *visit->attempt = (struct attempt_note){.letter = letter->number, .life = book.life};
     visit->pipelined = sim_chance(500000);
     visit->chunked = sim_chance(250000);
+    visit->prdr = visit->door == DOOR_SMTP && sim_chance(250000);
     print_commands(visit, &commands);
     const bool lives = hear_envelope(visit, buffer_view(&commands)) && send_data(visit, text);
     buffer_free(&commands);
@@ -297,14 +370,25 @@ static bool send_letter(struct visit *visit, char *text)
 
 /* ------------------------------------------------------------------ sessions */
 
-static struct letter *next_letter(unsigned client, bool only_due)
+static bool letter_is_of(const struct letter *letter, const char *user)
+{
+    return strncmp(letter->from, user, strlen(user)) == 0;
+}
+
+/* Not everybody may use every door. */
+static bool fits_door(const struct letter *letter, enum door door)
+{
+    return door == DOOR_SMTP || (door == DOOR_LMTP ? !letter->ghost : letter_is_of(letter, "dora"));
+}
+
+static struct letter *next_letter(unsigned client, bool only_due, enum door door)
 {
     struct letter *best = NULL;
 
     for (unsigned i = 0; i < book.letter_count; i++) {
         struct letter *letter = &book.letters[i];
 
-        if (letter->client != client || !letter_is_open(letter))
+        if (letter->client != client || !letter_is_open(letter) || !fits_door(letter, door))
             continue;
         if (only_due && letter->due_us > clock_now_us())
             continue;
@@ -323,6 +407,28 @@ static void put_off(struct letter *letter)
     letter->due_us = clock_now_us() + wait_us + sim_below(wait_us / 4);
 }
 
+/* The right password is never called wrong, a wrong one never right, whatever fails. */
+static bool log_in(struct visit *visit)
+{
+    static const char right[] = "AUTH PLAIN AGRvcmFAY29ycC5leGFtcGxlAHJpZ2h0\r\n";
+    static const char wrong[] = "AUTH PLAIN AGRvcmFAY29ycC5leGFtcGxlAHdyb25n\r\n";
+    const int letter = (int)visit->letter->number;
+
+    if (sim_chance(200000)) {
+        if (!say_text(visit, wrong) || !hear(visit))
+            return false;
+        tale_add(0, letter, "AUTH, wrong: %s", visit->reply);
+        TELL(visit->code == 535 || visit->code / 100 == 4, letter, "a wrong password: %u",
+             visit->code);
+    }
+    if (!say_text(visit, right) || !hear(visit))
+        return false;
+    tale_add(0, letter, "AUTH: %s", visit->reply);
+    TELL(visit->code == 235 || visit->code / 100 == 4, letter, "the right password: %u",
+         visit->code);
+    return visit->code == 235;
+}
+
 static bool greet(struct visit *visit)
 {
     if (!hear(visit))
@@ -331,7 +437,11 @@ static bool greet(struct visit *visit)
         tale_add(0, (int)visit->letter->number, "banner: %s", visit->reply);
         return false;
     }
-    return say_text(visit, "EHLO client.far.example\r\n") && hear(visit) && visit->code == 250;
+    if (!say_text(visit, visit->door == DOOR_LMTP ? "LHLO client.far.example\r\n"
+                                                  : "EHLO client.far.example\r\n") ||
+        !hear(visit) || visit->code != 250)
+        return false;
+    return visit->door != DOOR_SUBMISSION || log_in(visit);
 }
 
 static void hold_session(struct visit *visit, unsigned client)
@@ -343,7 +453,7 @@ static void hold_session(struct visit *visit, unsigned client)
     while (lives) {
         put_off(visit->letter);
         lives = send_letter(visit, clients.texts[client]);
-        if (lives && (visit->letter = next_letter(client, true)) == NULL)
+        if (lives && (visit->letter = next_letter(client, true, visit->door)) == NULL)
             break;
     }
     if (lives && say_text(visit, "QUIT\r\n"))
@@ -351,17 +461,29 @@ static void hold_session(struct visit *visit, unsigned client)
     buffer_free(&visit->reader.heard);
 }
 
+static enum door draw_door(const struct letter *letter)
+{
+    const bool doras = letter_is_of(letter, "dora");
+
+    if (setting.lmtp && !letter->ghost && sim_chance(300000))
+        return DOOR_LMTP;
+    return setting.submission && doras && sim_chance(600000) ? DOOR_SUBMISSION : DOOR_SMTP;
+}
+
 static void visit_server(unsigned client, struct letter *letter)
 {
+    static const char *const doors[] = {"192.0.2.1:25", "192.0.2.1:587", "192.0.2.1:24"};
+    const enum door door = draw_door(letter);
     struct visit *visit = &clients.visits[client];
     struct endpoint server, own;
 
-    CHECK(endpoint_parse(BYTES_LITERAL("192.0.2.1:25"), &server), "an address");
+    CHECK(endpoint_parse(bytes_of_text(doors[door]), &server), "an address");
     CHECK(endpoint_parse(BYTES_LITERAL("198.51.100.10:25"), &own), "an address");
     own.port = 0;
     own.ip.octets[3] = (uint8_t)(own.ip.octets[3] + client);
     /* Some senders wait only a minute. */
-    *visit = (struct visit){.letter = letter,
+    *visit = (struct visit){.door = door,
+                            .letter = letter,
                             .patience_us =
                                 (sim_chance(300000) ? UINT64_C(60) : UINT64_C(600)) * US_PER_S};
     const struct io_result dialled =
@@ -379,7 +501,7 @@ static void client_main(void *argument)
     const unsigned client = (unsigned)(uintptr_t)argument;
     struct letter *letter;
 
-    while ((letter = next_letter(client, false)) != NULL) {
+    while ((letter = next_letter(client, false, DOOR_SMTP)) != NULL) {
         if (letter->due_us > clock_now_us() && fiber_park(letter->due_us) == IO_CANCELLED)
             break;
         if (fiber_cancelled() || sim_crashed())

@@ -25,6 +25,10 @@ static void listen_to(void *argument, const struct event *event)
              event->has_verdict ? cause_name(event->verdict.cause) : "", event->code,
              BYTES_PRINT(bytes_slice(event->text, 0, 60)),
              BYTES_PRINT(bytes_slice(event->verdict.detail, 0, 60)));
+    if (event->kind == EVENT_MESSAGE_DISCARDED)
+        message_note(event->message)->discarded = true;
+    if (event->kind == EVENT_MESSAGE_HELD && !event->has_verdict) /* with one: to be scanned yet */
+        message_note(event->message)->held = true;
     const bool maybe = event->verdict.cause == CAUSE_AMBIGUOUS_DOT ||
                        event->verdict.cause == CAUSE_PIPE_INTERRUPTED ||
                        event->verdict.cause == CAUSE_PIPE_TIMEOUT;

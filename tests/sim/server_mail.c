@@ -10,34 +10,50 @@ struct book book;
 
 const char *const place_addresses[PLACE_COUNT] = {
     [PLACE_BOB] = "bob@home.example",     [PLACE_ANN] = "ann@home.example",
-    [PLACE_ALICE] = "alice@home.example", [PLACE_FAR] = "x@far.example",
-    [PLACE_CAROL] = "carol@far.example",  [PLACE_NEAR] = "y@near.example",
-    [PLACE_STATIC] = "z@static.example",  [PLACE_NO] = "n@no.example",
-    [PLACE_GONE] = "g@gone.example",      [PLACE_DEAD] = "d@dead.example",
-    [PLACE_PIPE] = "p@pipe.example",
+    [PLACE_ALICE] = "alice@home.example", [PLACE_DORA] = "dora@corp.example",
+    [PLACE_FAR] = "x@far.example",        [PLACE_CAROL] = "carol@far.example",
+    [PLACE_NEAR] = "y@near.example",      [PLACE_STATIC] = "z@static.example",
+    [PLACE_NO] = "n@no.example",          [PLACE_GONE] = "g@gone.example",
+    [PLACE_DEAD] = "d@dead.example",      [PLACE_PIPE] = "p@pipe.example",
 };
 
 #define BIT(place) (UINT32_C(1) << (place))
 
 /* The last ones are rare: dead.example takes the whole lifetime of a message. */
 static const struct wanted choices[] = {
-    {"bob@home.example", BIT(PLACE_BOB), false},
-    {"ann@home.example", BIT(PLACE_ANN), false},
-    {"x@far.example", BIT(PLACE_FAR), false},
-    {"y@near.example", BIT(PLACE_NEAR), false},
-    {"p@pipe.example", BIT(PLACE_PIPE), false},
-    {"z@static.example", BIT(PLACE_STATIC), false},
-    {"team@home.example", BIT(PLACE_BOB) | BIT(PLACE_ANN) | BIT(PLACE_FAR), false},
-    {"nobody@home.example", 0, true},
-    {"n@no.example", BIT(PLACE_NO), false},
-    {"g@gone.example", BIT(PLACE_GONE), false},
-    {"d@dead.example", BIT(PLACE_DEAD), false},
+    {"bob@home.example", BIT(PLACE_BOB), false, false},
+    {"ann@home.example", BIT(PLACE_ANN), false, false},
+    {"x@far.example", BIT(PLACE_FAR), false, false},
+    {"y@near.example", BIT(PLACE_NEAR), false, false},
+    {"dora@corp.example", BIT(PLACE_DORA), false, true},
+    {"p@pipe.example", BIT(PLACE_PIPE), false, false},
+    {"crew@corp.example", BIT(PLACE_DORA) | BIT(PLACE_FAR), false, true},
+    {"z@static.example", BIT(PLACE_STATIC), false, false},
+    {"team@home.example", BIT(PLACE_BOB) | BIT(PLACE_ANN) | BIT(PLACE_FAR), false, false},
+    {"nobody@corp.example", 0, true, true},
+    {"nobody@home.example", 0, true, false},
+    {"n@no.example", BIT(PLACE_NO), false, false},
+    {"g@gone.example", BIT(PLACE_GONE), false, false},
+    {"d@dead.example", BIT(PLACE_DEAD), false, false},
 };
+
+static bool is_named(struct bytes address, const char *plain)
+{
+    struct bytes whole = bytes_of_text(plain), local, tag;
+    const struct bytes domain = bytes_cut(whole, '@', &local);
+
+    if (bytes_equal_nocase(address, whole))
+        return true;
+    if (!bytes_starts_with_nocase(address, local) || address.count <= local.count ||
+        address.at[local.count] != '+')
+        return false;
+    return bytes_equal_nocase(bytes_cut(address, '@', &tag), domain);
+}
 
 bool place_named(struct bytes address, enum place *place)
 {
     for (unsigned i = 0; i < PLACE_COUNT; i++)
-        if (bytes_equal_text_nocase(address, place_addresses[i])) {
+        if (is_named(address, place_addresses[i])) {
             *place = (enum place)i;
             return true;
         }
@@ -49,7 +65,7 @@ bool place_named(struct bytes address, enum place *place)
 /* A generator of its own: the world's is drawn from by what happens. */
 static uint64_t plan_state;
 
-static uint64_t plan_below(uint64_t limit)
+uint64_t plan_below(uint64_t limit)
 {
     plan_state += UINT64_C(0x9e3779b97f4a7c15);
     uint64_t value = plan_state;
@@ -69,49 +85,97 @@ static void plan_wanted(struct letter *letter)
 
         if (choices[choice].places & BIT(PLACE_DEAD) && plan_below(4) != 0)
             continue;
+        if (choices[choice].corp && !setting.corp)
+            continue;
         letter->wanted[letter->wanted_count++] = &choices[choice];
     }
     if (letter->wanted_count == 0)
-        letter->wanted[letter->wanted_count++] = &choices[plan_below(5)];
+        letter->wanted[letter->wanted_count++] = &choices[plan_below(4)];
+}
+
+static void plan_milter(struct letter *letter)
+{
+    struct milter_plan *plan = &letter->milter;
+
+    *plan = (struct milter_plan){.act = plan_below(2) ? ACT_PASS
+                                                      : (enum milter_act)plan_below(ACT_COUNT),
+                                 .at = (enum plan_step)plan_below(STEP_END + 1),
+                                 .recipient = (unsigned)plan_below(letter->wanted_count),
+                                 .times = 1 + (unsigned)plan_below(2),
+                                 .changes = 1 + (unsigned)plan_below(CHANGE_ALL)};
+    if (letter->spam) /* dropped by one filter and refused by another: never both */
+        plan->changes &= ~(unsigned)CHANGE_WITHOUT_FAR;
+    if (!setting.milter || letter->virus || letter->ghost ||
+        (letter->spam && plan->act == ACT_DISCARD) ||
+        (plan->at == STEP_RCPT && letter->wanted[plan->recipient]->refused))
+        plan->act = ACT_PASS;
+    if (plan->act == ACT_CHANGE || plan->act == ACT_QUARANTINE ||
+        (setting.milter_mutes && plan->at >= STEP_FIELD))
+        plan->at = STEP_END;
 }
 
 static void plan_letter(struct letter *letter, unsigned number)
 {
-    static const char *const senders[] = {"alice@home.example", "carol@far.example",
-                                          "alice@home.example", "carol@far.example",
-                                          "ghost@nowhere.example"};
+    static const char *const senders[][2] = {{"alice", "home.example"},
+                                             {"carol", "far.example"},
+                                             {"dora", "corp.example"},
+                                             {"ghost", "nowhere.example"}};
+    const unsigned usual = setting.corp ? 3 : 2;
+    const unsigned sender = (unsigned)plan_below(plan_below(3) ? usual : COUNT_OF(senders));
 
     *letter = (struct letter){.number = number,
                               .client = number % book.client_count,
-                              .from = senders[plan_below(plan_below(3) ? 4 : COUNT_OF(senders))],
+                              .ghost = sender == 3,
                               .virus = plan_below(8) == 0,
                               .salt = plan_below(UINT64_MAX),
                               .due_us = plan_below(40) * 60 * US_PER_S};
     letter->size = (size_t)(plan_below(4) ? 200 + plan_below(2500)
                                           : 200 + plan_below(LETTER_BYTES_MOST - 1000));
+    letter->spam = setting.spamd && !letter->virus && plan_below(6) == 0;
+    if (sender == 2 && !setting.corp)
+        letter->ghost = true;
+    snprintf(letter->from, sizeof letter->from, "%s+%u@%s", senders[letter->ghost ? 3 : sender][0],
+             number, senders[letter->ghost ? 3 : sender][1]);
     plan_wanted(letter);
+    plan_milter(letter);
 }
 
 void letters_plan(uint64_t seed)
 {
     plan_state = seed * UINT64_C(0xd1342543de82ef95) + 1;
+    setting_draw();
     book.client_count = 1 + (unsigned)plan_below(CLIENTS_MOST);
     book.letter_count = 2 + (unsigned)plan_below(LETTERS_MOST - 2);
     for (unsigned i = 0; i < book.letter_count; i++)
         plan_letter(&book.letters[i], i);
 }
 
+enum { TEXT_MOST = LETTER_BYTES_MOST + 1000 };
+
+static size_t print_header(const struct letter *letter, unsigned changes, char *into)
+{
+    const unsigned number = letter->number;
+    size_t count = (size_t)snprintf(
+        into, TEXT_MOST, "X-Letter: %u\r\nFrom: <%s>\r\nSubject: %s %u\r\n", number, letter->from,
+        changes & CHANGE_SUBJECT ? "changed" : "letter", number);
+
+    if (!(changes & CHANGE_DELETE))
+        count += (size_t)snprintf(into + count, TEXT_MOST - count, "X-Salt: %016llx\r\n",
+                                  (unsigned long long)letter->salt);
+    if (changes & CHANGE_ADD)
+        count += (size_t)snprintf(into + count, TEXT_MOST - count, "X-Milter-Added: letter %u\r\n",
+                                  number);
+    return count + (size_t)snprintf(into + count, TEXT_MOST - count, "\r\n");
+}
+
 /* Lines of letters, some of them with a dot in front, to the size that was planned. */
 struct bytes letter_text(const struct letter *letter)
 {
-    static char text[LETTER_BYTES_MOST + 1000];
-    size_t count = (size_t)snprintf(text, sizeof text,
-                                    "X-Letter: %u\r\nFrom: <%s>\r\nSubject: letter %u\r\n"
-                                    "X-Salt: %016llx\r\n\r\n%s",
-                                    letter->number, letter->from, letter->number,
-                                    (unsigned long long)letter->salt,
-                                    letter->virus ? "SIMULATED-VIRUS\r\n" : "");
+    static char text[TEXT_MOST];
+    size_t count = print_header(letter, 0, text);
 
+    if (letter->virus)
+        count += (size_t)snprintf(text + count, sizeof text - count, "SIMULATED-VIRUS\r\n");
     for (uint64_t line = letter->salt; count < letter->size; line = line * 25 + 13) {
         const unsigned length = (unsigned)(line >> 40) % 70;
 
@@ -125,6 +189,35 @@ struct bytes letter_text(const struct letter *letter)
     count +=
         (size_t)snprintf(text + count, sizeof text - count, "end of letter %u\r\n", letter->number);
     return bytes_of(text, count);
+}
+
+struct bytes letter_text_changed(const struct letter *letter)
+{
+    static char text[TEXT_MOST];
+    const unsigned changes = letter->milter.act == ACT_CHANGE ? letter->milter.changes : 0;
+    const struct bytes plain = letter_text(letter);
+    const struct bytes mark = BYTES_LITERAL("\r\n\r\n");
+    const struct bytes body = bytes_skip(plain, bytes_find(plain, mark) + mark.count);
+    size_t count = print_header(letter, changes, text);
+
+    if (changes & CHANGE_BODY) {
+        count += (size_t)snprintf(text + count, sizeof text - count,
+                                  "The milter's words for letter %u\r\n", letter->number);
+    } else {
+        memcpy(text + count, body.at, body.count);
+        count += body.count;
+    }
+    return bytes_of(text, count);
+}
+
+struct letter *letter_from(struct bytes path)
+{
+    struct bytes digits;
+    uint64_t number = 0;
+
+    bytes_cut(bytes_skip(path, bytes_find_byte(path, '+') + 1), '@', &digits);
+    return bytes_to_u64(digits, &number) && number < book.letter_count ? &book.letters[number]
+                                                                       : NULL;
 }
 
 bool letter_is_open(const struct letter *letter)
@@ -218,6 +311,37 @@ static bool same_text(struct bytes got, struct bytes sent)
     return at == got.count;
 }
 
+static unsigned count_of(struct bytes text, const char *words)
+{
+    unsigned count = 0;
+
+    for (size_t at; (at = bytes_find(text, bytes_of_text(words))) < text.count; count++)
+        text = bytes_skip(text, at + 1);
+    return count;
+}
+
+/* Every change that the milter made, once; or none, and a field that says why. */
+static void check_content(const struct letter *letter, struct bytes above, struct bytes text)
+{
+    const bool passed_over = count_of(above, "X-Holdfast-Filter: changer; not scanned") > 0;
+    const bool changed = letter->milter.act == ACT_CHANGE && !passed_over;
+    const struct bytes wanted = changed ? letter_text_changed(letter) : letter_text(letter);
+    const unsigned inserted = changed && letter->milter.changes & CHANGE_INSERT;
+
+    TELL(same_text(text, wanted), (int)letter->number,
+         "letter %u arrived with other bytes: %zu of %zu", letter->number, text.count,
+         wanted.count);
+    TELL(count_of(above, "X-Milter-Inserted: letter ") == inserted, (int)letter->number,
+         "letter %u: the milter's field stands there %u times", letter->number,
+         count_of(above, "X-Milter-Inserted: letter "));
+    TELL(!setting.milter || letter->milter_passed || passed_over, (int)letter->number,
+         "a letter was delivered that the milter has not let pass");
+    TELL(!passed_over || setting.milter_accepts, (int)letter->number, "the milter was passed over");
+    TELL(count_of(above, "X-Spam-Status: No, ") == setting.spamd &&
+             count_of(above, "not to be taken") == 0,
+         (int)letter->number, "letter %u: what spamd said is not in it", letter->number);
+}
+
 static void letter_arrived(struct bytes content, enum place place, bool local)
 {
     struct bytes rest;
@@ -231,11 +355,15 @@ static void letter_arrived(struct bytes content, enum place place, bool local)
     message->letter = letter->number;
     tale_add(message->id, (int)letter->number, "a copy for %s%s", place_addresses[place],
              local ? " is in the mailbox" : " at the next hop");
-    TELL(same_text(rest, letter_text(letter)), (int)letter->number,
-         "letter %u arrived with other bytes: %zu of %zu", letter->number, rest.count,
-         letter_text(letter).count);
+    check_content(letter, bytes_slice(content, 0, content.count - rest.count), rest);
     TELL(!letter->virus, (int)letter->number, "an infected letter was delivered");
+    TELL(!letter->spam, (int)letter->number, "spam was delivered");
     TELL(letter->judged_clean, (int)letter->number, "a letter was delivered unscanned");
+    TELL(!setting.spamd || letter->spamd_passed, (int)letter->number,
+         "a letter was delivered that spamd has not judged");
+    TELL(!message->held || message->released, (int)letter->number,
+         "a letter in quarantine was delivered");
+    TELL(!message->discarded, (int)letter->number, "a letter was delivered that was discarded");
     TELL(local || !message->settled[place], (int)letter->number,
          "letter %u was sent to %s again after its delivery was recorded", letter->number,
          place_addresses[place]);

@@ -113,20 +113,30 @@ static void fail(struct visit *visit)
         fiber_sleep_until(deadline_in(sim_below(300) * US_PER_S));
         break;
     default:
+        book.hop_refused = true;
         answer(visit, PIPE_EXITED, EX_NOUSER);
         break;
     }
 }
 
-void runner_serve_peer(void *argument, struct stream *stream)
+/* Struck like a next hop. */
+static bool strikes(const char *what)
+{
+    if (!peer_strikes(PEER_HOPS))
+        return false;
+    peer_struck("%s", what);
+    return true;
+}
+
+void runner_serve(void *argument, struct stream *stream)
 {
     struct visit *visit = calloc(1, sizeof *visit);
 
     CHECK(visit && argument == &book, "memory");
     visit->stream = stream;
     visit->message = BUFFER_WITH_LIMIT(MESSAGE_MOST);
-    if (!peers_hop_strikes("the runner is gone") && take_request(visit) && take_message(visit)) {
-        if (peers_hop_strikes("the command fails")) {
+    if (!strikes("the runner is gone") && take_request(visit) && take_message(visit)) {
+        if (strikes("the command fails")) {
             fail(visit);
         } else {
             arrives(visit);

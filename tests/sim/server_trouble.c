@@ -18,7 +18,12 @@ static const struct place_of_net nets[] = {
     {"mx1.far", "203.0.113.1:25", "250 2.0.0 Taken"},
     {"mx2", "203.0.113.2:25", "250 2.0.0 Taken"},
     {"the static hop", "203.0.113.3:2525", "250 2.0.0 Taken"},
-    {"clamd", "203.0.113.4:3310", "stream: OK"},
+    {"clamd", CLAMD_AT, "stream: OK"},
+    {"the milter", MILTER_AT, NULL},
+    {"spamd", SPAMD_AT, "EX_OK"},
+    {"the directory", DIRECTORY_AT, "found"},
+    {"the port of submission", "192.0.2.1:587", "235 "},
+    {"the port of LMTP", "192.0.2.1:24", "250 2.0.0 Accepted"},
 };
 
 static bool ended;
@@ -81,7 +86,7 @@ static void disk_fills(void)
 }
 
 /* The file changes, so it has to be read again, and then it cannot be. */
-static void directory_fails(void)
+static void users_fail(void)
 {
     const struct sim_disk_fault fault = {.on = sim_chance(500000) ? SIM_DISK_READ : SIM_DISK_ALL,
                                          .path_part = "/etc/holdfast",
@@ -148,20 +153,36 @@ static void names_fail(void)
     sim_zone_fault(NULL, SIM_ZONE_FINE, 0);
 }
 
+static void peer_fails(enum peer peer, unsigned often_ppm, unsigned seldom_ppm, uint64_t most_s)
+{
+    static const char *const names[PEER_KINDS] = {"next hops", "clamd", "the milter", "spamd",
+                                                  "the directory"};
+
+    tale_add(0, -1, "fault: %s: misbehaviour from now on", names[peer]);
+    peers_misbehave(peer, sim_chance(500000) ? often_ppm : seldom_ppm);
+    (void)lasts(most_s);
+    peers_misbehave(peer, 0);
+}
+
 static void clamd_fails(void)
 {
-    tale_add(0, -1, "fault: clamd misbehaves");
-    peers_misbehave_clamd(sim_chance(500000) ? 1000000 : 300000);
-    (void)lasts(1200);
-    peers_misbehave_clamd(0);
+    peer_fails(PEER_CLAMD, 1000000, 300000, 1200);
 }
 
 static void hops_fail(void)
 {
-    tale_add(0, -1, "fault: next hops misbehave");
-    peers_misbehave_hops(sim_chance(500000) ? 400000 : 100000);
-    (void)lasts(2400);
-    peers_misbehave_hops(0);
+    peer_fails(PEER_HOPS, 400000, 100000, 2400);
+}
+
+/* Of those that not every server has. */
+static void others_fail(void)
+{
+    if (setting.milter && sim_chance(500000))
+        peer_fails(PEER_MILTER, 400000, 50000, 1200);
+    else if (setting.corp && sim_chance(600000))
+        peer_fails(PEER_DIRECTORY, 1000000, 300000, 1200);
+    else if (setting.spamd)
+        peer_fails(PEER_SPAMD, 1000000, 300000, 1200);
 }
 
 /* ------------------------------------------------------------------ the machine */
@@ -192,12 +213,18 @@ static void service_stops(void)
     sim_signal(SIGTERM);
 }
 
+static void configuration_changes(void)
+{
+    sim_signal(SIGHUP);
+}
+
 static void trouble_main(void *argument)
 {
     static void (*const troubles[])(void) = {
-        disk_fails,    disk_fails,   disk_stalls,  disk_fills,    network_fails,
-        network_fails, names_fail,   clamd_fails,  hops_fail,     hops_fail,
-        clock_jumps,   machine_dies, machine_dies, service_stops, directory_fails};
+        disk_fails,           disk_fails,    disk_stalls, disk_fills,  network_fails, network_fails,
+        names_fail,           clamd_fails,   hops_fail,   hops_fail,   clock_jumps,   machine_dies,
+        machine_dies,         service_stops, users_fail,  others_fail, others_fail,   others_fail,
+        configuration_changes};
 
     CHECK(argument == &book, "an argument of our own");
     while (lasts(600))
