@@ -486,8 +486,8 @@ static bool transaction_send_body(struct transaction *transaction)
             return false;
         }
     } while (offset < size);
-    dialogue_note(&channel->dialogue, "a message of %llu octets, %s", (unsigned long long)size,
-                  transaction->use_chunks ? "by BDAT" : "and the dot");
+    dialogue_message(&channel->dialogue, size,
+                     transaction->use_chunks ? ", by BDAT" : ", and the dot");
     return true;
 }
 

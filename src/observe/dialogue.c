@@ -10,7 +10,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { TRACES_MAX = 8, HEAD_BYTES = 4096, LINE_MAX_BYTES = 1024, ROOM_FIRST = 512 };
+enum { TRACES_MAX = 8, HEAD_BYTES = 4096, LINE_MAX_BYTES = 1024, ROOM_FIRST = 1024 };
 #define TRACE_BYTES_MAX (256 * KIB)
 
 struct trace {
@@ -303,4 +303,25 @@ void dialogue_note(struct dialogue *dialogue, const char *format, ...)
     va_end(arguments);
     dialogue_put(dialogue, '*',
                  bytes_of(text, count < 0 ? 0 : MIN_OF((size_t)count, sizeof text - 1)));
+}
+
+/* Without printf, as each message passes here. */
+void dialogue_message(struct dialogue *dialogue, uint64_t octets, const char *words)
+{
+    static const char before[] = "a message of ", after[] = " octets";
+    char digits[20], text[128];
+    size_t digit_count = 0, count = 0;
+
+    do
+        digits[digit_count++] = (char)('0' + octets % 10);
+    while ((octets /= 10) > 0);
+    memcpy(text, before, sizeof before - 1);
+    count = sizeof before - 1;
+    while (digit_count > 0)
+        text[count++] = digits[--digit_count];
+    memcpy(text + count, after, sizeof after - 1);
+    count += sizeof after - 1;
+    const struct bytes rest = bytes_slice(bytes_of_text(words), 0, sizeof text - count);
+    memcpy(text + count, rest.at, rest.count);
+    dialogue_put(dialogue, '*', bytes_of(text, count + rest.count));
 }

@@ -103,6 +103,8 @@ struct dialogue {
 /* One line or several, with or without their ends. */
 void dialogue_line(struct dialogue *dialogue, enum dialogue_speaker speaker, struct bytes lines);
 void dialogue_note(struct dialogue *dialogue, const char *format, ...) PRINTF_LIKE(2, 3);
+/* The note "a message of 1234 octets" and those words: it stands in for each body. */
+void dialogue_message(struct dialogue *dialogue, uint64_t octets, const char *words);
 /* "     0.012 < 220 mx": seconds since the first line, who (> us, < them, * a note), what. */
 struct bytes dialogue_view(const struct dialogue *dialogue);
 void dialogue_clear(struct dialogue *dialogue); /* frees its memory; it stays usable */

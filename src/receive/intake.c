@@ -27,7 +27,7 @@ struct verdict intake_open(struct session *session)
         return verdict_of(CAUSE_SPOOL_FAILED);
     session->transaction.message = spool_draft_id(intake->draft);
     REQUIRE(policy_body_begin(&session->transaction));
-    fingerprint_begin(intake);
+    fingerprint_begin(session);
     if (session->config->filter_count > 0) {
         intake->digest = digest_open(DIGEST_SHA256);
         if (!intake->digest)
@@ -109,8 +109,7 @@ void intake_end(struct session *session)
 {
     struct bytes rest = BYTES_EMPTY;
 
-    dialogue_note(&session->dialogue, "a message of %llu octets",
-                  (unsigned long long)session->intake.count);
+    dialogue_message(&session->dialogue, session->intake.count, "");
     if (session->intake.objected)
         return;
     if (!policy_body_end(&session->transaction, &rest))

@@ -3,9 +3,11 @@
  * and our reply has to send the message again (RFC 1047); that once, it is answered with the id of
  * the first, and nobody gets it twice.
  *
- * The row names the client's network, sender, recipients and the digest of the message by a keyed
- * hash. The table is in memory, of fixed size; where a set is full, the oldest row makes room. What
- * is forgotten, or lost with the process, is only delivered twice.
+ * The row names the client's network, sender, recipients and the message by one hash under a secret
+ * of this process, which nobody outside can aim at. It is made while the message comes in and costs
+ * next to nothing, as nearly no message ever needs it. The table is in memory, of fixed size; where
+ * a set is full, the oldest row makes room. What is forgotten, or lost with the process, is only
+ * delivered twice.
  *
  * Sleeps: repeats_note, until it is known whether the reply arrived.
  */
@@ -14,17 +16,17 @@
 
 #include "receive/session.h"
 
-enum { SETS = 1024, WAYS = 4, KEY_MOST = 64 * 1024, GRACE_MS = 2000, LOOK_MS = 20 };
+enum { SETS = 1024, WAYS = 4, GRACE_MS = 2000, LOOK_MS = 20, HASH_SECRET_BYTES = 192 };
 static const uint64_t KEPT_US = UINT64_C(24) * 3600 * US_PER_S;
 
 struct repeat_row {
-    uint8_t key[SECRET_KEY_BYTES];
+    uint8_t key[REPEAT_KEY_BYTES];
     uint64_t message, until_us; /* 0: free */
 };
 
 struct repeats {
-    pthread_mutex_t lock; /* around the rows only */
-    uint8_t secret[SECRET_KEY_BYTES];
+    pthread_mutex_t lock;              /* around the rows only */
+    uint8_t secret[HASH_SECRET_BYTES]; /* of the hash; read while a message comes in */
     atomic_uint count; /* of rows that were ever filled: most servers never look further */
     struct repeat_row rows[SETS][WAYS];
 };
@@ -50,19 +52,20 @@ void repeats_close(struct repeats *repeats)
 
 /* ------------------------------------------------------------------ the fingerprint of a body */
 
-void fingerprint_begin(struct intake *intake)
+void fingerprint_begin(struct session *session)
 {
-    XXH3_state_t *state = XXH3_createState();
+    const struct repeats *repeats = session->receive->repeats;
+    XXH3_state_t *state = repeats ? XXH3_createState() : NULL;
 
-    if (state && XXH3_128bits_reset(state) == XXH_OK)
-        intake->fingerprint = state;
+    if (state && XXH3_128bits_reset_withSecret(state, repeats->secret, HASH_SECRET_BYTES) == XXH_OK)
+        session->intake.fingerprint = state;
     else
         XXH3_freeState(state);
 }
 
 void fingerprint_add(struct intake *intake, struct bytes piece)
 {
-    if (intake->fingerprint &&
+    if (intake->fingerprint && piece.count > 0 &&
         XXH3_128bits_update(intake->fingerprint, piece.at, piece.count) != XXH_OK)
         fingerprint_close(intake);
 }
@@ -75,44 +78,46 @@ void fingerprint_close(struct intake *intake)
 
 /* ------------------------------------------------------------------ keys */
 
-static void add_address(struct buffer *key, struct address address)
+static void add_address(struct intake *intake, struct address address)
 {
-    address_print(key, address);
-    buffer_add_byte(key, 0);
+    fingerprint_add(intake, address.local);
+    fingerprint_add(intake, bytes_of("", 1));
+    fingerprint_add(intake, address.domain);
+    fingerprint_add(intake, bytes_of("", 1));
 }
 
 /* A client may come back from a neighbouring address. */
-static void add_client(struct buffer *key, const struct endpoint *remote)
+static void add_client(struct intake *intake, const struct endpoint *remote)
 {
-    buffer_add_byte(key, (uint8_t)remote->family);
+    const uint8_t family = (uint8_t)remote->family;
+
+    fingerprint_add(intake, bytes_of(&family, 1));
     if (remote->family == ENDPOINT_IPV4)
-        buffer_add(key, bytes_of(remote->ip.octets, 3));
+        fingerprint_add(intake, bytes_of(remote->ip.octets, 3));
     else if (remote->family == ENDPOINT_IPV6)
-        buffer_add(key, bytes_of(remote->ip.octets, 8));
+        fingerprint_add(intake, bytes_of(remote->ip.octets, 8));
 }
 
+/* What follows the message is of known shape, and its length says where the message ended. */
 void repeats_name(struct session *session)
 {
-    CLEANUP(buffer_free) struct buffer key = BUFFER_WITH_LIMIT(KEY_MOST);
     const struct envelope *envelope = &session->transaction.envelope;
-    const struct repeats *repeats = session->receive->repeats;
+    struct intake *intake = &session->intake;
     XXH128_canonical_t digest;
 
     session->repeat = (struct repeat){0};
-    if (!repeats || !session->intake.fingerprint)
-        return;
-    XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(session->intake.fingerprint));
-    buffer_add(&key, bytes_of(digest.digest, sizeof digest.digest));
-    buffer_add_u64(&key, session->intake.count);
-    add_client(&key, &session->client.remote);
-    add_address(&key, envelope->from);
+    add_client(intake, &session->client.remote);
+    add_address(intake, envelope->from);
     for (uint32_t i = 0; i < envelope->recipient_count; i++) {
-        add_address(&key, envelope->recipients[i].address);
-        add_address(&key, envelope->recipients[i].asked);
+        add_address(intake, envelope->recipients[i].address);
+        add_address(intake, envelope->recipients[i].asked);
     }
-    session->repeat.named =
-        !key.failed && secret_mac(bytes_of(repeats->secret, sizeof repeats->secret),
-                                  buffer_view(&key), session->repeat.key);
+    fingerprint_add(intake, bytes_of(&intake->count, sizeof intake->count));
+    if (!intake->fingerprint)
+        return;
+    XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(intake->fingerprint));
+    memcpy(session->repeat.key, digest.digest, REPEAT_KEY_BYTES);
+    session->repeat.named = true;
 }
 
 /* ------------------------------------------------------------------ the table, under the lock */
@@ -127,7 +132,7 @@ static struct repeat_row *row_find(struct repeats *repeats, const uint8_t *key)
     struct repeat_row *set = set_of(repeats, key);
 
     for (unsigned i = 0; i < WAYS; i++)
-        if (set[i].until_us > clock_now_us() && memcmp(set[i].key, key, SECRET_KEY_BYTES) == 0)
+        if (set[i].until_us > clock_now_us() && memcmp(set[i].key, key, REPEAT_KEY_BYTES) == 0)
             return &set[i];
     return NULL;
 }

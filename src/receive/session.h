@@ -99,8 +99,9 @@ struct intake {
 };
 
 /* The message accepted last, while it is not known whether its 250 arrived. */
+enum { REPEAT_KEY_BYTES = 16 };
 struct repeat {
-    uint8_t key[SECRET_KEY_BYTES]; /* who sent what to whom */
+    uint8_t key[REPEAT_KEY_BYTES]; /* who sent what to whom */
     bool named;
     uint64_t message; /* 0: none */
 };
@@ -199,7 +200,7 @@ MUST_USE struct verdict rates_look(struct session *session, enum rate_kind kind)
 
 struct repeats *repeats_open(void); /* NULL on memory */
 void repeats_close(struct repeats *repeats);
-void fingerprint_begin(struct intake *intake);
+void fingerprint_begin(struct session *session);
 void fingerprint_add(struct intake *intake, struct bytes piece);
 void fingerprint_close(struct intake *intake);
 /* Names the message at hand: session->repeat. Before policy changes its envelope. */
