@@ -1,6 +1,7 @@
 /*
- * Listeners and datagrams. Running out of descriptors does not spin: accept waits a little and
- * tries again, while the clients stand in the backlog.
+ * Listeners and datagrams. Each listener keeps one descriptor in reserve: when there are no others,
+ * it is given up for a client, who is handed over marked, to be told so and let go; then it is
+ * taken back. Where that fails, too, accept waits a little while the clients stand in the backlog.
  */
 #include "kernel/kernel.h"
 
@@ -20,6 +21,7 @@ struct listener {
     struct endpoint at;
     bool any_address; /* then each connection's own address has to be asked for */
     bool adopted;     /* the parent's: its socket file stays */
+    int reserve;      /* open on nothing; -1 while it is lent to a client */
 };
 
 static bool is_any(const struct endpoint *at)
@@ -200,6 +202,7 @@ struct io_result listener_open(const struct endpoint *at, bool shared, struct li
         return io_failed(error);
     }
     opened->at = endpoint_of_local(descriptor);
+    opened->reserve = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
     opened->any_address = is_any(&opened->at);
     *listener = opened;
     return io_ok(0);
@@ -238,6 +241,26 @@ static enum io_status after_refusal(struct listener *listener, int error, uint64
     return is_lost_connection(error) ? IO_OK : IO_FAILED;
 }
 
+static int accept_one(const struct listener *listener, struct address_buffer *from)
+{
+    from->length = sizeof from->storage;
+    return accept4(listener->poller.descriptor, &from->any, &from->length,
+                   SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+/* A client that the listener's reserve pays for; -1 with an errno. Another thread may be quicker.
+ */
+static int accept_from_reserve(struct listener *listener, struct address_buffer *from)
+{
+    if (listener->reserve < 0) {
+        errno = EMFILE;
+        return -1;
+    }
+    close(listener->reserve);
+    listener->reserve = -1;
+    return accept_one(listener, from);
+}
+
 static struct io_result accepted(struct listener *listener, int descriptor,
                                  const struct address_buffer *from, struct stream **stream)
 {
@@ -261,17 +284,23 @@ struct io_result listener_accept(struct listener *listener, uint64_t deadline_us
         return io_status_only(IO_CANCELLED);
     INVARIANT(poller->loop == kernel_loop_self());
     for (;;) {
-        struct address_buffer from = {.length = sizeof from.storage};
-        const int descriptor =
-            accept4(poller->descriptor, &from.any, &from.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct address_buffer from;
+        if (listener->reserve < 0)
+            listener->reserve = fcntl(poller->descriptor, F_DUPFD_CLOEXEC, 0);
+        int descriptor = accept_one(listener, &from), error = descriptor < 0 ? errno : 0;
+        const bool last = error == EMFILE || error == ENFILE;
+        if (last) {
+            descriptor = accept_from_reserve(listener, &from);
+            error = descriptor < 0 ? errno : 0;
+        }
         if (descriptor >= 0) {
             poller->ready[FOR_READ] = READY_MAYBE;
             const struct io_result result = accepted(listener, descriptor, &from, stream);
-            if (result.status == IO_OK)
-                return result;
-            continue;
+            if (result.status != IO_OK)
+                continue;
+            (*stream)->last_descriptor = last;
+            return result;
         }
-        const int error = errno;
         const enum io_status status = after_refusal(listener, error, deadline_us);
         if (status == IO_FAILED)
             return io_failed(error);
@@ -286,6 +315,8 @@ static void listener_close_now(void *argument)
 
     if (listener->at.family == ENDPOINT_UNIX && !listener->adopted)
         unlink(listener->at.path);
+    if (listener->reserve >= 0)
+        close(listener->reserve);
     if (listener->adopted)
         poller_forget(&listener->poller);
     poller_close(&listener->poller);

@@ -35,6 +35,8 @@ static void door_turn_away(struct door *door, struct stream *stream, const struc
         .verdict = *why,
         .has_verdict = true,
         .code = cause_row(why->cause)->code,
+        .session = random_u64(), /* so that `why` can be asked for it */
+        .text = why->detail,
         .client = bytes_of_text(endpoint_print(&stream->remote, client, sizeof client)),
     };
 
@@ -51,10 +53,20 @@ static void door_turn_away(struct door *door, struct stream *stream, const struc
     stream_close(stream);
 }
 
+/* The listener lent its reserve to this one, and needs it back. */
+static struct verdict no_descriptors(void)
+{
+    metric_add(COUNTER_DESCRIPTORS_OUT, 1);
+    return verdict_with(CAUSE_SERVER_BUSY,
+                        BYTES_LITERAL("no descriptor is left: the limit of open files is reached"));
+}
+
 static void door_admit(struct door *door, struct stream *stream)
 {
     struct guest *guest = NULL;
-    const struct verdict admitted = receive_admit(door->receive, door->listen, stream, &guest);
+    const struct verdict admitted =
+        stream->last_descriptor ? no_descriptors()
+                                : receive_admit(door->receive, door->listen, stream, &guest);
 
     if (!verdict_accepts(&admitted)) {
         door_turn_away(door, stream, &admitted);
@@ -63,7 +75,8 @@ static void door_admit(struct door *door, struct stream *stream)
     if (fiber_start("session", session_main, guest))
         return;
     receive_leave(guest);
-    const struct verdict busy = verdict_of(CAUSE_SERVER_BUSY);
+    const struct verdict busy =
+        verdict_with(CAUSE_SERVER_BUSY, BYTES_LITERAL("no fiber for another session"));
     door_turn_away(door, stream, &busy);
 }
 

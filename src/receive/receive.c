@@ -81,6 +81,17 @@ static uint32_t connections_most(const struct receive *receive, const struct con
     return most - most / 10;
 }
 
+/* What an operator would have to raise. */
+static struct bytes words_of_the_limit(const struct receive *receive)
+{
+    const uint32_t configured = receive->settings.config->limits.connections;
+    const uint32_t borne = receive->settings.connections_max;
+
+    return borne > 0 && (configured == 0 || borne < configured)
+               ? BYTES_LITERAL("as many sessions as the limit of open files allows")
+               : BYTES_LITERAL("as many sessions as limits { connections } allows");
+}
+
 /* Under the lock: counts and enters in one step, so that two doors cannot both take the last place.
  */
 MUST_USE static struct verdict register_guest(struct guest *guest)
@@ -92,7 +103,7 @@ MUST_USE static struct verdict register_guest(struct guest *guest)
     if (atomic_load(&receive->stopping))
         return verdict_of(CAUSE_SERVER_STOPPING);
     if (atomic_load(&receive->guests) >= connections_most(receive, guest->listen))
-        return verdict_of(CAUSE_SERVER_BUSY);
+        return verdict_with(CAUSE_SERVER_BUSY, words_of_the_limit(receive));
     if (limits->connections_per_client > 0 && key.count > 0 &&
         bucket_count(receive, guest->bucket, key) >= limits->connections_per_client)
         return verdict_of(CAUSE_CLIENT_BUSY);
@@ -134,7 +145,7 @@ struct verdict receive_admit(struct receive *receive, const struct config_listen
     struct guest *new = calloc(1, sizeof *new);
 
     if (!new)
-        return verdict_of(CAUSE_SERVER_BUSY);
+        return verdict_with(CAUSE_SERVER_BUSY, BYTES_LITERAL("no memory for another session"));
     *new = (struct guest){.receive = receive, .listen = listen, .stream = stream};
     /* A proxy has many clients, who are not known before its header. */
     if (!listen->proxy)

@@ -153,6 +153,7 @@ struct stream_ops {
 struct stream {
     const struct stream_ops *ops;
     struct endpoint local, remote; /* as known; a TLS stream copies them from below */
+    bool last_descriptor;          /* accepted although there are none left: say so and close it */
 };
 
 struct io_result stream_read(struct stream *stream, struct span into,

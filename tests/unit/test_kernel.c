@@ -625,22 +625,29 @@ static void test_descriptors(void **state UNUSED)
 
 /* ------------------------------------------------------------------ shortages, other loops */
 
+/* The reserve takes one client at a time, who is marked; the others wait in the backlog. */
 static int shortage_main(void *argument UNUSED)
 {
     struct listener *listener = listen_at(loopback(0), false);
-    const int client = plain_client(listener_endpoint(listener));
+    const int other = plain_client(listener_endpoint(listener)),
+              client = plain_client(listener_endpoint(listener));
     struct rlimit former, none;
-    struct stream *stream = NULL;
+    struct stream *stream = NULL, *late = NULL;
 
     CHECK(getrlimit(RLIMIT_NOFILE, &former) == 0);
     none = former;
     none.rlim_cur = (rlim_t)client; /* no new descriptor can be numbered below it */
     CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
-    CHECK(listener_accept(listener, deadline_in(20 * US_PER_MS), &stream).status == IO_TIMEOUT);
+    stream = accept_one(listener);
+    CHECK(stream->last_descriptor);
+    CHECK(listener_accept(listener, deadline_in(20 * US_PER_MS), &late).status == IO_TIMEOUT);
+    stream_close(stream);
     CHECK(setrlimit(RLIMIT_NOFILE, &former) == 0);
     stream = accept_one(listener); /* it has waited in the backlog */
+    CHECK(!stream->last_descriptor);
     stream_close(stream);
     close(client);
+    close(other);
     listener_close(listener);
     return 0;
 }
