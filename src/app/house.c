@@ -65,7 +65,7 @@ static struct verdict scan_later(void *argument, const struct schedule_scan *sca
     const struct house *house = argument;
     const struct message_source source = {body_read, scan->body, spool_body_size(scan->body)};
 
-    return policy_rescan(house->policy, scan->arena, scan->message, &source);
+    return policy_rescan(house->policy, scan->arena, scan->message, &source, scan->filter);
 }
 
 static bool open_delivery(struct house *house)

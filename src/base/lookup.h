@@ -25,6 +25,7 @@ struct lookup {
     enum lookup_status status;
     enum lookup_reason reason;
     struct bytes detail; /* the dependency's own words, for the journal; may be empty */
+    struct bytes source; /* which dependency failed, by its name for the journal; may be empty */
 };
 
 MUST_USE struct lookup lookup_found(void);

@@ -369,6 +369,33 @@ static struct lookup search_user_table(struct search *search, const struct sourc
     return lookup;
 }
 
+/* The name that its breaker has, too. */
+static const char *source_name(const struct source *source)
+{
+    struct directory_breaker row;
+
+    switch (source->kind) {
+    case SOURCE_NONE:
+        break;
+    case SOURCE_FILE:
+        return source->file.path;
+    case SOURCE_SQLITE:
+        return sqlite_source_name(source->sqlite);
+    case SOURCE_REMOTE:
+        remote_fill_row(source->remote, &row);
+        return row.dependency;
+    }
+    return "";
+}
+
+/* A failure says whose it is: the name lives as long as the directory. */
+static struct lookup lookup_of_source(struct lookup lookup, const struct source *source)
+{
+    if (lookup.status == LOOKUP_FAILED)
+        lookup.source = bytes_of_text(source_name(source));
+    return lookup;
+}
+
 static struct lookup search_user_source(struct search *search, struct directory_domain *domain,
                                         struct address address, struct directory_user *user)
 {
@@ -389,7 +416,8 @@ static struct lookup search_user_source(struct search *search, struct directory_
 struct lookup search_user(struct search *search, struct directory_domain *domain,
                           struct address address, struct directory_user *user)
 {
-    const struct lookup lookup = search_user_source(search, domain, address, user);
+    const struct lookup lookup =
+        lookup_of_source(search_user_source(search, domain, address, user), &domain->users);
     const char *wrong = NULL;
 
     if (lookup.status == LOOKUP_FOUND && user->deliver.count > 0)
@@ -428,9 +456,9 @@ static struct lookup search_alias_table(struct search *search, const struct sour
                  : lookup;
 }
 
-struct lookup search_alias(struct search *search, struct directory_domain *domain,
-                           struct address address, struct snapshot **held,
-                           const struct alias_list **list)
+static struct lookup search_alias_source(struct search *search, struct directory_domain *domain,
+                                         struct address address, struct snapshot **held,
+                                         const struct alias_list **list)
 {
     void *value = NULL;
     struct lookup lookup;
@@ -449,4 +477,12 @@ struct lookup search_alias(struct search *search, struct directory_domain *domai
         return search_alias_table(search, &domain->aliases, address, list);
     }
     return lookup_failed(LOOKUP_REASON_UNKNOWN, BYTES_EMPTY);
+}
+
+struct lookup search_alias(struct search *search, struct directory_domain *domain,
+                           struct address address, struct snapshot **held,
+                           const struct alias_list **list)
+{
+    return lookup_of_source(search_alias_source(search, domain, address, held, list),
+                            &domain->aliases);
 }

@@ -147,7 +147,10 @@ static struct lookup lookup_of(struct arena *arena, const struct known *known)
     case LOOKUP_FAILED:
         break;
     }
-    return lookup_failed(known->lookup.reason, arena_copy(arena, known->lookup.detail));
+    struct lookup failed =
+        lookup_failed(known->lookup.reason, arena_copy(arena, known->lookup.detail));
+    failed.source = known->lookup.source;
+    return failed;
 }
 
 static struct lookup nobody_answered(void)

@@ -120,6 +120,7 @@ struct sqlite_source;
 MUST_USE struct sqlite_source *sqlite_source_open(const char *location, bool of_aliases, char *why,
                                                   size_t why_room);
 void sqlite_source_close(struct sqlite_source *source);
+const char *sqlite_source_name(const struct sqlite_source *source); /* its file */
 /* Sleeps (worker pool). */
 void sqlite_ask(struct sqlite_source *source, const struct remote_question *question,
                 struct remote_answer *answer);

@@ -36,6 +36,11 @@ struct sqlite_source {
     unsigned jobs;
 };
 
+const char *sqlite_source_name(const struct sqlite_source *source)
+{
+    return source->path;
+}
+
 /* A question with its answer, of the asking fiber, which sleeps until the job ended. */
 struct job {
     struct sqlite_source *source;

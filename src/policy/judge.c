@@ -378,8 +378,10 @@ MUST_USE static struct verdict rescan_by_all(struct policy *policy, struct trans
         if (filter->speaks == FILTER_MILTER) /* has judged the dialogue that is over */
             continue;
         const struct scan scan = filter_scan(policy, filter, transaction);
-        if (!verdict_accepts(&scan.verdict))
+        if (!verdict_accepts(&scan.verdict)) {
+            transaction->filter = bytes_of_text(filter->name);
             return scan.verdict;
+        }
         scanners++;
     }
     return scanners > 0 ? verdict_accept()
@@ -388,7 +390,7 @@ MUST_USE static struct verdict rescan_by_all(struct policy *policy, struct trans
 }
 
 struct verdict policy_rescan(struct policy *policy, struct arena *arena, uint64_t id,
-                             const struct message_source *source)
+                             const struct message_source *source, struct bytes *objector)
 {
     struct transaction transaction = {.arena = arena, .message = id};
     const struct policy_message message = {.source = *source,
@@ -399,6 +401,7 @@ struct verdict policy_rescan(struct policy *policy, struct arena *arena, uint64_
         return verdict_of(CAUSE_SERVER_BUSY);
     }
     const struct verdict verdict = rescan_by_all(policy, &transaction);
+    *objector = arena_copy(arena, transaction.filter);
     filtering_close(transaction.filtering);
     return verdict;
 }

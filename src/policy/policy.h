@@ -67,7 +67,8 @@ struct transaction {
     enum { DISPOSITION_DELIVER = 0, DISPOSITION_HOLD, DISPOSITION_DISCARD } disposition;
     struct bytes hold_why;
     struct buffer *headers;                /* lines that policy adds in front of the message */
-    struct bytes filter;                   /* name of the filter that objected, for the journal */
+    struct bytes filter;                   /* name of the filter, or place of the directory, that
+                                            * objected, for the journal */
     uint64_t message;                      /* id of the draft, once it has one */
     uint64_t declared_bytes;               /* SIZE of MAIL, or 0 */
     struct bytes mail_parameters;          /* ESMTP parameters of MAIL as given, for filters */
@@ -119,9 +120,9 @@ void policy_transaction_end(struct transaction *transaction); /* frees what poli
 MUST_USE struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
                                      const struct policy_message *message);
 /* Mail that was taken unscanned: ACCEPT when every clamd and spamd of the configuration lets it
- * pass. Only the verdict counts; the message stays as it is. Sleeps. */
+ * pass. Only the verdict counts, and whose it was; the message stays as it is. Sleeps. */
 MUST_USE struct verdict policy_rescan(struct policy *policy, struct arena *arena, uint64_t id,
-                                      const struct message_source *source);
+                                      const struct message_source *source, struct bytes *objector);
 void policy_client_end(struct client_facts *client); /* the connection is over. Sleeps a little. */
 
 /* Probe states for `status` and the metrics. */

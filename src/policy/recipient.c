@@ -163,6 +163,7 @@ static struct verdict recipient_ours(struct policy *policy, struct transaction *
     case LOOKUP_FAILED:
         break;
     }
+    transaction->filter = lookup.source;
     return verdict_with(directory_cause(lookup.reason), lookup.detail);
 }
 
@@ -220,6 +221,7 @@ struct verdict policy_recipient(struct policy *policy, struct transaction *trans
 {
     const uint32_t before = transaction->envelope.recipient_count;
 
+    transaction->filter = BYTES_EMPTY;
     if (transaction->accepted_commands >= recipients_limit(policy))
         return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
     REQUIRE(recipient_find(policy, transaction, recipient));

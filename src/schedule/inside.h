@@ -260,6 +260,7 @@ struct report {
     uint32_t count;
     uint64_t took_us;
     struct bytes destination, transcript; /* for the journal and the history; or empty */
+    struct bytes filter;                  /* whose scan it was; or empty */
 };
 /* Decides about each outcome of an attempt and records it. False: it could not be recorded. */
 MUST_USE bool settle_attempt(const struct place *place, const struct attempt *attempt,

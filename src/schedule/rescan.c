@@ -33,7 +33,8 @@ bool rescan_is_due(const struct queued_message *message)
 
 /* ------------------------------------------------------------------ the scan, and what follows */
 
-MUST_USE static struct verdict rescan_ask(const struct rescan *rescan, struct arena *arena)
+MUST_USE static struct verdict rescan_ask(const struct rescan *rescan, struct arena *arena,
+                                          struct bytes *filter)
 {
     CLEANUP(spool_body_close) struct spool_body *body = NULL;
     struct schedule *schedule = rescan->schedule;
@@ -42,7 +43,7 @@ MUST_USE static struct verdict rescan_ask(const struct rescan *rescan, struct ar
         return verdict_of(CAUSE_FILTER_MISCONFIGURED);
     REQUIRE(spool_body_open(schedule->spool, rescan->message->id, &body));
     return schedule->scan(schedule->scan_argument,
-                          &(struct schedule_scan){rescan->message->id, body, arena});
+                          &(struct schedule_scan){rescan->message->id, body, arena, filter});
 }
 
 static void decide_refused(struct decision *decision, const struct queued_message *message,
@@ -92,7 +93,7 @@ static void rescan_decide(struct report *report, uint32_t index, const struct ou
 }
 
 static void rescan_settle(const struct rescan *rescan, struct arena *arena,
-                          const struct verdict *verdict)
+                          const struct verdict *verdict, struct bytes filter)
 {
     const uint32_t count = rescan->message->envelope.recipient_count;
     const struct outcome outcome = {.verdict = *verdict, .reply = verdict->detail};
@@ -100,6 +101,7 @@ static void rescan_settle(const struct rescan *rescan, struct arena *arena,
                             .message = rescan->message,
                             .arena = arena,
                             .decisions = ARENA_NEW_ARRAY(arena, count, struct decision),
+                            .filter = filter,
                             .destination = BYTES_LITERAL("scan")};
 
     for (uint32_t i = 0; report.decisions && i < count; i++)
@@ -134,11 +136,12 @@ static void rescan_main(void *argument)
     struct queued_message *message = rescan->message;
     const bool force = rescan->force;
     struct arena arena = ARENA_WITH_LIMIT(SLOT_ARENA_BYTES);
-    const struct verdict verdict = rescan_ask(rescan, &arena);
+    struct bytes filter = BYTES_EMPTY;
+    const struct verdict verdict = rescan_ask(rescan, &arena, &filter);
     const bool clean = verdict_accepts(&verdict) && !schedule->stopping;
 
     if (!verdict_accepts(&verdict) && !schedule->stopping)
-        rescan_settle(rescan, &arena, &verdict);
+        rescan_settle(rescan, &arena, &verdict, filter);
     rescan_leave(rescan);
     arena_clear(&arena);
     if (!clean) {

@@ -24,7 +24,8 @@ struct schedule;
 struct schedule_scan {
     uint64_t message;
     struct spool_body *body;
-    struct arena *arena; /* of the words of the verdict */
+    struct arena *arena;  /* of the words of the verdict */
+    struct bytes *filter; /* gets the name of the one that objected */
 };
 /* ACCEPT: every scanner found it clean. Sleeps. */
 typedef struct verdict schedule_scanner(void *argument, const struct schedule_scan *scan);

@@ -181,6 +181,7 @@ static void report_event(struct report *report, const struct decision *decision)
         .mx = outcome->host,
         .tls = outcome->tls,
         .destination = report->destination,
+        .filter = report->filter,
         .text = outcome->reply,
         .code = outcome->code,
         .enhanced = outcome->enhanced,
