@@ -164,6 +164,8 @@ static void print_certificate(struct buffer *text, const json_t *status)
                      "certificate: EXPIRED %s (side: ours): clients that verify it send nothing; "
                      "renew the files of section tls, then run `holdfast reload`\n",
                      word_of(status, "certificate_expired"));
+    else if (*word_of(status, "certificate_ends"))
+        buffer_print(text, "certificate: ends %s\n", word_of(status, "certificate_ends"));
 }
 
 static void print_breakers(struct buffer *text, const json_t *rows)

@@ -107,6 +107,7 @@ static void close_all(struct server *server)
 {
     const uint64_t deadline_us = deadline_in(STOP_PATIENCE_S * US_PER_S);
 
+    sentry_close(server->sentry);
     formers_stop(server, deadline_us);
     house_stop(&server->house, deadline_us);
     console_close(server->console);
@@ -163,6 +164,9 @@ static int serve_main(void *argument)
                         house_open_doors(&server->house);
     if (opened) {
         observe_event(&(struct event){.kind = EVENT_SERVER_STARTED});
+        server->sentry = sentry_open(&server->house);
+        if (!server->sentry)
+            observe_note(LOG_ERROR, "app", "nobody watches clock and certificate: no memory");
         note_addresses(server);
         tell_parent(server, CHANNEL_READY);
         if (server->worker)

@@ -4,6 +4,7 @@
 
 #include "app/house.h"
 #include "app/processes.h"
+#include "app/sentry.h"
 #include "console/console.h"
 
 struct guard_plan;
@@ -20,6 +21,7 @@ struct server {
     struct house house;
     struct config *config; /* of the house */
     struct console *console;
+    struct sentry *sentry;  /* watches clock and certificate */
     struct former *formers; /* the oldest first */
     unsigned former_fibers;
     bool ending;

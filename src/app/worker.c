@@ -124,6 +124,12 @@ static void reload_is_over(struct server *server, bool reloaded, const char *why
 {
     server->reloads++;
     server->reloaded = reloaded;
+    if (!reloaded)
+        observe_event(&(struct event){.kind = EVENT_CONFIG_REFUSED,
+                                      .has_verdict = true,
+                                      .verdict = verdict_of(CAUSE_CONFIG_REFUSED),
+                                      .filter = bytes_of_text(server->config->file),
+                                      .text = bytes_of_text(why)});
     snprintf(server->reload_why, sizeof server->reload_why, "%s", why);
     waitlist_wake_all(&server->reload_changed);
 }

@@ -122,8 +122,11 @@ static void add_limits(json_t *status, const struct console_settings *settings)
                             json_string(cause_name(admits.cause)));
     json_object_set_new(status, "sessions_most", json_integer(fewer ? possible : configured));
     json_object_set_new(status, "sessions_by_descriptors", json_boolean(fewer));
-    if (end_wall_us != 0 && end_wall_us < clock_wall_us())
-        json_object_set_new(status, "certificate_expired", time_or_null(end_wall_us));
+    if (end_wall_us != 0)
+        json_object_set_new(
+            status, end_wall_us < clock_wall_us() ? "certificate_expired" : "certificate_ends",
+            time_or_null(end_wall_us));
+    json_object_set_new(status, "time", time_or_null(clock_wall_us()));
 }
 
 json_t *console_status(struct console *console)

@@ -351,7 +351,6 @@ json_t *explain_cause(enum cause cause)
     if (row->side == SIDE_OURS && it.reason != EXPLAIN_SYSTEMFULL)
         it.reason = EXPLAIN_SYSTEMERROR; /* a fault of ours is never about the message */
     json_t *made = diagnose_cause(cause);
-    json_object_set_new(made, "confidence", json_string("high"));
     json_object_set_new(made, "reason", json_string(explain_reason_name(it.reason)));
     return made;
 }

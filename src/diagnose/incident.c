@@ -2,7 +2,7 @@
  * Incidents as JSON and as text: what fails for one reason, whose fault it is, who waits, what to
  * run. Facts of the history; meaning and advice of the catalogue, or of the reply as it came.
  */
-#include "diagnose/diagnose_private.h"
+#include "diagnose/report.h"
 
 #include <string.h>
 
@@ -48,8 +48,9 @@ static json_t *incident_steps(const struct diagnose_place *place, const struct i
     const char *domain = diagnose_domain_of(subject, out);
     uint64_t messages[INCIDENT_MESSAGES_MAX];
     unsigned count = 0;
-    char message[ID_TEXT_MAX] = "";
+    char message[ID_TEXT_MAX] = "", recipient[512];
 
+    snprintf(recipient, sizeof recipient, "%.*s", BYTES_PRINT(row->to));
     snprintf(cause, sizeof cause, "%.*s", BYTES_PRINT(row->cause));
     if (incident_messages(place->history_directory, row->id, messages, &count) && count > 0)
         id_print(messages[count - 1], message, sizeof message);
@@ -58,10 +59,24 @@ static json_t *incident_steps(const struct diagnose_place *place, const struct i
                                      .subject = subject,
                                      .domain = domain,
                                      .queued = domain,
+                                     .recipient = recipient,
                                      .id = message,
                                      .incident = out ? id : "",
                                      .spool = place->spool_directory};
     return diagnose_steps(&facts);
+}
+
+/* When the letter to the other side was drafted, if it was since this began. */
+static void add_draft(const struct diagnose_place *place, const struct incident_row *row,
+                      const char *subject, json_t *incident)
+{
+    char site[256];
+    int64_t wall_us = 0;
+
+    if (row->direction == INCIDENT_OUT &&
+        report_drafted(place->spool_directory, report_site(subject, site, sizeof site), &wall_us) &&
+        wall_us >= row->first_wall_us)
+        json_object_set_new(incident, "report_drafted", diagnose_time(wall_us));
 }
 
 json_t *diagnose_incident_json(const struct diagnose_place *place, const struct incident_row *row)
@@ -91,8 +106,10 @@ json_t *diagnose_incident_json(const struct diagnose_place *place, const struct 
     json_object_set_new(incident, row->direction == INCIDENT_OUT ? "host" : "client",
                         diagnose_text(row->host));
     json_object_set_new(incident, "from", diagnose_text(row->from));
+    json_object_set_new(incident, "to", diagnose_text(row->to));
     json_object_set_new(incident, "explained", diagnose_explained(cause, text, ""));
     json_object_set_new(incident, "told", told_json(row));
+    add_draft(place, row, subject, incident);
     json_object_set_new(incident, "run", incident_steps(place, row, subject, id));
     return incident;
 }
@@ -132,6 +149,13 @@ static void add_upper(struct buffer *into, const char *word)
         buffer_add_byte(into, (uint8_t)(*word >= 'a' && *word <= 'z' ? *word - 'a' + 'A' : *word));
 }
 
+/* Nobody waits because of these. */
+static bool is_of_the_host(const char *cause)
+{
+    return strncmp(cause, "certificate.", 12) == 0 || strncmp(cause, "clock.", 6) == 0 ||
+           strncmp(cause, "config.", 7) == 0;
+}
+
 static void print_time_line(struct buffer *into, const json_t *incident)
 {
     char first[40], last[40], over[40], good[40], age[64];
@@ -145,6 +169,10 @@ static void print_time_line(struct buffer *into, const json_t *incident)
                  (long long)diagnose_number(incident, "failures"), last);
     if (json_is_string(json_object_get(incident, "over")))
         buffer_print(into, ", over %s", over);
+    if (is_of_the_host(diagnose_word(incident, "cause"))) {
+        buffer_add_text(into, "\n");
+        return;
+    }
     buffer_print(into, "\n  %lld %s", (long long)diagnose_number(incident, "waiting"),
                  strcmp(diagnose_word(incident, "direction"), "out") == 0
                      ? "recipient(s) wait"
@@ -157,6 +185,16 @@ static void print_time_line(struct buffer *into, const json_t *incident)
     else
         buffer_add_text(into, "; nothing passed since it began");
     buffer_add_text(into, "\n");
+}
+
+static void print_draft_line(struct buffer *into, const json_t *incident)
+{
+    char moment[40];
+
+    if (json_is_string(json_object_get(incident, "report_drafted")))
+        buffer_print(into, "  report drafted %s: `holdfast report %s` prints it\n",
+                     diagnose_moment(incident, "report_drafted", moment, sizeof moment),
+                     diagnose_word(incident, "id"));
 }
 
 void diagnose_print_incident(struct buffer *into, const json_t *incident)
@@ -181,8 +219,10 @@ void diagnose_print_incident(struct buffer *into, const json_t *incident)
         buffer_add_text(into, "\n");
     }
     if (*diagnose_word(explained, "meaning"))
-        buffer_print(into, "  means: %s\n  do:    %s\n", diagnose_word(explained, "meaning"),
+        buffer_print(into, "  means: %s (confidence: %s)\n  do:    %s\n",
+                     diagnose_word(explained, "meaning"), diagnose_word(explained, "confidence"),
                      diagnose_word(explained, "advice"));
+    print_draft_line(into, incident);
     buffer_add_text(into, "  run:\n");
     diagnose_print_steps(into, json_object_get(incident, "run"), "    ");
 }

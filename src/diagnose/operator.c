@@ -38,6 +38,7 @@ struct note {
     enum incident_state state, told[INCIDENT_WAYS];
     char cause[64], subject[256], side[16];
     uint64_t waiting;
+    int64_t first_wall_us;
 };
 struct notes {
     const char *directory;
@@ -55,7 +56,8 @@ static bool note_add(void *argument, const struct incident_row *row)
                           .direction = row->direction,
                           .state = row->state,
                           .told = {row->told[INCIDENT_BY_MAIL], row->told[INCIDENT_BY_COMMAND]},
-                          .waiting = row->waiting};
+                          .waiting = row->waiting,
+                          .first_wall_us = row->first_wall_us};
     snprintf(note->cause, sizeof note->cause, "%.*s", BYTES_PRINT(row->cause));
     snprintf(note->subject, sizeof note->subject, "%.*s", BYTES_PRINT(row->subject));
     snprintf(note->side, sizeof note->side, "%.*s", BYTES_PRINT(row->side));
@@ -305,6 +307,19 @@ static void desk_draft(const struct operator_desk *desk, const struct note *note
 
 /* ------------------------------------------------------------------ the fiber */
 
+/* One lies ready whether or not anybody is told; what was drafted since it began will do. */
+static bool draft_is_due(const struct operator_desk *desk, const struct note *note)
+{
+    char site[256];
+    int64_t wall_us = 0;
+
+    return note->state == INCIDENT_ESCALATED && note->direction == INCIDENT_OUT &&
+           strcmp(note->side, "ours") != 0 &&
+           !(report_drafted(desk->settings.config->spool,
+                            report_site(note->subject, site, sizeof site), &wall_us) &&
+             wall_us >= note->first_wall_us);
+}
+
 /* True when all that was due was told. */
 static bool desk_tell(struct operator_desk *desk, const struct note *note)
 {
@@ -313,11 +328,10 @@ static bool desk_tell(struct operator_desk *desk, const struct note *note)
                command = is_due(desk, note, INCIDENT_BY_COMMAND);
     bool told = true;
 
+    if (draft_is_due(desk, note))
+        desk_draft(desk, note);
     if (!mail && !command)
         return true;
-    if (note->state == INCIDENT_ESCALATED && note->direction == INCIDENT_OUT &&
-        strcmp(note->side, "ours") != 0)
-        desk_draft(desk, note);
     if (work_run(summary_make, &summary) != IO_OK || summary.text.failed)
         told = false;
     if (told && command) { /* first what does not need the queue */
@@ -380,16 +394,11 @@ static void desk_sink(void *argument, const struct event *event)
 
 struct operator_desk *operator_open(const struct operator_settings *settings)
 {
-    const struct config *config = settings->config;
     struct operator_desk *desk = calloc(1, sizeof *desk);
 
     if (!desk)
         return NULL;
     desk->settings = *settings;
-    if (!*config->operator_mail && !*config->operator_command) {
-        atomic_store(&desk->ended, true);
-        return desk;
-    }
     desk->fiber = fiber_start("operator", desk_main, desk);
     if (!desk->fiber || !observe_add_sink(desk_sink, desk)) {
         observe_note(LOG_ERROR, "diagnose", "nobody will be told of incidents: no memory");

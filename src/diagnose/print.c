@@ -247,8 +247,8 @@ json_t *diagnose_cause(enum cause cause)
     static const char *const kinds[] = {"temporary", "permanent", "success"};
 
     snprintf(enhanced, sizeof enhanced, "%u.%s", row->code / 100, row->enhanced);
-    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:s}", "cause", row->name, "side",
+    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s}", "cause", row->name, "side",
                      side_name(row->side), "kind", kinds[row->kind], "code", (int)row->code,
                      "enhanced", enhanced, "text", row->text, "meaning", row->meaning, "advice",
-                     row->advice);
+                     row->advice, "confidence", "high");
 }

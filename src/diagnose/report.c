@@ -203,11 +203,12 @@ static bool gather_messages(const struct diagnose_place *place, struct gathering
 
 /* ------------------------------------------------------------------ the facts */
 
-static void site_of(const char *subject, char *into, size_t room)
+const char *report_site(const char *subject, char *into, size_t room)
 {
     const char *colon = strchr(subject, ':');
 
     snprintf(into, room, "%s", colon && colon[1] ? colon + 1 : subject);
+    return into;
 }
 
 static json_t *report_make(const struct diagnose_place *place, json_t *incident)
@@ -216,7 +217,7 @@ static json_t *report_make(const struct diagnose_place *place, json_t *incident)
     char site[256], contact[600];
     const char *subject = diagnose_word(incident, "subject");
 
-    site_of(subject, site, sizeof site);
+    report_site(subject, site, sizeof site);
     snprintf(contact, sizeof contact, "%s%s",
              config && *config->operator_mail ? config->operator_mail : "postmaster@",
              config && *config->operator_mail ? ""

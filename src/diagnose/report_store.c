@@ -5,6 +5,7 @@
 #include "diagnose/report.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 enum { DRAFT_BYTES_MAX = 1 << 20 };
 #define DRAFT_LIFE_US ((int64_t)24 * 3600 * 1000000)
@@ -21,6 +22,18 @@ void report_path(const char *spool, const char *site, char *into, size_t room)
                           : '_';
     name[count] = 0;
     snprintf(into, room, "%s/reports/%s.txt", spool, name);
+}
+
+bool report_drafted(const char *spool, const char *site, int64_t *wall_us)
+{
+    char path[4400];
+    struct stat facts;
+
+    report_path(spool, site, path, sizeof path);
+    if (stat(path, &facts) != 0 || !S_ISREG(facts.st_mode))
+        return false;
+    *wall_us = (int64_t)facts.st_mtim.tv_sec * 1000000 + facts.st_mtim.tv_nsec / 1000;
+    return true;
 }
 
 bool diagnose_report_read(const char *spool, const char *site, int64_t now_wall_us,

@@ -109,7 +109,7 @@ struct incident_row {
     uint64_t waiting; /* recipients: of ours that wait, or of clients' that have not come back */
     enum incident_state state, mark; /* mark: the highest one it reached, also when it is over */
     enum incident_state told[INCIDENT_WAYS]; /* up to which mark the operator was told */
-    struct bytes text, host, from;           /* of the latest failure */
+    struct bytes text, host, from, to;       /* of the latest failure */
 };
 typedef bool incident_each(void *argument, const struct incident_row *row);
 enum incident_choice { INCIDENTS_ALL = 0, INCIDENTS_OPEN, INCIDENTS_TO_TELL };

@@ -81,12 +81,6 @@ static void name_subject(char into[static 256], struct bytes subject)
              subject.count ? (const char *)subject.at : "");
 }
 
-/* The breakers of directories are named after their location. */
-static struct bytes subject_of_breaker(struct bytes name)
-{
-    return bytes_find(name, BYTES_LITERAL("://")) < name.count ? BYTES_LITERAL("directory") : name;
-}
-
 static void subject_in(const struct kept *kept, enum cause cause, char into[static 256])
 {
     const struct bytes filter = kept->texts[KEPT_FILTER], from = kept->texts[KEPT_FROM];
@@ -95,7 +89,8 @@ static void subject_in(const struct kept *kept, enum cause cause, char into[stat
 
     if (cause == CAUSE_DNS_RESOLVER_DOWN)
         name_subject(into, BYTES_LITERAL("resolver"));
-    else if (cause_begins(cause, "filter.") && filter.count > 0)
+    else if ((cause_begins(cause, "filter.") || cause_begins(cause, "directory.")) &&
+             filter.count > 0)
         name_subject(into, filter);
     else if (cause == CAUSE_DNS_REVERSE_TEMPERROR)
         ledger_network(kept->texts[KEPT_CLIENT], into);
@@ -105,12 +100,16 @@ static void subject_in(const struct kept *kept, enum cause cause, char into[stat
         name_subject(into, bytes_slice(name, 0, bytes_find_byte(name, '.')));
 }
 
+/* Mail that was taken unscanned waits for a filter, wherever it would go. */
 static void subject_out(const struct kept *kept, char into[static 256])
 {
     const struct bytes to = kept->texts[KEPT_TO], destination = kept->texts[KEPT_DESTINATION];
     const size_t at = bytes_find_last_byte(to, '@');
 
-    name_subject(into, destination.count > 0 ? destination : bytes_skip(to, at + 1));
+    if (kept->texts[KEPT_FILTER].count > 0)
+        name_subject(into, kept->texts[KEPT_FILTER]);
+    else
+        name_subject(into, destination.count > 0 ? destination : bytes_skip(to, at + 1));
 }
 
 /* ------------------------------------------------------------------ finding and making */
@@ -296,6 +295,8 @@ static void incident_learn(struct incident *incident, const struct kept *kept)
               kept->texts[incident->direction == INCIDENT_OUT ? KEPT_MX : KEPT_CLIENT]);
     if (kept->texts[KEPT_FROM].count > 0)
         copy_text(incident->from, sizeof incident->from, kept->texts[KEPT_FROM]);
+    if (kept->texts[KEPT_TO].count > 0)
+        copy_text(incident->to, sizeof incident->to, kept->texts[KEPT_TO]);
 }
 
 /* ------------------------------------------------------------------ events */
@@ -420,31 +421,65 @@ static void take_success_in(struct incidents *incidents, const struct kept *kept
     }
 }
 
-static void take_breaker(struct store *store, const struct kept *kept)
+/* Something of ours works again: what failed there is over, all of it but one cause. */
+static void subject_is_well(struct incidents *incidents, const char *subject, enum cause but,
+                            int64_t wall_us)
 {
-    struct incidents *incidents = &store->incidents;
-    const struct bytes name = subject_of_breaker(kept->texts[KEPT_FILTER]);
-    char subject[256];
-
-    name_subject(subject, name);
-    if (kept->kind == EVENT_BREAKER_OPEN) {
-        struct incident *incident = incident_at(incidents, INCIDENT_IN, cause_of(kept), subject);
-        if (!incident)
-            return;
-        incident_renew(incidents, incident, kept->wall_us);
-        if (incident->count == 0)
-            incident_learn(incident, kept);
-        incident->breaker = true;
-        incident_show(incidents, incident);
-        return;
-    }
     for (unsigned i = 0; i < incidents->count; i++) {
         struct incident *incident = incidents->at[i];
-        if (incident->direction != INCIDENT_IN || strcmp(incident->subject, subject) != 0)
+        if (incident->direction != INCIDENT_IN || incident->cause == but ||
+            strcmp(incident->subject, subject) != 0)
             continue;
-        incident->good_wall_us = kept->wall_us;
+        incident->good_wall_us = wall_us;
         incident_end(incidents, incident);
     }
+}
+
+static struct incident *take_open(struct store *store, const struct kept *kept, const char *subject)
+{
+    struct incidents *incidents = &store->incidents;
+    struct incident *incident = incident_at(incidents, INCIDENT_IN, cause_of(kept), subject);
+
+    if (!incident)
+        return NULL;
+    incident_renew(incidents, incident, kept->wall_us);
+    if (incident->count == 0 || kept->kind != EVENT_BREAKER_OPEN)
+        incident_learn(incident, kept);
+    incident_show(incidents, incident);
+    return incident;
+}
+
+static void take_breaker(struct store *store, const struct kept *kept)
+{
+    char subject[256];
+
+    name_subject(subject, kept->texts[KEPT_FILTER]);
+    if (kept->kind == EVENT_BREAKER_CLOSED) {
+        subject_is_well(&store->incidents, subject, CAUSE_ACCEPTED, kept->wall_us);
+        return;
+    }
+    struct incident *incident = take_open(store, kept, subject);
+    if (incident)
+        incident->breaker = true;
+}
+
+/* The state of this host (certificate, clock, configuration) by the events that name it. A clock
+ * does not stay jumped: that one ends by itself. */
+static void take_state(struct store *store, const struct kept *kept)
+{
+    const bool reloaded = kept->kind == EVENT_CONFIG_RELOADED;
+    char subject[256];
+
+    name_subject(subject, kept->texts[reloaded ? KEPT_TEXT : KEPT_FILTER]);
+    if (reloaded || kept->kind == EVENT_CERTIFICATE_RENEWED) {
+        subject_is_well(&store->incidents, subject, CAUSE_ACCEPTED, kept->wall_us);
+        return;
+    }
+    struct incident *incident = take_open(store, kept, subject);
+    if (!incident)
+        return;
+    incident->breaker = incident->cause != CAUSE_CLOCK_JUMPED;
+    subject_is_well(&store->incidents, subject, incident->cause, kept->wall_us);
 }
 
 bool incidents_take(struct store *store, const struct kept *kept)
@@ -469,6 +504,13 @@ bool incidents_take(struct store *store, const struct kept *kept)
     case EVENT_BREAKER_CLOSED:
         take_breaker(store, kept);
         return true;
+    case EVENT_CERTIFICATE_EXPIRING:
+    case EVENT_CERTIFICATE_RENEWED:
+    case EVENT_CLOCK_JUMPED:
+    case EVENT_CONFIG_REFUSED:
+    case EVENT_CONFIG_RELOADED:
+        take_state(store, kept);
+        return true;
     case EVENT_OPERATOR_TOLD:
         return incident_told(store, kept);
     case EVENT_SESSION_OPEN:
@@ -486,7 +528,6 @@ bool incidents_take(struct store *store, const struct kept *kept)
     case EVENT_INCIDENT_OPEN:
     case EVENT_INCIDENT_CLOSED:
     case EVENT_INCIDENT_MARK:
-    case EVENT_CONFIG_RELOADED:
     case EVENT_SERVER_STARTED:
     case EVENT_SERVER_STOPPED:
     case EVENT_KIND_COUNT:
@@ -514,6 +555,21 @@ static void incident_say(const struct incident *incident, enum event_kind kind, 
                         .text = bytes_of_text(text)});
 }
 
+/* What happens while it is open. */
+static const char *opening_words(const struct incident *incident)
+{
+    if (cause_begins(incident->cause, "certificate."))
+        return "the certificate has to be renewed";
+    if (cause_begins(incident->cause, "clock."))
+        return "times before and after do not compare";
+    if (cause_begins(incident->cause, "config."))
+        return "the configuration before goes on";
+    if (incident->direction == INCIDENT_IN)
+        return "mail is deferred";
+    return cause_begins(incident->cause, "filter.") ? "mail that was taken unscanned waits"
+                                                    : "deliveries fail";
+}
+
 /* Once the batch that says so is on the disk. */
 void incidents_tell(struct store *store)
 {
@@ -524,9 +580,7 @@ void incidents_tell(struct store *store)
         const unsigned tell = incident->tell;
         incident->tell = 0;
         if (tell & INCIDENT_TELL_OPEN)
-            incident_say(incident, EVENT_INCIDENT_OPEN,
-                         incident->direction == INCIDENT_OUT ? "deliveries fail"
-                                                             : "mail is deferred");
+            incident_say(incident, EVENT_INCIDENT_OPEN, opening_words(incident));
         snprintf(words, sizeof words, "%s, %llu failures", incident_state_name(incident->mark),
                  (unsigned long long)incident->count);
         if (tell & INCIDENT_TELL_MARK)

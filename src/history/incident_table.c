@@ -180,6 +180,7 @@ static bool incident_write(struct store *store, struct incident *incident)
     store_bind(upsert, 14, bytes_of_text(incident->host));
     store_bind(upsert, 15, bytes_of_text(incident->from));
     sqlite3_bind_int(upsert, 16, incident->breaker);
+    store_bind(upsert, 17, bytes_of_text(incident->to));
     return store_step(upsert);
 }
 
@@ -290,7 +291,7 @@ static const char TABLES[] =
     " count INTEGER NOT NULL, good INTEGER NOT NULL, waiting INTEGER NOT NULL,"
     " mark INTEGER NOT NULL, text TEXT NOT NULL, host TEXT NOT NULL, sender TEXT NOT NULL,"
     " breaker INTEGER NOT NULL, told_mail INTEGER NOT NULL DEFAULT 0,"
-    " told_command INTEGER NOT NULL DEFAULT 0);"
+    " told_command INTEGER NOT NULL DEFAULT 0, recipient TEXT NOT NULL DEFAULT '');"
     "CREATE INDEX IF NOT EXISTS incidents_open ON incidents(over_us);"
     "CREATE TABLE IF NOT EXISTS incident_messages(id INTEGER PRIMARY KEY,"
     " incident INTEGER NOT NULL, message INTEGER NOT NULL, UNIQUE(incident, message));"
@@ -301,10 +302,11 @@ static const char TABLES[] =
 /* What the operator was told stays, but for an incident that comes again after its end was told. */
 static const char UPSERT[] =
     "INSERT INTO incidents(id, direction, cause, subject, first_us, last_us, over_us, good_us,"
-    " count, good, waiting, mark, text, host, sender, breaker)"
-    " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)"
+    " count, good, waiting, mark, text, host, sender, breaker, recipient)"
+    " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)"
     " ON CONFLICT(id) DO UPDATE SET last_us = ?6, over_us = ?7, good_us = ?8, count = ?9,"
     " good = ?10, waiting = ?11, mark = ?12, text = ?13, host = ?14, sender = ?15, breaker = ?16,"
+    " recipient = ?17,"
     " told_mail = CASE WHEN ?7 = 0 THEN min(told_mail, ?12) ELSE told_mail END,"
     " told_command = CASE WHEN ?7 = 0 THEN min(told_command, ?12) ELSE told_command END";
 
@@ -417,6 +419,7 @@ static bool incident_read(struct incidents *incidents, sqlite3_stmt *row)
     column_text(row, 10, incident->text, sizeof incident->text);
     column_text(row, 11, incident->host, sizeof incident->host);
     column_text(row, 12, incident->from, sizeof incident->from);
+    column_text(row, 13, incident->to, sizeof incident->to);
     incident->age_from_us = instant_of(incident->first_wall_us);
     incident->last_us = instant_of(incident->last_wall_us);
     incident->good_us = incident->good_wall_us > 0 ? instant_of(incident->good_wall_us) : 0;
@@ -451,7 +454,7 @@ bool incidents_load(struct store *store)
     incidents_unload(store);
     if (store_prepare(store->database,
                       "SELECT id, direction, cause, subject, first_us, last_us, good_us, count,"
-                      " good, mark, text, host, sender FROM incidents WHERE over_us = 0"
+                      " good, mark, text, host, sender, recipient FROM incidents WHERE over_us = 0"
                       " ORDER BY last_us DESC LIMIT 384",
                       &statement))
         while ((result = sqlite3_step(statement)) == SQLITE_ROW)

@@ -84,7 +84,7 @@ struct incident {
     bool breaker;      /* a breaker of its name is open */
     bool dirty;
     uint64_t message; /* the latest one; 0 */
-    char text[512], host[256], from[256];
+    char text[512], host[256], from[256], to[256];
 };
 
 /* Which recipients wait because of which incident: open addressing by the hash of message and

@@ -81,6 +81,7 @@ static bool tell_incident(void *argument, sqlite3_stmt *row)
         .text = column_view(row, 12),
         .host = column_view(row, 13),
         .from = column_view(row, 14),
+        .to = column_view(row, 18),
         .told = {state_of(sqlite3_column_int(row, 15)), state_of(sqlite3_column_int(row, 16))}};
 
     return tale->each(tale->argument, &incident);
@@ -89,7 +90,8 @@ static bool tell_incident(void *argument, sqlite3_stmt *row)
 #define INCIDENT_COLUMNS                                                                           \
     "SELECT id, direction, cause, subject, first_us, last_us, over_us, good_us, count, good,"      \
     " waiting, mark, text, host, sender, told_mail, told_command,"                                 \
-    " (SELECT count(*) FROM ledger WHERE ledger.incident = incidents.id AND state = 0)"            \
+    " (SELECT count(*) FROM ledger WHERE ledger.incident = incidents.id AND state = 0),"           \
+    " recipient"                                                                                   \
     " FROM incidents "
 
 bool incident_view(const char *directory, struct incident_query query, incident_each *each,

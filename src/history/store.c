@@ -36,6 +36,7 @@ static const char SCHEMA[] =
 static const char *const ADDITIONS[] = {
     "ALTER TABLE ledger ADD COLUMN incident INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE ledger ADD COLUMN dependency TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE incidents ADD COLUMN recipient TEXT NOT NULL DEFAULT ''",
 };
 static const char LATER_INDEX[] =
     "CREATE INDEX IF NOT EXISTS ledger_incident ON ledger(incident) WHERE state = 0";

@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { BUCKETS = 24, NAMES_MAX = 32, NAME_ROOM = 64 };
+enum { BUCKETS = 24, NAMES_MAX = 32, NAME_ROOM = 128 };
 
 struct cell {
     _Alignas(64) _Atomic int64_t value;
@@ -347,6 +347,19 @@ static bool names_next(const struct names *names, unsigned *at)
     return true;
 }
 
+static void print_labelled(struct buffer *into, enum family family)
+{
+    const struct names *names = &labelled[family].names;
+    char value[2 * NAME_ROOM];
+
+    print_family_head(into, family);
+    for (unsigned i = 0; names_next(names, &i); i++) {
+        label_text(names->rows[i].text, value, sizeof value);
+        buffer_print(into, "%s{%s=\"%s\"} %lld\n", FAMILIES[family].name, labelled[family].label,
+                     value, (long long)names->rows[i].value);
+    }
+}
+
 static void print_names(struct buffer *into)
 {
     char value[2 * NAME_ROOM], label[2 * NAME_ROOM + 16];
@@ -358,13 +371,8 @@ static void print_names(struct buffer *into)
         print_distribution(into, FAMILIES[FAMILY_FILTER_SECONDS].name, &filters.rows[i].took, label,
                            FILTER_LOWEST_US);
     }
-    print_family_head(into, FAMILY_BREAKER_OPEN);
-    const struct names *names = &labelled[FAMILY_BREAKER_OPEN].names;
-    for (unsigned i = 0; names_next(names, &i); i++) {
-        label_text(names->rows[i].text, value, sizeof value);
-        buffer_print(into, "%s{%s=\"%s\"} %lld\n", FAMILIES[FAMILY_BREAKER_OPEN].name,
-                     labelled[FAMILY_BREAKER_OPEN].label, value, (long long)names->rows[i].value);
-    }
+    print_labelled(into, FAMILY_BREAKER_OPEN);
+    print_labelled(into, FAMILY_CERTIFICATE);
 }
 
 void metrics_print(struct buffer *into)

@@ -223,6 +223,10 @@ void line_of_event_postfix(struct line *line, const struct event *event, int64_t
     case EVENT_INCIDENT_CLOSED:
     case EVENT_INCIDENT_MARK:
     case EVENT_OPERATOR_TOLD:
+    case EVENT_CERTIFICATE_EXPIRING:
+    case EVENT_CERTIFICATE_RENEWED:
+    case EVENT_CLOCK_JUMPED:
+    case EVENT_CONFIG_REFUSED:
     case EVENT_CONFIG_RELOADED:
     case EVENT_SERVER_STARTED:
     case EVENT_SERVER_STOPPED:

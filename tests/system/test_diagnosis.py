@@ -22,7 +22,7 @@ def sees(text, *words):
 
 def steps(text):
     """The commands that the text tells to run, as typed."""
-    return [match.strip() for match in re.findall(r'^\s+((?:holdfast|df) [^#\n]+?)\s+# ', text, re.M)]
+    return [match.strip() for match in re.findall(r'^\s+((?:holdfast|df|openssl|timedatectl)\b[^#\n]+?)\s+# ', text, re.M)]
 
 
 def type_in(server, command):
@@ -95,7 +95,9 @@ def directory():
         assert reply.code == 451 and stage == 'rcpt', reply
         server.wait_events('incident.open')
         text = server.run('why', '--in')[1]
-        sees(text, 'directory.', '(side: ours)', 'at directory', 'means:', 'alice@home.example')
+        sees(text, 'directory.', '(side: ours)', f'at {path}', 'means:', 'alice@home.example', '(confidence: high)')
+        assert type_in(server, 'holdfast alias expand alice@home.example')[0] != 0
+        assert 'holdfast alias expand alice@home.example' in steps(text), text
         command, = [step for step in steps(text) if re.match(r'holdfast why [0-9A-Z]{13}$', step)]
         story = type_in(server, command)[1]
         sees(story, 'stage=rcpt', 'holdfast alias expand alice@home.example')
@@ -131,7 +133,9 @@ def machine():
                 assert second.reply().code == 421
             server.wait_events('incident.open')
             text = server.run('why', '--in')[1]
-            sees(text, 'server.busy', '(side: ours)', 'holdfast status', 'see `limits`')
+            sees(text, 'server.busy', '(side: ours)', 'as many sessions as limits { connections } allows', 'holdfast status', 'see `limits`')
+            session = server.events('message.deferred')[0]['session']
+            sees(server.run('why', session)[1], 'server.busy', 'stage=connect')
             sees(server.run('status')[1], '1 session(s)')
         expect_healed(server, Mail())
         server.wait_events('incident.closed')

@@ -62,6 +62,7 @@ EXEMPT = {
     'accepted': 'nothing objected',
     'undecided': 'a defect of ours by definition; test_verdict and test_receive make it',
     'tls.unavailable': 'the server does not start with a certificate that it cannot use; test_receive_doors makes it',
+    **dict.fromkeys(('certificate.expiring', 'certificate.expired', 'clock.jumped', 'config.refused'), 'the state of the host; test_diagnosis_host makes it'),
     'requiretls.unmet': 'said of a next hop; REQUIRETLS is not offered to clients',
 }
 
