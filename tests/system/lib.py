@@ -110,9 +110,9 @@ class Server:
     limits: text for the limits section; extra: more configuration; text: the whole configuration instead of ours, with
     {folder} for the folder. folder: reuse one (a restart on the same spool); it is then not removed.
     command: words put in front of the binary (strace and the like), which then is one process without its locks.
-    user: the worker's. options: more words behind `serve`."""
+    user: the worker's. options: more words behind `serve`. secure: with a certificate."""
 
-    def __init__(self, limits='', extra='', text=None, folder=None, command=(), start=True, options=()):
+    def __init__(self, limits='', extra='', text=None, folder=None, command=(), start=True, options=(), secure=True):
         self.own_folder = folder is None
         self.folder = folder or tempfile.mkdtemp(prefix='holdfast-test-')
         self.command = list(command)
@@ -120,7 +120,7 @@ class Server:
         self.process = None
         self.lines = []
         self.changed = threading.Condition()
-        self.certificate, key = make_certificate(self.folder)
+        self.certificate, key = make_certificate(self.folder) if secure else (None, None)
         users = os.path.join(self.folder, 'users')
         os.makedirs(os.path.join(self.folder, 'mail'), exist_ok=True)
         with open(users, 'w') as file:

@@ -22,8 +22,10 @@ def free_port(kind=socket.SOCK_STREAM):
 
 
 class FaultServer(Server):
-    def __init__(self, extra='', users='file:{folder}/users', aliases='', **more):
-        self.web = ('127.0.0.1', free_port())
+    """web: the page's port; 0: whichever the kernel gives at each start."""
+
+    def __init__(self, extra='', users='file:{folder}/users', aliases='', web=None, **more):
+        self.web = ('127.0.0.1', free_port() if web is None else web)
         aliases = f'aliases = "{aliases}"' if aliases else ''
         text = ('hostname = "mx.home.example"\nspool = "{folder}/spool"\n'
                 'listen smtp { address = "127.0.0.1:0" }\n'
@@ -33,9 +35,13 @@ class FaultServer(Server):
                 'log { format = json  level = info }\n' + extra + '\n')
         super().__init__(text=text, **more)
 
+    def web_port(self):
+        found = re.findall(r'page and metrics on http://[0-9.]+:(\d+)/', '\n'.join(self.lines))
+        return self.web[1] or int(self._wait('the address of the page', lambda: found)[-1])
+
     def metric(self, name, **labels):
         """The sum of the samples of that name whose labels are as given; 0 when there is none."""
-        with urllib.request.urlopen(f'http://127.0.0.1:{self.web[1]}/metrics', timeout=30) as page:
+        with urllib.request.urlopen(f'http://127.0.0.1:{self.web_port()}/metrics', timeout=30) as page:
             text = page.read().decode()
         total = 0.0
         for line in text.split('\n'):

@@ -135,11 +135,20 @@ class NextHop:
         finally:
             hop.socket.close()
 
+    def close(self):
+        """The thread that accepts ends first: it would go on with whoever gets the descriptor next."""
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass        # it is closed already
+        self.thread.join(5)
+        self.listener.close()
+
     def __enter__(self):
         return self
 
     def __exit__(self, *fault):
-        self.listener.close()
+        self.close()
 
 
 def pack_name(name):

@@ -28,8 +28,12 @@ from lib_hop import NextHop
 BUILD = os.environ.get('HOLDFAST_BUILD', os.path.dirname(HOLDFAST))
 LIBRARY = os.path.join(BUILD, 'tests/unit/libstrike.so')
 COUNT, KILL_BEFORE, KILL_AFTER, IO, ALLOCATION = range(5)
-LAYOUT = '<IIIIQQQQ32s32sI'
+HEAD = struct.Struct('<IIIIQQQQ32s32sIIQ')
+FRAMES, SITES = 24, 16384
 PATIENCE_S = 60
+STOP_S = 10             # a stop with a fault in it; libunbound waits for ever for its thread when a write to it failed: then the
+                        # parent kills the worker after 90 s, and here we do
+FOR_EVER_S = 0.7        # then "for ever" is over, and has to heal
 MEMORY = '/dev/shm' if os.path.isdir('/dev/shm') else None
 
 
@@ -40,9 +44,11 @@ class Page:
         self.path = os.path.join(folder, 'strike')
         self.put()
 
-    def put(self, armed=0, mode=COUNT, at=0, for_ever=False, only='', error=0):
+    def put(self, armed=0, mode=COUNT, at=0, for_ever=False, only='', error=0, by_site=False, site=0):
+        """by_site: sites are collected; with `site`, that one is struck instead of call number `at`."""
+        head = HEAD.pack(armed, mode, int(for_ever), 0, at, 0, 0, 0, b'', only.encode(), error, int(by_site), site)
         with open(self.path, 'r+b' if os.path.exists(self.path) else 'w+b') as file:
-            file.write(struct.pack(LAYOUT, armed, mode, int(for_ever), 0, at, 0, 0, 0, b'', only.encode(), error).ljust(4096, b'\0'))
+            file.write(head.ljust(HEAD.size + 8 * FRAMES + 16 * SITES, b'\0'))
 
     def arm(self, armed=1):
         with open(self.path, 'r+b') as file:
@@ -50,8 +56,26 @@ class Page:
 
     def get(self):
         with open(self.path, 'rb') as file:
-            armed, mode, _, struck, at, steps, calls, allocations, what, _, _ = struct.unpack(LAYOUT, file.read(struct.calcsize(LAYOUT)))
+            _, _, _, struck, _, steps, calls, allocations, what, _, _, _, _ = HEAD.unpack(file.read(HEAD.size))
         return {'struck': struck, 'steps': steps, 'calls': calls, 'allocations': allocations, 'what': what.split(b'\0')[0].decode()}
+
+    def sites(self):
+        with open(self.path, 'rb') as file:
+            file.seek(HEAD.size + 8 * FRAMES)
+            found = {site: count for site, count in struct.iter_unpack('<QQ', file.read()) if site}
+        if len(found) == SITES:
+            raise AssertionError('more sites than the page has room for')
+        return found
+
+    def callers(self):
+        """Who called what was struck by its site, innermost first, as far as it is the server's own."""
+        with open(self.path, 'rb') as file:
+            file.seek(HEAD.size)
+            frames = [frame for frame, in struct.iter_unpack('<Q', file.read(8 * FRAMES)) if frame]
+        own = [hex(frame - 1) for frame in frames if frame < 1 << 32]
+        done = subprocess.run(['addr2line', '-f', '-s', '-e', HOLDFAST, *own], capture_output=True, text=True) if own and shutil.which('addr2line') else None
+        names = done.stdout.split('\n')[0::2] if done else own
+        return ' < '.join(name for name in names if name)
 
 
 class Letter:
@@ -120,15 +144,32 @@ def processes(server):
 class Scenario:
     """name, what it shows, the configuration beyond a plain domain, the letters, and the next hop's manners."""
 
-    def __init__(self, name, about, letters, extra='', hop=None, how='data', filter=None, after=None):
+    def __init__(self, name, about, letters, extra='', hop=None, how='data', filter=None, begin=''):
+        """begin: '': the server runs already; 'fresh': its first start; 'restart': a start that finds these letters in the
+        spool of a server that was killed; 'reload': it is told to reload; 'stop': it is told to stop behind the letters."""
         self.name, self.about, self.letters, self.hop, self.how = name, about, letters, hop, how
         self.extra = extra if 'retry' in extra else extra + retry('1h', '5d')
-        self.filter, self.after = filter, after
+        self.filter, self.begin = filter, begin
 
 
 def taking(hop, number):
     hop.say('220 hop')
     hop.serve(('PIPELINING', 'DSN'))
+
+
+def away_first(hop, number):
+    if number > 0:
+        taking(hop, number)
+
+
+def secured(hop, number):
+    hop.say('220 hop')
+    hop.line()
+    hop.say('250-hop\r\n250 STARTTLS')
+    if hop.line().upper() == 'STARTTLS':
+        hop.say('220 go')
+        hop.start_tls(*hop.owner.certificate)
+    hop.serve()
 
 
 def lmtp(hop, number):
@@ -261,19 +302,26 @@ class Doors:
         self.listener = socket.create_server(('127.0.0.1', 0))
         self.port = self.listener.getsockname()[1]
         self.serve = serve
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._begin()
+
+    def _begin(self):
+        self.thread = threading.Thread(target=self._accept, args=(self.listener,), daemon=True)
+        self.thread.start()
 
     def shut(self):
         """Refuses connections, and resets those that are open, until open_again()."""
-        self.listener.shutdown(socket.SHUT_RDWR)
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass        # it is shut already
+        self.thread.join(5)     # it would go on with whoever gets the descriptor next
         self.listener.close()
 
     def open_again(self):
         self.listener = socket.create_server(('127.0.0.1', self.port))
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._begin()
 
-    def _accept(self):
-        listener = self.listener
+    def _accept(self, listener):
         while True:
             try:
                 connection, _ = listener.accept()
@@ -290,11 +338,13 @@ class Doors:
             connection.close()
 
     def close(self):
-        self.listener.close()
+        self.shut()
 
 
 ME, US = 'alice@home.example', 'bob@home.example'
 FAR = 'x@far.example'
+SECURED = ('tls {{ certificate = "{place}/cert.pem"  key = "{place}/key.pem" }}\n'
+           'sign home {{ domain = "home.example"  selector = "s"  key = "{place}/dkim.pem" }}\n')
 FILTER = 'filter av {{ speaks = clamd  address = "127.0.0.1:{filter}"  timeout = 10s }}\n'
 
 SCENARIOS = [
@@ -318,23 +368,38 @@ SCENARIOS = [
     Scenario('expired', 'the lifetime is over: a notification', [(ME, ['never@far.example'])], relay(expire='700ms'), deferring),
     Scenario('scanned', 'a clean and an infected message through a filter', [(FAR, [ME]), (FAR, [US], 400, 'INFECTED')], FILTER, filter=clean_or_found),
     Scenario('to-both', 'a mailbox and a next hop', [(ME, [US, FAR])], relay(), taking),
+    Scenario('secured', 'STARTTLS on both sides, a DKIM signature', [(ME, [FAR])], SECURED + relay(), secured, how='tls'),
+    Scenario('first-start', 'the first start of all, a message', [(FAR, [ME])], begin='fresh'),
+    Scenario('stop', 'an orderly stop while a message waits', [(ME, [FAR]), (FAR, [ME])], relay(), away_first, begin='stop'),
+    Scenario('restart', 'a start that finds two messages', [(ME, [FAR]), (FAR, [ME])], relay(), away_first, begin='restart'),
+    Scenario('reload', 'a reload, a message', [(FAR, [ME])], begin='reload'),
 ]
 
 
 class Place:
     """A folder with the scenario's configuration and a spool that was opened once; copied for each run."""
 
-    def __init__(self):
-        self.folder = tempfile.mkdtemp(prefix='holdfast-strike-', dir=MEMORY)
+    def __init__(self, folder=None):
+        """folder: one that another process has made."""
+        self.folder = folder or tempfile.mkdtemp(prefix='holdfast-strike-', dir=MEMORY)
         self.spool = os.path.join(self.folder, 'spool')
+        if not folder:
+            self._make()
+
+    def _make(self):
         with open(os.path.join(self.folder, 'holdfast.conf'), 'w') as file:
             file.write(f'hostname = "mx.home.example"\nspool = "{self.spool}"\nlisten smtp {{ address = "127.0.0.1:0" }}\n'
                        f'domain "home.example" {{ users = "file:{self.folder}/users"  deliver = "maildir:{self.folder}/mail/{{user}}" }}\n')
         with open(os.path.join(self.folder, 'users'), 'w') as file:
             file.write('alice\n')
+        subprocess.run(['openssl', 'genpkey', '-algorithm', 'ed25519', '-out', os.path.join(self.folder, 'dkim.pem')], check=True, stderr=subprocess.DEVNULL)
         server = Server(folder=self.folder, text=open(os.path.join(self.folder, 'holdfast.conf')).read())
         wait_until('both spares', lambda: os.path.exists(os.path.join(self.spool, 'log/spare-1')))
         server.stop()
+        made = self.spool + '.made'
+        os.rename(self.spool, made)
+        subprocess.run(['cp', '-a', '--sparse=always', made, self.spool], check=True)    # holes are quick to copy
+        shutil.rmtree(made)
 
     def copy(self, into):
         subprocess.run(['cp', '-a', '--sparse=always', self.spool, into], check=True)
@@ -347,16 +412,19 @@ class Run:
     def __init__(self, place, scenario):
         self.scenario = scenario
         self.folder = tempfile.mkdtemp(prefix='holdfast-struck-', dir=MEMORY)
-        place.copy(os.path.join(self.folder, 'spool'))
+        if scenario.begin != 'fresh':
+            place.copy(os.path.join(self.folder, 'spool'))
         self.page = Page(self.folder)
-        self.sessions, self.closed = 0, False
+        self.sessions, self.closed, self.dies, self.recovered = 0, False, False, 0
         self.hop = NextHop(self._hop) if scenario.hop else None
+        if self.hop:
+            self.hop.certificate = (os.path.join(place.folder, 'cert.pem'), os.path.join(place.folder, 'key.pem'))
         self.doors = Doors(clamd(self._scan)) if scenario.filter else None
         self.scanned = []
-        extra = scenario.extra.format(hop=self.hop.port if self.hop else 0, filter=self.doors.port if self.doors else 0)
+        extra = scenario.extra.format(hop=self.hop.port if self.hop else 0, filter=self.doors.port if self.doors else 0, place=place.folder)
         with open(os.path.join(self.folder, 'aliases'), 'w') as file:
             file.write('team: alice, bob, carol\n')
-        self.server = StruckServer(self.page, extra, folder=self.folder, aliases='file:{folder}/aliases')
+        self.server = StruckServer(self.page, extra, folder=self.folder, aliases='file:{folder}/aliases', web=0, secure=False)
         self.letters = []
         for number, (sender, recipients, *rest) in enumerate(scenario.letters):
             letter = Letter(number, sender, recipients, *rest[:1])
@@ -373,17 +441,39 @@ class Run:
 
     # ------------------------------------------------------------ the server
 
-    def start(self, mode=COUNT, at=0, for_ever=False, from_start=False):
-        self.page.put(int(from_start), mode, at, for_ever)
-        if mode in (KILL_BEFORE, KILL_AFTER):
-            threading.Thread(target=self._executioner, args=(self.server,), daemon=True).start()
+    def start(self, mode=COUNT, at=0, for_ever=False, from_start=False, **more):
+        """Counts, and strikes, from the start on or when the doors are open."""
+        self.page.put(int(from_start), mode, at, for_ever, **more)
+        self.dies = mode in (KILL_BEFORE, KILL_AFTER)
+        if mode in (IO, ALLOCATION) and for_ever:
+            threading.Thread(target=self._mender, daemon=True).start()
+        if self.dies:
+            threading.Thread(target=self._executioner, args=(self.server, self.server.process), daemon=True).start()
         self.server.start()
         if not from_start:
             self.page.arm()
 
-    def _executioner(self, server):
+    def begin(self, mode=COUNT, at=0, for_ever=False, **more):
+        """The scenario's own start. A server that is struck while it starts is gone afterwards."""
+        if self.scenario.begin == 'restart':
+            self.start()
+            self.send_all()
+            self.server.kill()
+            self.server.process = None
+        try:
+            self.start(mode, at, for_ever, from_start=self.scenario.begin in ('fresh', 'restart'), **more)
+        except AssertionError:
+            if not self.page.get()['struck']:
+                raise
+            return
+        if self.scenario.begin == 'reload':
+            self.server.process.send_signal(signal.SIGHUP)
+            end = time.monotonic() + 5
+            while time.monotonic() < end and not self.gone() and not self.server.events('config.reloaded'):
+                time.sleep(0.01)
+
+    def _executioner(self, server, before):
         """Kills the whole group as soon as the page says that it was struck."""
-        before = server.process
         while not self.closed:
             if self.page.get()['struck'] and server.process is not before:
                 try:
@@ -392,6 +482,14 @@ class Run:
                     pass
                 return
             time.sleep(0.003)
+
+    def _mender(self):
+        """Lets calls fail for a while, then no more."""
+        while not self.closed and not self.page.get()['struck']:
+            time.sleep(0.01)
+        time.sleep(FOR_EVER_S)
+        if not self.closed:
+            self.page.arm(0)
 
     def gone(self):
         return self.server.process.poll() is not None
@@ -412,13 +510,19 @@ class Run:
                 return reply
             if client.banner.code != 220 or said('EHLO client.example').code != 250:
                 return 400
+            if self.scenario.how == 'tls':
+                if said('STARTTLS').code != 220:
+                    return 400
+                client.start_tls()
+                if said('EHLO client.example').code != 250:
+                    return 400
             if self.scenario.how == 'pipelined':
                 client.send('\r\n'.join([f'MAIL FROM:<{letter.sender}>', *(f'RCPT TO:<{to}>' for to in letter.recipients), 'DATA', '']))
                 first, *others, data = client.replies(len(letter.recipients) + 2)
             else:
                 first = said(f'MAIL FROM:<{letter.sender}>')
                 others = [said(f'RCPT TO:<{to}>') for to in letter.recipients] if first.code == 250 else []
-                data = said('DATA') if self.scenario.how == 'data' and any(one.code == 250 for one in others) else None
+                data = said('DATA') if self.scenario.how in ('data', 'tls') and any(one.code == 250 for one in others) else None
             for to, reply in zip(letter.recipients, others):
                 if reply.code == 250:
                     taken.append(to)
@@ -459,12 +563,40 @@ class Run:
             except (OSError, Closed, AssertionError, EOFError):
                 pass
 
-    def play(self, patience_s=3.0):
-        """What the scenario is: send, and a while for what follows. Ends early when the server is gone."""
+    def play(self, patience_s=PATIENCE_S):
+        """What the scenario is: send, and all that follows, until nothing more happens. Ends early when the server is gone."""
+        if self.gone():
+            return
         self.send_all()
-        end = time.monotonic() + patience_s
-        while time.monotonic() < end and not self.gone() and not self.is_settled():
-            time.sleep(0.02)
+        end, before = time.monotonic() + patience_s, None
+        while time.monotonic() < end and not self.gone():
+            now = self.page.get()
+            if now['struck'] and self.dies:
+                time.sleep(0.002)
+            elif now['struck'] and self.is_settled():
+                return
+            elif not now['struck'] and self.is_settled() and self.has_ended():
+                if now == before:
+                    return
+                before = now
+                time.sleep(0.15)
+            else:
+                time.sleep(0.02)
+
+    def has_ended(self):
+        """Does the journal tell the end of each message that this process took?"""
+        return len(self.server.events('message.ended')) >= len(self.server.events('message.accepted'))
+
+    def leave(self):
+        """An orderly stop, which can be struck like all else."""
+        if not self.gone():
+            self.server.process.send_signal(signal.SIGTERM)
+            try:
+                self.server.process.wait(STOP_S if self.page.get()['struck'] else PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                if not self.page.get()['struck']:
+                    raise AssertionError('the server does not stop')
+                self.server.kill()
 
     # ------------------------------------------------------------ what became of it
 
@@ -518,9 +650,10 @@ class Run:
         end = time.monotonic() + patience_s
         while time.monotonic() < end:
             self.send_all()
-            if self.is_settled() and self.queue_is_empty():
-                return True
-            time.sleep(0.05)
+            if self.is_settled():
+                if self.queue_is_empty():
+                    return True
+            time.sleep(0.02)
         return False
 
     def queue_is_empty(self):
@@ -564,7 +697,7 @@ class Run:
         self.closed = True
         self.server.kill()
         if self.hop:
-            self.hop.listener.close()
+            self.hop.close()
         if self.doors:
             self.doors.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,171 +1,202 @@
 #!/usr/bin/env python3
-"""Twenty canonical scenarios against the running server, struck at exactly the so-many-th call (strike.c).
+"""Canonical scenarios against the running server, struck at exactly the so-many-th call (strike.c).
 
-    crash    killed before and after every step (a write, sync, name or send), and often once more while it recovers
-    io       one I/O call fails, or every one from there on until the fault is mended
+    crash    killed before and after every step (a write, sync, name or send); then once more at each of them, and again at a
+             step of the recovery
+    io       an I/O call fails, once or with all behind it until the fault is mended: at each site (chain of callers) of each scenario
     memory   the same for allocations
 
 Afterwards everything must come to its end: what was answered 250 is delivered or bounced, once; nothing is cut, refused or
-bounced for a fault of ours, or taken unscanned. `test_strike.py [crash|io|memory] [--seconds N] [--only SCENARIO] [--write]`; without a
-word a slice of each, within a bounded time, from a seed of the day. With --write the table goes into docs/durability.md."""
+bounced for a fault of ours, or taken unscanned.
+
+    test_strike.py [crash|io|memory] [--seconds N] [--only SCENARIO] [--jobs N] [--state FILE] [--write]
+
+Without a word: a slice of each kind, within a bounded time, from a seed of the day. With one: all points; what was done is kept in
+--state, from which the same command goes on. --write puts the table into docs/durability.md. --play POINT plays one point again."""
 import argparse
 import datetime
+import json
 import os
 import random
 import shutil
-import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import ROOT  # noqa: E402
+from lib_campaign import Campaign  # noqa: E402
 from lib_strike import ALLOCATION, COUNT, IO, KILL_AFTER, KILL_BEFORE, LIBRARY, SCENARIOS, Place, Run  # noqa: E402
 
-SLICE_S = 25            # of each kind, in a plain run of the tests
-RECOVERY_STEPS = 60
-KINDS = {'crash': 'killed before or after a step', 'io': 'an I/O call fails', 'memory': 'an allocation fails'}
+SLICE_S = 20            # of each kind, in a plain run of the tests
+PATIENT = ('deferred', 'busy', 'mixed', 'ambiguous', 'warned', 'expired')    # they wait for their next try
+RECOVERY_STEPS = 100    # the longest that is struck: a start may write a whole spare segment behind them
 
 
-class Row:
-    def __init__(self, scenario):
-        self.scenario, self.total, self.tried, self.struck, self.again, self.ended, self.problems = scenario, 0, set(), 0, 0, 0, []
+def whole(run):
+    """The scenario, when nothing has struck yet; True when it came to its end."""
+    if run.scenario.begin == 'stop' and not run.gone():
+        run.send_all()
+        run.leave()
+        return True
+    run.play()
+    return run.is_settled()
 
 
-def measure(place, scenario, kind):
-    """How many steps, calls or allocations the scenario makes when nothing strikes; it must come to its end."""
+def counted(place, scenario, *how, **more):
+    """The page of a run in which nothing strikes; it has to come to its end."""
     with Run(place, scenario) as run:
-        run.start(ALLOCATION if kind == 'memory' else COUNT)
-        run.play(20)
-        counted = run.page.get()
-        settled = run.settle(20)
-        problems = run.judge()
-        if not settled or problems:
-            raise AssertionError(f'{scenario.name} does not come to its end without a fault: {problems or "not settled"}; {run.server.lines[-5:]}')
-        return counted[{'crash': 'steps', 'io': 'calls', 'memory': 'allocations'}[kind]]
+        run.begin(*how, **more)
+        settled = whole(run)
+        found = {**run.page.get(), 'sites': set(run.page.sites())}
+        if run.gone():
+            run.server.kill()
+            run.start()
+            settled = run.settle()
+        if not settled or run.judge():
+            raise AssertionError(f'{scenario.name} does not come to its end without a fault: {run.judge()}; {run.server.lines[-5:]}')
+        return found
 
 
-def restart_struck(run, chance):
-    """One start that is killed while it recovers, or soon after. True when it was."""
-    try:
-        run.start(KILL_BEFORE, chance.randint(1, RECOVERY_STEPS), from_start=True)
-        run.play(1)
-    except AssertionError:
-        pass
-    run.server.kill()
-    return run.page.get()['struck'] > 0
-
-
-def finish(run, row, strikes, what):
-    """From here on without a fault."""
+def finish(run, strikes):
+    """From here on without a fault. Problems as text."""
     if run.gone():
         run.server.kill()
-        run.start()
+        run.start(from_start=True)
+    run.recovered = min(run.page.get()['steps'], RECOVERY_STEPS)
     settled = run.settle()
     problems = run.judge(strikes)
     if not settled:
         answers = [(letter.token, letter.accepted, letter.refused, letter.tries) for letter in run.letters]
-        problems.append(f'does not come to its end: {answers}; found {run.found()[:2]}')
-    row.problems += [f'{run.scenario.name}: {what}: {problem}' for problem in problems]
-    return not problems
+        problems.append(f'does not come to its end: {answers}; found {run.found()[:2]}; {" | ".join(run.server.lines[-3:])}')
+    return problems
 
 
-def crash(place, scenario, row, at, after, chance):
-    with Run(place, scenario) as run:
-        run.start(KILL_AFTER if after else KILL_BEFORE, at)
-        run.play()
-        struck = run.page.get()
-        if not struck['struck']:
-            return
-        row.struck += 1
-        run.server.process.wait(30)
-        run.server.kill()
-        strikes, what = 1, f'killed {"after" if after else "before"} step {at} ({struck["what"]})'
-        if chance.random() < 0.5:
-            if restart_struck(run, chance):
-                row.again += 1
-                what += f' and before step {run.page.get()["what"]} of the recovery'
-            strikes += 1
-        finish(run, row, strikes, what)
+class Crash:
+    name, about = 'crash', 'killed before or after a step'
+    heads = ('steps', 'points', 'struck', 'not reached', 'struck again in recovery', 'steps of recovery', 'problems')
 
+    def measure(self, place, scenario):
+        return max(counted(place, scenario, COUNT)['steps'] for _ in range(2))      # no two runs make quite as many
 
-def failure(place, scenario, row, kind, at, for_ever):
-    with Run(place, scenario) as run:
-        run.start(IO if kind == 'io' else ALLOCATION, at, for_ever)
-        run.play(1.0 if for_ever else 2.0)
-        struck = run.page.get()
-        run.page.arm(0)
-        if not struck['struck']:
-            return
-        row.struck += 1
-        row.ended += run.gone()
-        noun = 'call' if kind == 'io' else 'allocation'
-        finish(run, row, 1, f'{noun} {at} ({struck["what"]}) fails{" and all behind it" if for_ever else ""}'
-               f'{", the process ended: " + " | ".join(run.server.lines[-3:]) if run.gone() else ""}')
+    def points(self, steps, claimed=None):
+        return [('first', at, after) for at in range(1, steps + 1) for after in (0, 1)]
 
+    def later(self, steps, results):
+        """Each point once more, and a second strike in its recovery; which one, goes around."""
+        firsts = [point for point in self.points(steps) if point in results and results[point]['struck']]
+        ways = {point: 2 * max(1, results[point]['recovered']) for point in firsts}
+        rounds = max([len(firsts), *ways.values()]) if firsts else 0
+        found = []
+        for number in range(rounds):
+            point = firsts[number % len(firsts)]
+            way = number % ways[point]
+            found.append(('again', *point[1:], way // 2 + 1, way % 2))
+        return list(dict.fromkeys(found))
 
-def points(row, kind, chance):
-    """The next point to strike, as (at, the other choice), none twice; None when all were."""
-    left = 2 * row.total - len(row.tried)
-    if left <= 0:
-        return None
-    while True:
-        point = (chance.randint(1, row.total), chance.random() < 0.5)
-        if point not in row.tried:
-            row.tried.add(point)
-            return point
-
-
-def strike(kind, scenarios, seconds, chance):
-    """Strikes every scenario in turn until all points were tried or the time is over."""
-    place, rows, end = Place(), [], time.monotonic() + seconds
-    try:
-        for scenario in chance.sample(scenarios, len(scenarios)):
-            row = Row(scenario)
-            rows.append(row)
-            if time.monotonic() > end:
-                continue
-            row.total = measure(place, scenario, kind)
-            share = time.monotonic() + max(1, (end - time.monotonic()) / (len(scenarios) - len(rows) + 1))
-            while time.monotonic() < share:
-                point = points(row, kind, chance)
-                if not point:
-                    break
+    def strike(self, place, scenario, point):
+        phase, at, after, *second = point
+        with Run(place, scenario) as run:
+            run.begin(KILL_AFTER if after else KILL_BEFORE, at)
+            whole(run)
+            run.page.arm(0)
+            struck = run.page.get()
+            what = f'killed {"after" if after else "before"} step {at} ({struck["what"]})'
+            if not struck['struck']:
+                return {'struck': False, 'what': what + ', which was not reached', 'problems': finish(run, 0)}
+            run.server.process.wait(30)
+            run.server.kill()
+            reached = True
+            if second:
                 try:
-                    if kind == 'crash':
-                        crash(place, scenario, row, *point, chance)
-                    else:
-                        failure(place, scenario, row, kind, *point)
-                except AssertionError as wrong:
-                    if 'Address already in use' not in str(wrong):      # somebody else took the port of the page
+                    run.start(KILL_AFTER if second[1] else KILL_BEFORE, second[0], from_start=True)
+                    whole(run)
+                except AssertionError:
+                    if not run.page.get()['struck']:
                         raise
-    finally:
-        place.close()
-    return sorted(rows, key=lambda row: SCENARIOS.index(row.scenario))
+                run.server.kill()
+                again = run.page.get()
+                reached = bool(again['struck'])
+                what += f' and {"after" if second[1] else "before"} step {second[0]} ({again["what"]}) of the recovery'
+            problems = finish(run, 1 + len(second[:1]))
+            return {'struck': reached, 'what': what, 'recovered': run.recovered, 'problems': problems}
+
+    def row(self, course):
+        steps = course.measure or 0
+        firsts = [one for point, one in course.results.items() if point[0] == 'first']
+        agains = {point: one for point, one in course.results.items() if point[0] == 'again' and one['struck']}
+        beyond = sum(1 for point, one in course.results.items() if point[0] == 'first' and not one['struck'] and course.is_done(point))
+        return (steps, 2 * steps, sum(one['struck'] for one in firsts), beyond, len(agains), len({point[3:] for point in agains}) // 2 if agains else 0, len(course.problems()))
 
 
-def report(kind, rows):
+class Failure:
+    """An I/O call or an allocation. A point: a site, and whether all behind it fail as well."""
+
+    def __init__(self, name, about, mode, noun):
+        self.name, self.about, self.mode = name, about, mode
+        self.noun = noun
+        self.heads = (noun + 's', 'sites', 'struck once', 'for ever', 'not reached', 'processes ended', 'problems')
+
+    def measure(self, place, scenario):
+        runs = [counted(place, scenario, self.mode, by_site=True) for _ in range(2)]
+        return [max(run['calls' if self.mode == IO else 'allocations'] for run in runs), sorted(set.union(*(run['sites'] for run in runs)))]
+
+    def points(self, measure, claimed=None):
+        """Sites that no other scenario has; then, later, the rest."""
+        sites = [site for site in measure[1] if claimed is None or site not in claimed]
+        if claimed is not None:
+            claimed.update(sites)
+        return [(site, for_ever) for site in sites for for_ever in (0, 1)]
+
+    def later(self, measure, results):
+        return self.points(measure)
+
+    def strike(self, place, scenario, point):
+        site, for_ever = point
+        with Run(place, scenario) as run:
+            run.begin(self.mode, 0, bool(for_ever), by_site=True, site=site)
+            whole(run)
+            run.page.arm(0)
+            struck = run.page.get()
+            if not struck['struck']:
+                return {'struck': False, 'what': f'{self.noun} {site} not reached', 'ended': False, 'problems': finish(run, 0)}
+            ended, last = run.gone(), ' | '.join(run.server.lines[-3:])
+            problems = finish(run, 1)
+            what = f'{struck["what"]} fails{" and all behind it" if for_ever else ""} at {site}'
+            if problems:
+                what += f', called by {run.page.callers()}{", the process ended: " + last if ended else ""}'
+            return {'struck': True, 'what': what, 'ended': ended, 'problems': problems}
+
+    def row(self, course):
+        calls, sites = course.measure or (0, [])
+        struck = {point: one for point, one in course.results.items() if one['struck']}
+        beyond = sum(1 for point, one in course.results.items() if not one['struck'] and course.is_done(point))
+        return (calls, len(sites), sum(1 for point in struck if not point[1]), sum(1 for point in struck if point[1]), beyond,
+                sum(one['ended'] for one in struck.values()), len(course.problems()))
+
+
+KINDS = {kind.name: kind for kind in (Crash(), Failure('io', 'an I/O call fails', IO, 'I/O call'),
+                                      Failure('memory', 'an allocation fails', ALLOCATION, 'allocation'))}
+
+
+def report(kind, courses):
     """True when nothing was wrong and something was struck."""
-    problems = [problem for row in rows for problem in row.problems]
-    struck = sum(row.struck for row in rows)
-    for row in rows:
-        if row.total:
-            print(f'#   {row.scenario.name:16} {row.total:6} {"steps" if kind == "crash" else "calls" if kind == "io" else "allocations"}, {row.struck:4} struck, '
-                  f'{row.again:3} again in recovery, {row.ended:3} processes ended, {len(row.problems)} problems', flush=True)
+    problems = [problem for course in courses for problem in course.problems()]
+    struck = sum(one['struck'] for course in courses for one in course.results.values())
+    for course in courses:
+        if course.measure is not None:
+            print(f'#   {course.scenario.name:16} ' + ', '.join(f'{value} {head}' for value, head in zip(kind.row(course), kind.heads)), flush=True)
     for problem in problems[:20]:
         print('    ' + problem)
     fine = not problems and struck > 0
-    print(f'{"ok" if fine else "not ok"} {KINDS[kind]}: {struck} strikes in {sum(1 for row in rows if row.struck)} scenarios, {len(problems)} problems', flush=True)
+    print(f'{"ok" if fine else "not ok"} {kind.about}: {struck} strikes in {sum(1 for course in courses if course.results)} scenarios, {len(problems)} problems', flush=True)
     return fine
 
 
-HEADS = {'crash': ('steps', 'struck', 'again in recovery'), 'io': ('I/O calls', 'struck', 'processes ended'), 'memory': ('allocations', 'struck', 'processes ended')}
-
-
-def document(kind, rows):
-    first, second, third = HEADS[kind]
-    lines = [f'| scenario | what it is | {first} | {second} | {third} | problems |', '|---|---|---|---|---|---|']
-    lines += [f'| {row.scenario.name} | {row.scenario.about} | {row.total} | {row.struck} | {row.again if kind == "crash" else row.ended} | {len(row.problems)} |' for row in rows]
-    begin, end = f'<!-- strike {kind} -->\n', f'<!-- end {kind} -->'
+def document(kind, courses):
+    rows = [kind.row(course) for course in courses]
+    lines = ['| scenario | what it is | ' + ' | '.join(kind.heads) + ' |', '|' + '---|' * (len(kind.heads) + 2)]
+    lines += [f'| {course.scenario.name} | {course.scenario.about} | ' + ' | '.join(f'{value:,}' for value in row) + ' |' for course, row in zip(courses, rows)]
+    lines += ['| **all** | | ' + ' | '.join(f'{sum(column):,}' for column in zip(*rows)) + ' |']
+    begin, end = f'<!-- strike {kind.name} -->\n', f'<!-- end {kind.name} -->'
     path = os.path.join(ROOT, 'docs', 'durability.md')
     text = open(path, encoding='utf-8').read()
     before, after = text.split(begin)[0], text.split(end)[1]
@@ -173,12 +204,33 @@ def document(kind, rows):
         file.write(before + begin + '\n'.join(lines) + '\n' + end + after)
 
 
-def can_strike():
-    if not os.path.exists(LIBRARY):
-        return f'{LIBRARY} is not built'
-    if not shutil.which('cp'):
-        return 'no cp'
-    return ''
+def a_slice(kind, scenarios, seconds, options, chance):
+    """Some scenarios that wait for nothing, one after the other, each for its share of the time: which, is of the day."""
+    quick = [one for one in scenarios if one.name not in PATIENT] or scenarios
+    with Campaign(kind, chance.sample(quick, min(len(quick), 5)), None, options.jobs, chance) as campaign:
+        for course in campaign.courses:
+            campaign.run(seconds / len(campaign.courses), [course])
+        return report(kind, campaign.courses)
+
+
+def all_points(kind, scenarios, seconds, options, chance):
+    with Campaign(kind, scenarios, options.state, options.jobs, chance) as campaign:
+        if campaign.loaded:
+            print(f'# {campaign.loaded} results were there', flush=True)
+        campaign.run(seconds)
+        fine = report(kind, campaign.courses)
+        print(f'# {"all points were struck" if campaign.is_over() else "not all points were struck: the same command goes on"}; {round(campaign.seconds)} s in all', flush=True)
+        if options.write and fine:
+            document(kind, campaign.courses)
+        return fine
+
+
+def play_one(kind, scenario, point):
+    place = Place()
+    try:
+        print(json.dumps(kind.strike(place, scenario, tuple(point)), indent=1))
+    finally:
+        place.close()
 
 
 def main():
@@ -186,37 +238,30 @@ def main():
     parser.add_argument('kind', nargs='?', choices=list(KINDS))
     parser.add_argument('--seconds', type=float, help='of each kind')
     parser.add_argument('--only', help='one scenario')
-    parser.add_argument('--at', type=int, help='this point alone, both ways')
+    parser.add_argument('--play', type=json.loads, help='one point, as the state file has it')
+    parser.add_argument('--jobs', type=int, default=2 * (os.cpu_count() or 1))
+    parser.add_argument('--state', help='where results are kept')
     parser.add_argument('--seed', type=int, default=datetime.date.today().toordinal())
     parser.add_argument('--write', action='store_true')
     options = parser.parse_args()
-    why = can_strike()
-    if why:
-        print(f'SKIP {why}\n0 passed, 0 failed, 1 skipped')
+    if not os.path.exists(LIBRARY) or not shutil.which('openssl'):
+        print(f'SKIP {LIBRARY} is not built, or there is no openssl\n0 passed, 0 failed, 1 skipped')
         return 0
     scenarios = [one for one in SCENARIOS if not options.only or one.name == options.only]
     if not scenarios:
         sys.exit('no such scenario: ' + ', '.join(one.name for one in SCENARIOS))
+    if options.play:
+        play_one(KINDS[options.kind], scenarios[0], options.play)
+        return 0
     chance = random.Random(options.seed)
+    is_whole = options.kind and not options.seconds or options.state or os.environ.get('HOLDFAST_FULL')
     passed = failed = 0
-    for kind in [options.kind] if options.kind else KINDS:
-        if options.at:
-            row, place = Row(scenarios[0]), Place()
-            for other in (False, True):
-                if kind == 'crash':
-                    crash(place, scenarios[0], row, options.at, other, chance)
-                else:
-                    failure(place, scenarios[0], row, kind, options.at, other)
-            place.close()
-            row.total = options.at
-            rows = [row]
+    for kind in [KINDS[options.kind]] if options.kind else KINDS.values():
+        if is_whole:
+            fine = all_points(kind, scenarios, options.seconds or 86400, options, chance)
         else:
-            full = 1500 if os.environ.get('HOLDFAST_FULL') else SLICE_S
-            rows = strike(kind, scenarios, options.seconds or full, chance)
-        fine = report(kind, rows)
+            fine = a_slice(kind, scenarios, options.seconds or SLICE_S, options, chance)
         passed, failed = passed + fine, failed + (not fine)
-        if options.write and fine:
-            document(kind, rows)
     print(f'{passed} passed, {failed} failed, 0 skipped')
     return 1 if failed else 0
 
