@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The rules of the house that a compiler does not check: the include table of the rooms, layout, sizes, banned calls,
-const verdicts, a fuzz target for each parser. Prints one line a finding and ends with 'N passed, N failed'."""
+const verdicts, a fuzz target for each parser, planted bugs that still fit. Prints one line a finding and ends with 'N passed, N failed'."""
+import glob
 import os
 import re
 import subprocess
@@ -173,6 +174,15 @@ def check_targets(code, table):
         yield 1, f'the target {target} stands beside no function'
 
 
+def check_mutants():
+    """The text that a planted bug replaces stands where it says, once: who moves it brings the planted bug along."""
+    sys.path.insert(0, os.path.join(ROOT, 'tests', 'mutants'))
+    import mutants
+    for path in sorted(glob.glob(os.path.join(mutants.HERE, '*.mutant'))):
+        for gone in mutants.Mutant(path).gone(ROOT):
+            yield path, 1, gone + ': bring it up to date'
+
+
 def check_layout(paths):
     done = subprocess.run([FORMATTER, '--dry-run', '--Werror', *paths], capture_output=True, text=True)
     for line in done.stderr.split('\n'):
@@ -202,6 +212,7 @@ def main():
             findings += [(path, line, what) for line, what in check_parsers(code, parsers)]
         everything.append(code)
     findings += [(PARSERS, line, what) for line, what in check_targets('\n'.join(everything), parsers)]
+    findings += check_mutants()
     findings += check_layout(layout)
     for path, line, what in findings:
         print(f'not ok {os.path.relpath(path, ROOT)}:{line}: {what}')
