@@ -107,7 +107,7 @@ static void file_keep(void *folder, const char *name)
 
 static void prepare_once(void)
 {
-    static char folders[][FILE_ROOM] = {"/spool", "/spool/log", "/spool/extents"};
+    static char folders[][FILE_ROOM] = {"/spool", "/spool/log", "/spool/body"};
 
     sim_open(7);
     INVARIANT(world_run(prepare, NULL, 1) == 0);

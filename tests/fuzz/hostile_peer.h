@@ -21,14 +21,16 @@ struct hostile_peer {
     size_t fragment;       /* most of one read; 0: whatever there is */
     struct buffer written; /* what we said */
     size_t write_limit;    /* after so many octets the connection is gone */
+    bool begun;            /* the first part is out */
     void (*hears)(struct hostile_peer *peer, struct bytes said); /* before the next part; or NULL */
 };
 
 /* The mark before a part is neither said nor heard. */
 static inline void hostile_release(struct hostile_peer *peer)
 {
-    const size_t mark = peer->released > 0 && peer->released < peer->input.count ? 1 : 0;
+    const size_t mark = peer->begun && peer->released < peer->input.count ? 1 : 0;
 
+    peer->begun = true;
     peer->released += mark;
     peer->released += bytes_find_byte(bytes_skip(peer->input, peer->released), PART_END);
 }
