@@ -84,7 +84,7 @@ __attribute__((noreturn)) static void give_up(const struct runner_start *start, 
     _exit(told < 0 ? 2 : 1);
 }
 
-static bool limit(int which, rlim_t most)
+static bool limit(__rlimit_resource_t which, rlim_t most)
 {
     struct rlimit now;
 
