@@ -17,6 +17,7 @@ struct flush {
     struct fiber *fiber;
     struct id_list list;
     bool has_key;
+    uint64_t beyond_us;
     char key[320], domain[256], cause[64], sender[MAIL_ADDRESS_MAX];
 };
 
@@ -26,6 +27,7 @@ struct collect {
     struct schedule *schedule;
     const struct flush_request *request;
     struct id_list *list;
+    int64_t beyond_wall_us;
     char last_domain[256]; /* a queue is often for few domains in a row */
     bool last_matched, viewed;
     char why[256];
@@ -52,7 +54,8 @@ static bool collect_row(void *argument, const struct spool_row *row)
     struct collect *collect = argument;
     struct id_list *list = collect->list;
 
-    if (row->state != RECIPIENT_WAITING || !goes_there(collect, row->domain) ||
+    if (row->state != RECIPIENT_WAITING || row->next_wall_us <= collect->beyond_wall_us ||
+        !goes_there(collect, row->domain) ||
         (list->count > 0 && list->ids[list->count - 1] == row->id))
         return true;
     if (list->count == list->room) {
@@ -83,7 +86,11 @@ static void collect_main(void *argument)
 bool flush_collect(struct schedule *schedule, const struct flush_request *request,
                    struct id_list *list)
 {
-    struct collect collect = {.schedule = schedule, .request = request, .list = list};
+    struct collect collect = {
+        .schedule = schedule, .request = request, .list = list, .beyond_wall_us = INT64_MIN};
+
+    if (request->beyond_us > 0)
+        collect.beyond_wall_us = clock_wall_us() + (int64_t)request->beyond_us;
     const enum io_status status = work_run(collect_main, &collect);
 
     if (status == IO_OK && collect.viewed)
@@ -164,10 +171,13 @@ static void flush_main(void *argument)
     const struct flush_request request = {.key = flush->has_key ? flush->key : NULL,
                                           .domain = text_or_null(flush->domain),
                                           .cause = text_or_null(flush->cause),
-                                          .sender = text_or_null(flush->sender)};
+                                          .sender = text_or_null(flush->sender),
+                                          .beyond_us = flush->beyond_us};
 
     if (flush->list.count > 0 || flush_collect(flush->schedule, &request, &flush->list))
         flush_run(flush);
+    else if (flush->beyond_us > 0)
+        flush->schedule->strays_wanted = true;
     flush_end(flush);
 }
 
@@ -193,6 +203,7 @@ bool flush_start(struct schedule *schedule, const struct flush_request *request)
     *flush = (struct flush){.next = schedule->flushes,
                             .schedule = schedule,
                             .has_key = request->key != NULL,
+                            .beyond_us = request->beyond_us,
                             .list = {request->ids, request->id_count, request->id_count}};
     snprintf(flush->key, sizeof(flush->key), "%s", request->key ? request->key : "");
     snprintf(flush->domain, sizeof(flush->domain), "%s", request->domain ? request->domain : "");
@@ -205,6 +216,40 @@ bool flush_start(struct schedule *schedule, const struct flush_request *request)
         return true;
     flush_end(flush);
     return false;
+}
+
+/* ------------------------------------------------------------------ a clock that was wrong */
+
+#define CLOCK_SLACK_US (60 * US_PER_S)
+#define STRAYS_PAUSE_US (60 * US_PER_S)
+
+/* Nothing waits longer than that by any rule. */
+static uint64_t longest_wait_us(const struct config_retry *retry)
+{
+    uint64_t longest_us = retry->ambiguous_pause_us;
+
+    for (unsigned i = 0; i < retry->step_count; i++)
+        longest_us = MAX_OF(longest_us, retry->steps[i].every_us);
+    return 2 * longest_us + 3600 * US_PER_S;
+}
+
+/*
+ * Times of retries are on the disk by the wall clock. What was put off while that was years ahead
+ * would wait for years when it is right again, so after the start, and when it has gone back, mail
+ * that is not due for longer than any rule says is tried now.
+ */
+void flush_watch_clock(struct schedule *schedule)
+{
+    const int64_t offset_us = clock_wall_us() - (int64_t)clock_now_us();
+    const struct flush_request strays = {.beyond_us = longest_wait_us(&schedule->config->retry)};
+
+    if (offset_us < schedule->clock_offset_us - (int64_t)CLOCK_SLACK_US)
+        schedule->strays_wanted = true;
+    schedule->clock_offset_us = offset_us;
+    if (!schedule->strays_wanted || clock_now_us() < schedule->strays_next_look_us)
+        return;
+    schedule->strays_next_look_us = deadline_in(STRAYS_PAUSE_US);
+    schedule->strays_wanted = !flush_start(schedule, &strays);
 }
 
 void flushes_cancel(struct schedule *schedule)

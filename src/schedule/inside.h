@@ -128,6 +128,9 @@ struct schedule {
     bool stopping, taker_ended, taker_waits;
     bool starved; /* work waits for a slot because all are taken */
     uint64_t swept_us;
+    int64_t clock_offset_us;      /* wall clock minus monotonic clock, when last looked at */
+    bool strays_wanted;           /* mail that a wrong clock put off is to be looked for */
+    uint64_t strays_next_look_us; /* not before */
 };
 
 /* retry.c: when an attempt that ended like this is followed by the next. accepted_wall_us: without
@@ -208,10 +211,13 @@ void limit_leave(struct slot *slot); /* the slot ends */
 struct flush_request {
     const char *key;                     /* only for this destination; NULL: all of the message */
     const char *domain, *cause, *sender; /* what is chosen; NULL: any */
+    uint64_t beyond_us;                  /* only what is not due for so long; 0: any */
     uint64_t *ids;                       /* or these, of malloc: the flush frees them */
     size_t id_count;
 };
 bool flush_start(struct schedule *schedule, const struct flush_request *request);
+/* Once a second: see flush.c. */
+void flush_watch_clock(struct schedule *schedule);
 void flushes_cancel(struct schedule *schedule);
 /* The ids of what waits, each once, in the worker pool. False: it could not be read. Sleeps. */
 struct id_list {

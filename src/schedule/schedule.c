@@ -328,6 +328,7 @@ static void taker_sweep(struct schedule *schedule)
         return;
     schedule->swept_us = clock_now_us();
     places_sweep(schedule);
+    flush_watch_clock(schedule);
 }
 
 static void taker_wait_for_room(struct schedule *schedule)
@@ -400,6 +401,8 @@ struct schedule *schedule_open(const struct schedule_settings *settings, char *w
     schedule->scan_argument = settings->scan_argument;
     schedule->share_after_us = settings->share_after_us ? settings->share_after_us : SHARE_AFTER_US;
     schedule->loop = loop_session(0);
+    schedule->strays_wanted = true;
+    schedule->strays_next_look_us = deadline_in(10 * US_PER_S); /* others have more to do first */
     if (!limits_open(schedule)) {
         snprintf(why, why_room, "schedule: out of memory");
         free(schedule);
