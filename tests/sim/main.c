@@ -1,7 +1,8 @@
 /*
  * holdfast-sim [--only SCENARIO] SEED [N]: plays N seeds from SEED on; every tenth is played twice
  * and its trace hashes are compared. One seed alone prints its hashes. --trace SEED: one seed, with
- * every event on standard error. --soak: 100,000 seeds.
+ * every event on standard error. --soak [FILE]: 100,000 seeds in slices; after each the sums so far
+ * are printed and kept in FILE, from which the next --soak goes on.
  *
  * Seeds run in child processes, as many at a time as there are cores, since what a crashed world
  * had allocated is never freed; a seed that fails ends its child, and another goes on behind it.
@@ -20,11 +21,14 @@
 enum {
     SEEDS_A_CHILD = 20,
     SOAK_SEEDS = 100000,
+    SOAK_SLICE = 500,
     TWICE_EVERY = 10,
     PATIENCE_S = 120, /* for one seed */
     CHILDREN_MOST = 64,
     FAILED_SHOWN = 10,
 };
+
+#define TUNABLES "GLIBC_TUNABLES"
 
 uint64_t scenario_seed;
 bool scenario_trace;
@@ -189,27 +193,108 @@ static void print_totals(const struct scenario_tally *tally, uint64_t count)
            (unsigned long long)run.failed);
 }
 
-static int play_all(uint64_t first, uint64_t count)
+static void play_some(uint64_t first, uint64_t count, struct scenario_tally *total)
 {
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    struct scenario_tally total = {0};
     struct report *reports = mmap(NULL, CHILDREN_MOST * sizeof *reports, PROT_READ | PROT_WRITE,
                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
     if (reports == MAP_FAILED)
-        return 2;
+        exit(2);
     run.next = first;
     run.end = first + count;
     run.count = cores > 0 ? (unsigned)MIN_OF(cores, (long)CHILDREN_MOST) : 1;
     for (unsigned i = 0; i < run.count; i++)
-        run.children[i].report = &reports[i];
+        run.children[i] = (struct child){.report = &reports[i]};
     fflush(NULL);
     children_run();
     for (unsigned i = 0; i < run.count; i++)
-        tally_add(&total, &reports[i].tally);
+        tally_add(total, &reports[i].tally);
+    munmap(reports, CHILDREN_MOST * sizeof *reports);
+}
+
+static int play_all(uint64_t first, uint64_t count)
+{
+    struct scenario_tally total = {0};
+
+    play_some(first, count, &total);
     print_totals(&total, count);
     /* A run in which nothing happened proves nothing. */
     return run.failed == 0 && total.acknowledged > 0 ? 0 : 1;
+}
+
+/* ------------------------------------------------------------------ soaking */
+
+#define SOAK_LINE                                                                                  \
+    "seeds %llu failed %llu acknowledged %llu refused %llu crashes %llu faults %llu simulated_us " \
+    "%llu found %llu damaged %llu copies %llu\n"
+enum { SOAK_NUMBERS = 10 };
+
+/* False: there is none yet. */
+static bool soak_read(const char *path, unsigned long long at[SOAK_NUMBERS])
+{
+    FILE *file = fopen(path, "r");
+    const bool read = file && fscanf(file, SOAK_LINE, &at[0], &at[1], &at[2], &at[3], &at[4],
+                                     &at[5], &at[6], &at[7], &at[8], &at[9]) == SOAK_NUMBERS;
+
+    if (file)
+        fclose(file);
+    return read;
+}
+
+/* Whole or not at all: the old one stands until the new one is complete. */
+static bool soak_write(const char *path, uint64_t seeds, const struct scenario_tally *tally)
+{
+    char beside[4096];
+    const int length = snprintf(beside, sizeof beside, "%s.new", path);
+    FILE *file = length > 0 && (size_t)length < sizeof beside ? fopen(beside, "w") : NULL;
+    const unsigned long long at[SOAK_NUMBERS] = {seeds,
+                                                 run.failed,
+                                                 tally->acknowledged,
+                                                 tally->refused,
+                                                 tally->crashes,
+                                                 tally->faults,
+                                                 tally->simulated_us,
+                                                 tally->found_unacknowledged,
+                                                 tally->damaged_unacknowledged,
+                                                 tally->extra_copies};
+
+    if (!file)
+        return false;
+    const bool written = fprintf(file, SOAK_LINE, at[0], at[1], at[2], at[3], at[4], at[5], at[6],
+                                 at[7], at[8], at[9]) > 0;
+    return fclose(file) == 0 && written && rename(beside, path) == 0;
+}
+
+static int soak(const char *path)
+{
+    unsigned long long at[SOAK_NUMBERS] = {0};
+    struct scenario_tally total = {0};
+    uint64_t seeds = 0;
+
+    if (soak_read(path, at)) {
+        seeds = at[0];
+        run.failed = at[1];
+        total = (struct scenario_tally){.acknowledged = at[2],
+                                        .refused = at[3],
+                                        .crashes = at[4],
+                                        .faults = at[5],
+                                        .simulated_us = at[6],
+                                        .found_unacknowledged = at[7],
+                                        .damaged_unacknowledged = at[8],
+                                        .extra_copies = at[9]};
+        printf("%s: goes on behind seed %llu\n", path, (unsigned long long)seeds);
+    }
+    for (uint64_t slice; seeds < SOAK_SEEDS; seeds += slice) {
+        slice = MIN_OF((uint64_t)SOAK_SLICE, SOAK_SEEDS - seeds);
+        play_some(seeds + 1, slice, &total);
+        print_totals(&total, seeds + slice);
+        if (!soak_write(path, seeds + slice, &total)) {
+            fprintf(stderr, "%s: %s\n", path, strerror(errno));
+            return 2;
+        }
+    }
+    return run.failed == 0 ? 0 : 1;
 }
 
 /* ------------------------------------------------------------------ the command line */
@@ -219,18 +304,30 @@ static uint64_t number(const char *text)
     uint64_t value = 0;
 
     if (!text || !bytes_to_u64(bytes_of_text(text), &value)) {
-        fprintf(
-            stderr,
-            "usage: holdfast-sim [--only spool|server|outage] SEED [N] | --trace SEED | --soak\n");
+        fprintf(stderr,
+                "usage: holdfast-sim [--only spool|server|outage] SEED [N] | --trace SEED | --soak "
+                "[FILE]\n");
         exit(2);
     }
     return value;
+}
+
+/* glibc counts what a thread keeps for its next allocation as in use: for a count of what was not
+ * given back (sim_server.c) it has to keep nothing, and takes that word only when it starts. */
+static void begin_anew(char **words)
+{
+    if (getenv(TUNABLES))
+        return;
+    if (setenv(TUNABLES, "glibc.malloc.tcache_count=0", 1) == 0)
+        execv("/proc/self/exe", words);
+    fprintf(stderr, "begins without " TUNABLES ": memory is not counted\n");
 }
 
 int main(int count, char **words)
 {
     struct scenario_tally tally = {0};
 
+    begin_anew(words);
     setvbuf(stdout, NULL, _IOLBF, 0);
     observe_configure(LOG_NONE, LOG_ERROR);
     if (count > 2 && strcmp(words[1], "--only") == 0) {
@@ -238,8 +335,8 @@ int main(int count, char **words)
         words += 2;
         count -= 2;
     }
-    if (count == 2 && strcmp(words[1], "--soak") == 0)
-        return play_all(1, SOAK_SEEDS);
+    if (count >= 2 && count <= 3 && strcmp(words[1], "--soak") == 0)
+        return soak(count == 3 ? words[2] : "holdfast-sim.soak");
     if (count == 3 && strcmp(words[1], "--trace") == 0) {
         scenario_seed = number(words[2]);
         scenario_trace = true;

@@ -147,7 +147,8 @@ struct message_note {
     unsigned letter;
     bool has_letter, taken; /* 250 was heard */
     bool discarded, held, released;
-    uint32_t places;       /* that it has to reach, when taken */
+    bool waits;      /* in the end it still waits for a host that never answers, see years_back */
+    uint32_t places; /* that it has to reach, when taken */
     uint32_t places_maybe; /* of which it need not reach these */
     unsigned ambiguous[PLACE_COUNT];
     unsigned copies[PLACE_COUNT];
@@ -164,6 +165,7 @@ struct book {
     uint32_t crashed_lives;
     bool faults;      /* this run has some */
     bool stalled;     /* in this life the disk hung for a while */
+    bool years_back;  /* the clock went back by years: what came before is young until then */
     bool hop_refused; /* a next hop said 5yz for no better reason than the seed */
     uint64_t faults_struck;
     uint64_t set_back_us; /* by so much the wall clock went back: what it dates comes later */

@@ -189,13 +189,16 @@ static void others_fail(void)
 
 static void clock_jumps(void)
 {
-    const uint64_t by_us = sim_below(3 * 3600) * US_PER_S;
+    const bool years = sim_chance(400000);
+    const uint64_t by_us =
+        years ? (uint64_t)10 * 365 * 24 * 3600 * US_PER_S : sim_below(3 * 3600) * US_PER_S;
     const bool back = sim_chance(500000);
 
     tale_add(0, -1, "fault: the clock jumps by %s%llu s", back ? "-" : "+",
              (unsigned long long)(by_us / US_PER_S));
     book.faults_struck++;
-    book.set_back_us += back ? by_us : 0;
+    book.set_back_us += back && !years ? by_us : 0;
+    book.years_back |= back && years;
     sim_wall_jump(back ? -(int64_t)by_us : (int64_t)by_us);
 }
 
