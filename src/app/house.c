@@ -63,9 +63,12 @@ static struct io_result body_read(void *body, struct span into, uint64_t offset)
 static struct verdict scan_later(void *argument, const struct schedule_scan *scan)
 {
     const struct house *house = argument;
-    const struct message_source source = {body_read, scan->body, spool_body_size(scan->body)};
+    const struct unscanned_message unscanned = {
+        .id = scan->message,
+        .envelope = scan->envelope,
+        .source = {body_read, scan->body, spool_body_size(scan->body)}};
 
-    return policy_rescan(house->policy, scan->arena, scan->message, &source, scan->filter);
+    return policy_rescan(house->policy, scan->arena, &unscanned, scan->filter);
 }
 
 static bool open_delivery(struct house *house)

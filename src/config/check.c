@@ -147,6 +147,46 @@ static void check_filters(const struct config *config, struct scan *scan)
                        "filter \"%s\": address names no instance", config->filters[i].name);
 }
 
+/* The bit of that filter; 0: there is none of that name. */
+static uint64_t filter_bit(const struct config *config, const char *name)
+{
+    for (unsigned i = 0; i < MIN_OF(config->filter_count, (unsigned)CONFIG_FILTERS_MAX); i++)
+        if (strcmp(config->filters[i].name, name) == 0)
+            return UINT64_C(1) << i;
+    return 0;
+}
+
+/* Which filters judge the mail of each domain. */
+static void check_domain_filters(struct config *config, struct scan *scan)
+{
+    const struct option_row *row = option_find(SECTION_DOMAIN, BYTES_LITERAL("filters"));
+
+    for (unsigned i = 0; i < config->filter_count; i++)
+        if (strcmp(config->filters[i].name, "all") == 0 || i >= CONFIG_FILTERS_MAX)
+            errors_add(scan->errors, head_of(scan, SECTION_FILTER, i), "filter \"%s\": %s",
+                       config->filters[i].name,
+                       i >= CONFIG_FILTERS_MAX ? "no more than 64 are possible"
+                                               : "\"all\" means each of them and is no name");
+    for (unsigned i = 0; i < MIN_OF(config->filter_count, (unsigned)CONFIG_FILTERS_MAX); i++)
+        config->all_filters |= UINT64_C(1) << i;
+    for (unsigned i = 0; i < config->domain_count; i++) {
+        struct config_domain *domain = &config->domains[i];
+        const struct statement *said = scan_find(scan, SECTION_DOMAIN, i, row);
+        for (unsigned k = 0; k < domain->filter_count; k++) {
+            const bool all = strcmp(domain->filters[k], "all") == 0;
+            const uint64_t bit = all ? config->all_filters : filter_bit(config, domain->filters[k]);
+            if (bit == 0 && said)
+                errors_add(scan->errors, said->at,
+                           "domain \"%s\": filters: \"%.80s\" is none of the filters here",
+                           domain->name, domain->filters[k]);
+            domain->filter_bits |= bit;
+        }
+        for (unsigned k = 0; k < MIN_OF(config->filter_count, (unsigned)CONFIG_FILTERS_MAX); k++)
+            if (!(domain->filter_bits & UINT64_C(1) << k))
+                config->filters[k].partial = true;
+    }
+}
+
 /* A milter hears the dialogue with a client, which is over by then. */
 static void check_scan_later(const struct config *config, struct scan *scan)
 {
@@ -352,6 +392,7 @@ void config_check(struct config *config, struct scan *scan)
     check_tls(config, scan);
     check_retry(config, scan);
     check_filters(config, scan);
+    check_domain_filters(config, scan); /* while the domains stand as in the file */
     check_scan_later(config, scan);
     check_incidents(config, scan);
     if (config->domain_count > 1)

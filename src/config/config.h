@@ -94,7 +94,11 @@ struct config_domain {
     enum refusal disabled, full; /* how final the directory's words are */
     const char *catch_all;       /* address or "" */
     char tag_separator;          /* '+' by default, 0 = none */
+    const char **filters;        /* names, or "all" */
+    unsigned filter_count;
+    uint64_t filter_bits; /* the same: bit i is config.filters[i]; set by the checks */
 };
+enum { CONFIG_FILTERS_MAX = 64 };
 
 struct config_auth {
     const char *domain; /* of login names without one; or "" */
@@ -127,6 +131,7 @@ struct config_filter {
     enum on_poison on_poison;
     double reject_score;
     bool name_in_reply, reuse;
+    bool partial; /* some domain does without it; set by the checks */
 };
 
 struct config_checks {
@@ -228,6 +233,7 @@ struct config {
     unsigned route_count;
     struct config_filter *filters;
     unsigned filter_count;
+    uint64_t all_filters; /* as config_domain.filter_bits */
     struct config_sign *signs;
     unsigned sign_count;
     struct config_destination *destinations;

@@ -80,6 +80,7 @@ struct recipient {
      * failures (RFC 5321 3.9.2). Empty: the envelope's. */
     struct address owner;
     struct bytes deliver; /* the user's own way of delivery, as a setting has it; else empty */
+    uint8_t policy_class; /* while it is received: those that are judged together; never stored */
 };
 /* `deliver` of one who stands for a list or an alias of several itself: there is nothing to
  * deliver, only to tell the sender who asked for it that it was reached (RFC

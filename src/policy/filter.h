@@ -141,6 +141,8 @@ struct scan milter_scan(struct policy *policy, struct transaction *transaction,
                         const struct config_filter *filter);
 /* Nobody gets the message, because the filter said so. */
 void filter_discard(struct transaction *transaction, const struct config_filter *filter);
+/* Hears of the class at hand from its beginning, as if there were no other. */
+void milters_begin_class(struct transaction *transaction);
 /* The transaction is over: said to the milters with the next one. */
 void milters_forget(struct transaction *transaction);
 MUST_USE struct verdict milter_instance_test(struct filter_instance *instance, struct arena *arena);
@@ -162,6 +164,19 @@ unsigned milter_macros(struct milter_macro *rows, const struct policy *policy,
 struct scan milter_apply(struct policy *policy, struct transaction *transaction,
                          const struct config_filter *filter, const struct milter_changes *changes,
                          const struct message_source *body);
+
+/* ---- classes.c */
+
+/* Does that class, or the one at hand, have this filter? Before any recipient: do all have it? */
+bool class_wants(const struct policy *policy, const struct transaction *transaction, uint8_t which,
+                 const struct config_filter *filter);
+bool filter_is_wanted(const struct policy *policy, const struct transaction *transaction,
+                      const struct config_filter *filter);
+/* The class of a recipient that leads to these targets becomes transaction->class_now. */
+MUST_USE struct verdict class_choose(const struct policy *policy, struct transaction *transaction,
+                                     struct address asked, const struct directory_targets *targets);
+/* All that judge any recipient of this envelope. */
+uint64_t filters_of_envelope(const struct policy *policy, const struct envelope *envelope);
 
 /* ---- recipient.c */
 

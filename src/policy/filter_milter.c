@@ -83,6 +83,19 @@ static void filters_greet(struct client_filters *filters, const struct client_fa
         filters->seats[i].greeted = false;
 }
 
+void milters_begin_class(struct transaction *transaction)
+{
+    struct client_filters *filters = transaction->client ? transaction->client->filters : NULL;
+
+    for (unsigned i = 0; filters && i < filters->seat_count; i++) {
+        struct milter_seat *seat = &filters->seats[i];
+        if (seat->milter && seat->mail_said)
+            milter_abort(seat->milter);
+        seat->mail_said = seat->excused = false;
+        seat->rcpts_said = 0;
+    }
+}
+
 void milters_forget(struct transaction *transaction)
 {
     struct client_filters *filters = transaction->client ? transaction->client->filters : NULL;
@@ -240,6 +253,21 @@ static struct milter_verdict say_client(const struct work *work, const struct mi
     return verdict;
 }
 
+static bool is_objection(const struct milter_verdict *verdict)
+{
+    return verdict->answer == MILTER_REJECT || verdict->answer == MILTER_TEMPFAIL ||
+           verdict->answer == MILTER_REPLY_4 || verdict->answer == MILTER_REPLY_5;
+}
+
+/* Is it one of those that this milter is asked about now? */
+static bool is_its_recipient(const struct work *work, const struct recipient *asked)
+{
+    const struct transaction *transaction = work->transaction;
+
+    return (!transaction->judging || asked->policy_class == transaction->class_now) &&
+           class_wants(work->policy, transaction, asked->policy_class, work->seat->filter);
+}
+
 /* And of the transaction, up to MAIL. */
 static struct milter_verdict catch_up(const struct work *work)
 {
@@ -250,7 +278,9 @@ static struct milter_verdict catch_up(const struct work *work)
 
     if (verdict.answer == MILTER_CONTINUE && !seat->mail_said) {
         verdict = say_mail(work, &call);
-        seat->mail_said = true;
+        seat->mail_said = !is_objection(&verdict);
+        if (!seat->mail_said)
+            milter_abort(seat->milter); /* the next recipient of its domains asks anew */
     }
     return verdict;
 }
@@ -295,8 +325,11 @@ static struct milter_verdict say(struct work *work)
         return say_unknown(work);
     struct milter_verdict verdict = catch_up(work);
 
-    while (verdict.answer == MILTER_CONTINUE && seat->rcpts_said < filters->asked_count)
-        verdict = say_rcpt(work, &filters->asked[seat->rcpts_said++]);
+    while (verdict.answer == MILTER_CONTINUE && seat->rcpts_said < filters->asked_count) {
+        const struct recipient *asked = &filters->asked[seat->rcpts_said++];
+        if (is_its_recipient(work, asked))
+            verdict = say_rcpt(work, asked);
+    }
     if (verdict.answer == MILTER_CONTINUE && work->recipient)
         verdict = say_rcpt(work, work->recipient);
     if (verdict.answer == MILTER_CONTINUE && work->changes)
@@ -517,7 +550,8 @@ MUST_USE static struct verdict each_seat(struct policy *policy, struct transacti
                             .transaction = transaction,
                             .seat = &filters->seats[i],
                             .recipient = recipient};
-        REQUIRE(seat_step(&work));
+        if (filter_is_wanted(policy, transaction, work.seat->filter))
+            REQUIRE(seat_step(&work));
     }
     return verdict_accept();
 }
@@ -542,7 +576,8 @@ static bool asked_add(struct transaction *transaction, const struct recipient *r
         filters->asked = grown;
         filters->asked_room = room;
     }
-    filters->asked[filters->asked_count++] = *recipient;
+    filters->asked[filters->asked_count] = *recipient;
+    filters->asked[filters->asked_count++].policy_class = transaction->class_now;
     for (unsigned i = 0; i < filters->seat_count; i++)
         filters->seats[i].rcpts_said = filters->seats[i].milter ? filters->asked_count : 0;
     return true;

@@ -102,5 +102,7 @@ enum cause directory_cause(enum lookup_reason reason);
 /* Early answer at MAIL while a required filter is down on every instance; accepts otherwise. */
 MUST_USE struct verdict policy_check_filters(struct policy *policy,
                                              struct transaction *transaction);
+/* The same at RCPT for filters that not every domain has. */
+MUST_USE struct verdict policy_check_class(struct policy *policy, struct transaction *transaction);
 
 #endif

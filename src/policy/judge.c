@@ -341,33 +341,86 @@ static bool is_discarded(const struct transaction *transaction)
     return transaction->disposition == DISPOSITION_DISCARD;
 }
 
-MUST_USE static struct verdict filters_judge(struct policy *policy, struct transaction *transaction)
+/* The first of the class that has not judged yet: one that adds a recipient may have brought one
+ * before itself into play. */
+static bool filter_next(const struct policy *policy, const struct transaction *transaction,
+                        uint64_t asked, unsigned *next)
 {
     const struct config *config = policy->settings.config;
 
-    for (unsigned i = 0; i < config->filter_count && !is_discarded(transaction); i++)
+    for (unsigned i = 0; i < config->filter_count; i++) {
+        if ((asked >> i & 1) || !filter_is_wanted(policy, transaction, &config->filters[i]))
+            continue;
+        *next = i;
+        return true;
+    }
+    return false;
+}
+
+MUST_USE static struct verdict filters_judge(struct policy *policy, struct transaction *transaction)
+{
+    const struct config *config = policy->settings.config;
+    uint64_t asked = 0;
+
+    for (unsigned i = 0;
+         !is_discarded(transaction) && filter_next(policy, transaction, asked, &i);) {
+        asked |= UINT64_C(1) << i;
         REQUIRE(judge_by(policy, transaction, &config->filters[i]));
+    }
     return verdict_accept();
 }
 
-struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
-                            const struct policy_message *message)
+struct verdict policy_judge_sender(struct policy *policy, struct transaction *transaction,
+                                   const struct policy_message *message)
 {
-    if (is_discarded(transaction))
-        return verdict_accept();
     transaction->filter = BYTES_EMPTY;
-    REQUIRE(authenticate_message(policy, transaction, message));
+    return authenticate_message(policy, transaction, message);
+}
+
+struct verdict policy_judge_class(struct policy *policy, struct transaction *transaction,
+                                  const struct policy_message *message, uint8_t which)
+{
+    transaction->filter = BYTES_EMPTY;
+    transaction->judging = true;
+    transaction->class_now = which;
+    if (transaction->class_count > 1)
+        milters_begin_class(transaction);
     if (!filtering_open(transaction, message))
         return verdict_of(CAUSE_SERVER_BUSY);
     REQUIRE(filters_judge(policy, transaction));
     return signing_apply(policy, transaction, &transaction->filtering->now);
 }
 
+struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
+                            const struct policy_message *message)
+{
+    const struct envelope *envelope = &transaction->envelope;
+
+    if (is_discarded(transaction))
+        return verdict_accept();
+    REQUIRE(policy_judge_sender(policy, transaction, message));
+    return policy_judge_class(policy, transaction, message,
+                              envelope->recipient_count > 0 ? envelope->recipients[0].policy_class
+                                                            : 0);
+}
+
 /* ------------------------------------------------------------------ later */
 
 static const uint64_t RESCAN_US = 600 * US_PER_S; /* nobody waits for the answer */
 
-MUST_USE static struct verdict rescan_by_all(struct policy *policy, struct transaction *transaction)
+/* Those of `bits` that can scan by themselves: a milter has judged the dialogue that is over. */
+static uint64_t scanners_of(const struct policy *policy, uint64_t bits)
+{
+    const struct config *config = policy->settings.config;
+
+    for (unsigned i = 0; i < config->filter_count; i++)
+        if (config->filters[i].speaks == FILTER_MILTER)
+            bits &= ~(UINT64_C(1) << i);
+    return bits;
+}
+
+MUST_USE static struct verdict rescan_by_all(struct policy *policy, struct transaction *transaction,
+                                             uint64_t scanning)
 {
     const struct config *config = policy->settings.config;
     unsigned scanners = 0;
@@ -375,7 +428,7 @@ MUST_USE static struct verdict rescan_by_all(struct policy *policy, struct trans
     for (unsigned i = 0; i < config->filter_count; i++) {
         const struct config_filter *filter = &config->filters[i];
 
-        if (filter->speaks == FILTER_MILTER) /* has judged the dialogue that is over */
+        if (!(scanning >> i & 1))
             continue;
         const struct scan scan = filter_scan(policy, filter, transaction);
         if (!verdict_accepts(&scan.verdict)) {
@@ -389,18 +442,22 @@ MUST_USE static struct verdict rescan_by_all(struct policy *policy, struct trans
                                        BYTES_LITERAL("no filter is left that could scan it"));
 }
 
-struct verdict policy_rescan(struct policy *policy, struct arena *arena, uint64_t id,
-                             const struct message_source *source, struct bytes *objector)
+/* It was taken unscanned for a filter that one of them had: somebody scans it in any case. */
+struct verdict policy_rescan(struct policy *policy, struct arena *arena,
+                             const struct unscanned_message *unscanned, struct bytes *objector)
 {
-    struct transaction transaction = {.arena = arena, .message = id};
-    const struct policy_message message = {.source = *source,
+    struct transaction transaction = {.arena = arena, .message = unscanned->id};
+    const struct policy_message message = {.source = unscanned->source,
                                            .deadline_us = deadline_in(RESCAN_US)};
+    const uint64_t wanted = scanners_of(policy, filters_of_envelope(policy, unscanned->envelope));
 
     if (!filtering_open(&transaction, &message)) {
         filtering_close(transaction.filtering);
         return verdict_of(CAUSE_SERVER_BUSY);
     }
-    const struct verdict verdict = rescan_by_all(policy, &transaction);
+    const struct verdict verdict =
+        rescan_by_all(policy, &transaction,
+                      wanted ? wanted : scanners_of(policy, policy->settings.config->all_filters));
     *objector = arena_copy(arena, transaction.filter);
     filtering_close(transaction.filtering);
     return verdict;
@@ -429,16 +486,27 @@ static struct scan filter_down(struct policy *policy, const struct config_filter
     return scan;
 }
 
-/* The first required filter that is down; NULL: none is. */
-static const struct config_filter *filters_down(struct policy *policy, struct arena *arena,
-                                                struct scan *down)
+/* Before any recipient those are looked at that all domains have; with one, the rest of his. */
+static bool is_looked_at(const struct policy *policy, const struct transaction *transaction,
+                         const struct config_filter *filter)
+{
+    if (filter->on_fault != ON_FAULT_DEFER && filter->on_fault != ON_FAULT_REFUSE)
+        return false;
+    return transaction ? filter->partial && filter_is_wanted(policy, transaction, filter)
+                       : !filter->partial;
+}
+
+/* The first required filter that is down; NULL: none is. Without a transaction: nobody is named. */
+static const struct config_filter *filters_down(struct policy *policy,
+                                                const struct transaction *transaction,
+                                                struct arena *arena, struct scan *down)
 {
     const struct config *config = policy->settings.config;
 
     for (unsigned i = 0; i < config->filter_count; i++) {
         const struct config_filter *filter = &config->filters[i];
 
-        if (filter->on_fault != ON_FAULT_DEFER && filter->on_fault != ON_FAULT_REFUSE)
+        if (!is_looked_at(policy, transaction, filter))
             continue;
         *down = filter_down(policy, filter, arena);
         if (down->fault)
@@ -447,10 +515,12 @@ static const struct config_filter *filters_down(struct policy *policy, struct ar
     return NULL;
 }
 
-struct verdict policy_check_filters(struct policy *policy, struct transaction *transaction)
+MUST_USE static struct verdict check_down(struct policy *policy, struct transaction *transaction,
+                                          bool named)
 {
     struct scan down;
-    const struct config_filter *filter = filters_down(policy, transaction->arena, &down);
+    const struct config_filter *filter =
+        filters_down(policy, named ? transaction : NULL, transaction->arena, &down);
 
     if (!filter)
         return verdict_accept();
@@ -458,11 +528,21 @@ struct verdict policy_check_filters(struct policy *policy, struct transaction *t
     return down.verdict;
 }
 
+struct verdict policy_check_filters(struct policy *policy, struct transaction *transaction)
+{
+    return check_down(policy, transaction, false);
+}
+
+struct verdict policy_check_class(struct policy *policy, struct transaction *transaction)
+{
+    return check_down(policy, transaction, true);
+}
+
 /* Whoever comes now would be deferred after all his work: better told at once. */
 struct verdict policy_welcome(struct policy *policy, struct arena *arena, struct bytes *filter)
 {
     struct scan down;
-    const struct config_filter *found = filters_down(policy, arena, &down);
+    const struct config_filter *found = filters_down(policy, NULL, arena, &down);
 
     if (!found)
         return verdict_accept();

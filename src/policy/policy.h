@@ -56,15 +56,33 @@ struct message_rewrite {
     const struct message_source *body; /* valid until policy_transaction_end */
 };
 
+/*
+ * Recipients that the same filters judge are a class: those of a domain's `filters`, and of the
+ * domains that an alias leads to. Where each recipient gets a reply of its own, a transaction may
+ * have several, each judged and stored by itself. Where one reply speaks for all, the first
+ * recipient's class is the only one; but a client of our own is not sent away for it: all the
+ * filters that any of its recipients has judge the whole.
+ */
+enum { POLICY_CLASSES_MAX = 8 };
+enum disposition { DISPOSITION_DELIVER = 0, DISPOSITION_HOLD, DISPOSITION_DISCARD };
+enum policy_replies { REPLY_TO_ALL = 0, REPLY_TO_EACH };
+
 /* A mail transaction: what the session collects and policy annotates. Cleared at RSET. */
 struct transaction {
     struct client_facts *client;
     struct arena *arena;
-    struct envelope envelope;   /* recipients: accepted ones, after aliases */
-    uint32_t recipient_room;    /* policy_recipient makes room in the arena as it is needed */
-    uint32_t accepted_commands; /* RCPT commands accepted, counted by receive (an alias may add
-                                  several recipients) */
-    enum { DISPOSITION_DELIVER = 0, DISPOSITION_HOLD, DISPOSITION_DISCARD } disposition;
+    struct envelope envelope;    /* recipients: accepted ones, after aliases */
+    uint32_t recipient_room;     /* policy_recipient makes room in the arena as it is needed */
+    uint32_t accepted_commands;  /* RCPT commands accepted, counted by receive (an alias may add
+                                   several recipients) */
+    enum policy_replies replies; /* how the dot is answered */
+    uint64_t classes[POLICY_CLASSES_MAX]; /* the filters of each: config_domain.filter_bits */
+    unsigned class_count;
+    uint8_t *command_classes; /* of each accepted RCPT, in the arena; and of the one at hand */
+    uint32_t command_room;
+    uint8_t class_now; /* that is being judged, or of the RCPT at hand */
+    bool judging;      /* the dot is over: who is added belongs to the class that is judged */
+    enum disposition disposition;
     struct bytes hold_why;
     struct buffer *headers;                /* lines that policy adds in front of the message */
     struct bytes filter;                   /* name of the filter, or place of the directory, that
@@ -119,10 +137,27 @@ MUST_USE bool policy_body_end(struct transaction *transaction, struct bytes *kep
 void policy_transaction_end(struct transaction *transaction); /* frees what policy keeps of it */
 MUST_USE struct verdict policy_judge(struct policy *policy, struct transaction *transaction,
                                      const struct policy_message *message);
-/* Mail that was taken unscanned: ACCEPT when every clamd and spamd of the configuration lets it
- * pass. Only the verdict counts, and whose it was; the message stays as it is. Sleeps. */
-MUST_USE struct verdict policy_rescan(struct policy *policy, struct arena *arena, uint64_t id,
-                                      const struct message_source *source, struct bytes *objector);
+/*
+ * The same for recipients of several classes: first what is about the sender, then each class with
+ * its recipients alone in the envelope. Between two classes the caller puts back message and
+ * disposition as they were after the first of these, and has stored what policy made of the
+ * message. Sleep.
+ */
+MUST_USE struct verdict policy_judge_sender(struct policy *policy, struct transaction *transaction,
+                                            const struct policy_message *message);
+MUST_USE struct verdict policy_judge_class(struct policy *policy, struct transaction *transaction,
+                                           const struct policy_message *message, uint8_t which);
+/* Mail that was taken unscanned: ACCEPT when every clamd and spamd of its recipients' domains lets
+ * it pass; where those have none, of the configuration. Only the verdict counts, and whose it
+ * was; the message stays as it is. Sleeps. */
+struct unscanned_message {
+    uint64_t id;
+    const struct envelope *envelope;
+    struct message_source source;
+};
+MUST_USE struct verdict policy_rescan(struct policy *policy, struct arena *arena,
+                                      const struct unscanned_message *message,
+                                      struct bytes *objector);
 void policy_client_end(struct client_facts *client); /* the connection is over. Sleeps a little. */
 
 /* Probe states for `status` and the metrics. */

@@ -44,11 +44,15 @@ static bool envelope_has_room(struct transaction *transaction, uint32_t more)
 }
 
 /* The same address twice in one transaction gets one copy (RFC 5321 4.5.5 leaves it to us); an
- * alias may lead both to a mailbox and to a command. */
-static bool envelope_holds(const struct envelope *envelope, const struct directory_target *target)
+ * alias may lead both to a mailbox and to a command. Each class has its own. */
+static bool envelope_holds(const struct transaction *transaction,
+                           const struct directory_target *target)
 {
+    const struct envelope *envelope = &transaction->envelope;
+
     for (uint32_t i = 0; i < envelope->recipient_count; i++)
-        if (address_equal(envelope->recipients[i].address, target->address) &&
+        if (envelope->recipients[i].policy_class == transaction->class_now &&
+            address_equal(envelope->recipients[i].address, target->address) &&
             bytes_equal(envelope->recipients[i].deliver, target->deliver))
             return true;
     return false;
@@ -69,11 +73,13 @@ static void notify_limit(struct recipient *member, bool is_list, bool is_several
 }
 
 /* The list or alias itself, for the sender who wants to hear that it was reached. */
-static void envelope_add_itself(struct envelope *envelope, const struct recipient *asked,
+static void envelope_add_itself(struct transaction *transaction, const struct recipient *asked,
                                 bool is_list)
 {
+    struct envelope *envelope = &transaction->envelope;
     struct recipient itself = *asked;
 
+    itself.policy_class = transaction->class_now;
     itself.notify = NOTIFY_SUCCESS;
     itself.deliver = bytes_of_text(is_list ? RECIPIENT_IS_LIST : RECIPIENT_IS_ALIAS);
     envelope->recipients[envelope->recipient_count++] = itself;
@@ -85,8 +91,9 @@ static void envelope_add(struct transaction *transaction, const struct recipient
     struct envelope *envelope = &transaction->envelope;
     struct recipient added = *asked;
 
-    if (envelope_holds(envelope, target))
+    if (envelope_holds(transaction, target))
         return;
+    added.policy_class = transaction->class_now;
     added.address = target->address;
     added.deliver = target->deliver;
     added.owner = target->owner; /* members report to him */
@@ -135,10 +142,11 @@ static struct verdict recipient_take(const struct policy *policy, struct transac
         return verdict_of(CAUSE_RECIPIENT_TOO_MANY);
     if (!envelope_has_room(transaction, targets->count + 1))
         return verdict_with(CAUSE_RECIPIENT_TOO_MANY, BYTES_LITERAL("out of memory"));
+    REQUIRE(class_choose(policy, transaction, recipient->address, targets));
     for (unsigned i = 0; i < targets->count; i++)
         envelope_add(transaction, recipient, &targets->targets[i], is_several);
     if ((is_list || is_several) && recipient->notify & NOTIFY_SUCCESS)
-        envelope_add_itself(&transaction->envelope, recipient, is_list);
+        envelope_add_itself(transaction, recipient, is_list);
     return verdict_accept();
 }
 
@@ -212,6 +220,7 @@ struct verdict recipient_add(struct policy *policy, struct transaction *transact
 static struct verdict recipient_agreed(struct policy *policy, struct transaction *transaction,
                                        const struct recipient *recipient)
 {
+    REQUIRE(policy_check_class(policy, transaction));
     REQUIRE(authenticate_recipient(policy, transaction, recipient->address));
     return milters_recipient(policy, transaction, recipient);
 }

@@ -40,7 +40,7 @@ static bool message_was_delivered(struct session *session, struct bytes value)
 
 /* Hops, and that a header once begun holds nothing but fields. A message without any header, even
  * one that starts with text, is taken as all body (RFC 5321 6.4 leaves that to us). */
-MUST_USE static struct verdict message_check_header(struct session *session)
+struct verdict message_check_header(struct session *session)
 {
     struct bytes head = spool_draft_head(session->intake.draft);
     const bool whole = head.count == spool_draft_size(session->intake.draft);
@@ -71,28 +71,35 @@ static struct io_result message_read(void *draft, struct span into, uint64_t off
     return spool_draft_read(draft, into, offset);
 }
 
-MUST_USE static struct verdict receive_judge(struct session *session, uint64_t deadline_us)
+void message_show(struct session *session, uint64_t deadline_us, struct shown_message *shown)
 {
     struct intake *intake = &session->intake;
-    const struct body_store bodies = rewrite_store(session);
-    uint8_t digest[DIGEST_MAX];
     size_t digest_count = 0;
 
-    REQUIRE(message_check_header(session));
     if (intake->digest)
-        digest_count = digest_finish(intake->digest, (struct span){digest, sizeof digest});
-    const struct policy_message message = {
+        digest_count =
+            digest_finish(intake->digest, (struct span){shown->digest, sizeof shown->digest});
+    shown->bodies = rewrite_store(session);
+    shown->message = (struct policy_message){
         .source = {.read = message_read,
                    .argument = intake->draft,
                    .size_bytes = spool_draft_size(intake->draft)},
         .head = spool_draft_head(intake->draft),
-        .digest = bytes_of(digest, digest_count),
+        .digest = bytes_of(shown->digest, digest_count),
         .deadline_us = deadline_us,
-        .bodies = &bodies,
+        .bodies = &shown->bodies,
     };
+}
+
+MUST_USE static struct verdict receive_judge(struct session *session, uint64_t deadline_us)
+{
+    struct shown_message shown;
+
+    REQUIRE(message_check_header(session));
+    message_show(session, deadline_us, &shown);
     const bool masked = fiber_mask_cancel(false);
     const struct verdict verdict =
-        policy_judge(session->receive->settings.policy, &session->transaction, &message);
+        policy_judge(session->receive->settings.policy, &session->transaction, &shown.message);
     fiber_mask_cancel(masked);
     return verdict;
 }
@@ -146,8 +153,8 @@ MUST_USE static struct verdict message_prepend(struct session *session)
     return spool_draft_prepend(session->intake.draft, session->transaction.rewrite.above);
 }
 
-MUST_USE static struct verdict receive_commit(struct session *session, uint64_t deadline_us,
-                                              struct spool_receipt *receipt)
+struct verdict message_commit(struct session *session, uint64_t deadline_us,
+                              struct spool_receipt *receipt)
 {
     struct transaction *transaction = &session->transaction;
     const struct spool_commit_options options = {
@@ -168,7 +175,7 @@ MUST_USE static struct verdict receive_commit(struct session *session, uint64_t 
 /* ------------------------------------------------------------------ the final reply */
 
 /* Nobody gets it, or not yet, because a filter said so: never in silence, so before the reply. */
-static void message_kept_back(struct session *session, uint64_t message)
+void message_tell_kept_back(struct session *session, uint64_t message)
 {
     const struct transaction *transaction = &session->transaction;
     const bool discarded = transaction->disposition == DISPOSITION_DISCARD;
@@ -203,21 +210,27 @@ static void message_repeated(struct session *session, uint64_t message)
     session_event(session, &event);
 }
 
-static void message_accepted(struct session *session, const struct spool_receipt *receipt,
-                             uint64_t took_us)
+void message_tell_accepted(struct session *session, const struct spool_receipt *receipt,
+                           uint64_t took_us)
 {
-    INVARIANT(receipt->durable);
-    message_kept_back(session, receipt->message);
-    message_say_accepted(session, receipt->message);
-    /* The client need not wait for our journal. */
-    if (!wire_input_pending(&session->input))
-        session_flush(session);
     struct event event = {.kind = EVENT_MESSAGE_ACCEPTED,
                           .stage = STAGE_DOT,
                           .message = receipt->message,
                           .size_bytes = session->intake.count,
                           .took_us = took_us};
     session_event(session, &event);
+}
+
+static void message_accepted(struct session *session, const struct spool_receipt *receipt,
+                             uint64_t took_us)
+{
+    INVARIANT(receipt->durable);
+    message_tell_kept_back(session, receipt->message);
+    message_say_accepted(session, receipt->message);
+    /* The client need not wait for our journal. */
+    if (!wire_input_pending(&session->input))
+        session_flush(session);
+    message_tell_accepted(session, receipt, took_us);
 }
 
 /* From the end of the body to a durable message. Any objection, ours or theirs, leaves by REQUIRE.
@@ -228,11 +241,11 @@ MUST_USE static struct verdict receive_message(struct session *session,
     const uint64_t deadline = deadline_in(session->config->limits.after_dot_us);
 
     REQUIRE(receive_judge(session, deadline));         /* sleeps on DNS and filters */
-    return receive_commit(session, deadline, receipt); /* on the disk */
+    return message_commit(session, deadline, receipt); /* on the disk */
 }
 
 /* LMTP: one for each recipient. PRDR (draft-hall-prdr): the same, announced by 353, and one for the
- * whole at the end; all say the same, since nobody objects to one recipient after the dot. */
+ * whole at the end. They differ where recipients are of several classes: classes.c. */
 static void message_prepare_replies(struct session *session)
 {
     const unsigned recipients = session->transaction.accepted_commands;
@@ -263,6 +276,8 @@ MUST_USE static struct verdict message_end(struct session *session)
         message_repeated(session, before);
         return verdict_accept();
     }
+    if (session->transaction.class_count > 1)
+        return classes_receive(session, dot_us);
     REQUIRE(receive_message(session, &receipt));
     message_accepted(session, &receipt, clock_now_us() - dot_us);
     return verdict_accept();

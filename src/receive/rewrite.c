@@ -108,21 +108,42 @@ MUST_USE static struct verdict copy_body(struct spool_draft *draft,
     return copied;
 }
 
-struct verdict rewrite_apply(struct session *session)
+/* What came, when nothing of it was changed. */
+MUST_USE static struct verdict write_new(const struct session *session, struct spool_draft *draft)
 {
     const struct message_rewrite *rewrite = &session->transaction.rewrite;
-    CLEANUP(spool_draft_close) struct spool_draft *draft = NULL;
+    struct spool_draft *came = session->intake.draft;
+    const struct message_source whole = {body_read, came, spool_draft_size(came)};
 
     if (!rewrite->changed)
-        return verdict_accept();
-    draft = spool_draft_open(session->receive->settings.spool);
+        return copy_body(draft, &whole);
+    REQUIRE(spool_draft_write(draft, rewrite->header));
+    return copy_body(draft, rewrite->body);
+}
+
+struct verdict rewrite_copy(struct session *session, struct spool_draft **former)
+{
+    CLEANUP(spool_draft_close)
+    struct spool_draft *draft = spool_draft_open(session->receive->settings.spool);
+
     if (!draft)
         return verdict_of(CAUSE_SPOOL_FAILED);
-    REQUIRE(spool_draft_write(draft, rewrite->header));
-    REQUIRE(copy_body(draft, rewrite->body));
-    spool_draft_close(&session->intake.draft);
+    REQUIRE(write_new(session, draft));
+    *former = session->intake.draft;
     session->intake.draft = draft;
     session->transaction.message = spool_draft_id(draft);
+    session->transaction.rewrite.changed = false; /* it is written; `above` is still to come */
     draft = NULL;
+    return verdict_accept();
+}
+
+struct verdict rewrite_apply(struct session *session)
+{
+    struct spool_draft *former = NULL;
+
+    if (!session->transaction.rewrite.changed)
+        return verdict_accept();
+    REQUIRE(rewrite_copy(session, &former));
+    spool_draft_close(&former);
     return verdict_accept();
 }

@@ -248,6 +248,31 @@ struct body_store rewrite_store(struct session *session);
 MUST_USE struct verdict rewrite_apply(struct session *session);
 void rewrite_close(struct intake *intake);
 
+/* The same into a draft of its own, also when nothing was changed; *former: the one that came, the
+ * caller's now. */
+MUST_USE struct verdict rewrite_copy(struct session *session, struct spool_draft **former);
+
+/* ---- message.c, classes.c: from the final dot to the reply */
+
+/* The message as policy reads it. */
+struct shown_message {
+    struct policy_message message;
+    struct body_store bodies;
+    uint8_t digest[DIGEST_MAX];
+};
+void message_show(struct session *session, uint64_t deadline_us, struct shown_message *shown);
+MUST_USE struct verdict message_check_header(struct session *session);
+/* Stores what policy made of it. Sleeps. */
+MUST_USE struct verdict message_commit(struct session *session, uint64_t deadline_us,
+                                       struct spool_receipt *receipt);
+/* To the journal: before the reply that it is held or discarded, if so; after it, that it was
+ * taken. */
+void message_tell_kept_back(struct session *session, uint64_t message);
+void message_tell_accepted(struct session *session, const struct spool_receipt *receipt,
+                           uint64_t took_us);
+/* A message for recipients of several classes: says a reply to each. Sleeps. */
+MUST_USE struct verdict classes_receive(struct session *session, uint64_t dot_us);
+
 /* The handshake on the session's stream, STARTTLS or implicit. Sleeps. */
 MUST_USE struct verdict session_handshake(struct session *session);
 bool session_offers_tls(const struct session *session);

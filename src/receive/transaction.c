@@ -27,6 +27,8 @@ static void transaction_open(struct session *session, const struct smtp_command 
         .client = &session->client,
         .arena = &session->transaction_arena,
         .headers = &session->headers,
+        .replies =
+            session->listen->kind == LISTEN_LMTP || command->prdr ? REPLY_TO_EACH : REPLY_TO_ALL,
         .declared_bytes = command->size_bytes,
         .mail_parameters = arena_copy(&session->transaction_arena, command->parameters),
         .envelope = {.from = command->path,

@@ -43,7 +43,8 @@ MUST_USE static struct verdict rescan_ask(const struct rescan *rescan, struct ar
         return verdict_of(CAUSE_FILTER_MISCONFIGURED);
     REQUIRE(spool_body_open(schedule->spool, rescan->message->id, &body));
     return schedule->scan(schedule->scan_argument,
-                          &(struct schedule_scan){rescan->message->id, body, arena, filter});
+                          &(struct schedule_scan){rescan->message->id, &rescan->message->envelope,
+                                                  body, arena, filter});
 }
 
 static void decide_refused(struct decision *decision, const struct queued_message *message,

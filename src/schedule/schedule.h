@@ -23,6 +23,7 @@ struct schedule;
 /* A message that was taken unscanned, for whoever can scan it. */
 struct schedule_scan {
     uint64_t message;
+    const struct envelope *envelope;
     struct spool_body *body;
     struct arena *arena;  /* of the words of the verdict */
     struct bytes *filter; /* gets the name of the one that objected */

@@ -42,6 +42,7 @@ TABLE = {
     'directory.unavailable': ('451 4.3.0', 'rcpt'), 'directory.misconfigured': ('451 4.3.5', 'rcpt'),
     'recipient.unknown': ('550 5.1.1', 'rcpt'), 'recipient.disabled': ('450 4.2.1', 'rcpt'), 'recipient.disabled.final': ('550 5.2.1', 'rcpt'),
     'recipient.full': ('452 4.2.2', 'rcpt'), 'recipient.full.final': ('552 5.2.2', 'rcpt'), 'recipient.too_many': ('452 4.5.3', 'rcpt'),
+    'recipient.other_class': ('452 4.5.3', 'rcpt'),
     'relay.denied': ('550 5.7.1', 'rcpt'),
     'spool.full': ('452 4.3.1', 'mail'), 'spool.failed': ('451 4.3.0', 'dot'), 'spool.down': ('421 4.3.2', 'connect'),
     'server.busy': ('421 4.3.2', 'connect'), 'client.busy': ('421 4.7.0', 'connect'), 'server.stopping': ('421 4.3.2', '-'),
@@ -304,9 +305,11 @@ def clamd_rows():
                 fake.answer = CLEAN
                 assert Mail(body='between').play(server)[0].code == 250     # keeps the breaker closed
         return play
-    with FaultServer(filter_text(fake.address, 'timeout = 1s').replace('timeout = 3s  ', '', 1), start=False) as server:
+    with FaultServer(filter_text(fake.address, 'timeout = 1s').replace('timeout = 3s  ', '', 1) +
+                     'domain "open.example" { deliver = "maildir:{folder}/mail/{domain}/{user}"  filters = {} }\n', start=False) as server:
         write_file(server, 'users', 'alice\n')
         server.start()
+        row(server, 'recipient.other_class', lines(MAIL, RCPT, 'RCPT TO:<x@open.example>'))
         row(server, 'filter.crashed', saying(''))
         row(server, 'filter.garbled', saying('stream: '))
         row(server, 'filter.misconfigured', saying('Can\'t open database ERROR\0'))

@@ -15,7 +15,7 @@
 enum { STORED_MAX = 256, EVENTS_MAX = 256 };
 
 static struct house {
-    enum cause welcome, connect, sender, recipient, judge, admits, write,
+    enum cause welcome, connect, sender, recipient, judge, judge_sender, admits, write,
         commit;         /* UNDECIDED: accept */
     unsigned admits_at; /* only the so-many-th question meets `admits`; 0: each */
     unsigned admits_asked;
@@ -110,6 +110,24 @@ bool policy_body_end(struct transaction *transaction, struct bytes *kept)
 #define GREETING "EHLO c.test\r\n"
 #define ENVELOPE "MAIL FROM:<a@b.test>\r\nRCPT TO:<u@rcpt.test>\r\n"
 
+/* Those of second.test are of another class than all others. */
+static struct verdict house_class(struct transaction *transaction,
+                                  const struct recipient *recipient)
+{
+    static uint8_t commands[1024];
+    const struct envelope *envelope = &transaction->envelope;
+    const uint8_t which = bytes_equal_text(recipient->address.domain, "second.test") ? 1 : 0;
+
+    if (envelope->recipient_count > 0 && transaction->replies == REPLY_TO_ALL &&
+        envelope->recipients[0].policy_class != which)
+        return verdict_of(CAUSE_RECIPIENT_OTHER_CLASS);
+    transaction->class_now = which;
+    transaction->class_count = MAX_OF(transaction->class_count, which + 1u);
+    transaction->command_classes = commands;
+    commands[transaction->accepted_commands % sizeof commands] = which;
+    return verdict_accept();
+}
+
 /* "nobody" and names with a percent sign are unknown here, other.test is somewhere else, and
  * everyone else is somebody. */
 struct verdict policy_recipient(struct policy *policy, struct transaction *transaction,
@@ -124,6 +142,7 @@ struct verdict policy_recipient(struct policy *policy, struct transaction *trans
     if (bytes_equal_text(to.domain, "other.test"))
         return verdict_of(CAUSE_RELAY_DENIED);
     REQUIRE(house_says(house.recipient));
+    REQUIRE(house_class(transaction, recipient));
     if (envelope->recipient_count == transaction->recipient_room) {
         struct recipient *grown = ARENA_NEW_ARRAY(
             transaction->arena, transaction->recipient_room * 2 + 4, struct recipient);
@@ -134,8 +153,28 @@ struct verdict policy_recipient(struct policy *policy, struct transaction *trans
         envelope->recipients = grown;
         transaction->recipient_room = transaction->recipient_room * 2 + 4;
     }
-    envelope->recipients[envelope->recipient_count++] = *recipient;
+    envelope->recipients[envelope->recipient_count] = *recipient;
+    envelope->recipients[envelope->recipient_count++].policy_class = transaction->class_now;
     return verdict_accept();
+}
+
+struct verdict policy_judge_sender(struct policy *policy, struct transaction *transaction,
+                                   const struct policy_message *message)
+{
+    (void)policy;
+    (void)message;
+    buffer_add_text(transaction->headers, "X-Sender: judged\r\n");
+    return house_says(house.judge_sender);
+}
+
+/* `judge` speaks of the second class. */
+struct verdict policy_judge_class(struct policy *policy, struct transaction *transaction,
+                                  const struct policy_message *message, uint8_t which)
+{
+    (void)policy;
+    (void)message;
+    buffer_print(transaction->headers, "X-Class: %u\r\n", which);
+    return which == 1 ? house_says(house.judge) : verdict_accept();
 }
 
 struct verdict policy_judge(struct policy *policy, struct transaction *transaction,

@@ -451,6 +451,51 @@ static void test_recipient(void **state)
     assert_string_equal(recipient_cause(house, "y", "far.example"), "recipient.too_many");
 }
 
+/* Two domains with different filters, an alias from one to the other, and three ways to reply. */
+static void test_recipient_classes(void **state)
+{
+    struct house *house = *state;
+    struct config_domain domains[2] = {house->domain, house->domain};
+    struct config_filter filters[2] = {house->filter, house->filter};
+    struct transaction *transaction = &house->transaction;
+
+    domains[0].name = "other.example"; /* in order of name */
+    domains[0].filter_bits = 1;
+    domains[1].filter_bits = 3;
+    filters[1].partial = true;
+    house->config.domains = domains;
+    house->config.domain_count = 2;
+    house->config.filters = filters;
+    house->config.filter_count = 2;
+    house->config.all_filters = 3;
+    house_policy(house);
+    assert_string_equal(recipient_cause(house, "alice", "ours.example"), "accepted");
+    assert_string_equal(recipient_cause(house, "alice", "other.example"), "recipient.other_class");
+    assert_int_equal(transaction->envelope.recipient_count, 1);
+    /* A client of our own: the filters of both. */
+    house->client.may_relay = true;
+    transaction->envelope.recipient_count = 0;
+    assert_string_equal(recipient_cause(house, "alice", "other.example"), "accepted");
+    assert_int_equal(transaction->classes[0], 1);
+    assert_string_equal(recipient_cause(house, "x", "far.example"), "accepted");
+    assert_int_equal(transaction->class_count, 1);
+    assert_int_equal(transaction->classes[0], 3);
+    /* A reply to each. */
+    house->client.may_relay = false;
+    *transaction = (struct transaction){.client = &house->client,
+                                        .arena = &house->arena,
+                                        .headers = &house->headers,
+                                        .replies = REPLY_TO_EACH};
+    assert_string_equal(recipient_cause(house, "alice", "ours.example"), "accepted");
+    assert_string_equal(recipient_cause(house, "alice", "other.example"), "accepted");
+    assert_int_equal(transaction->class_count, 2);
+    assert_int_equal(transaction->command_classes[0], 0);
+    assert_int_equal(transaction->command_classes[1], 1);
+    assert_int_equal(transaction->envelope.recipients[1].policy_class, 1);
+    house->config.domains = &house->domain;
+    house->config.domain_count = 1;
+}
+
 static void test_recipient_faults(void **state)
 {
     struct house *house = *state;
@@ -619,6 +664,7 @@ static int run(void *nothing)
         cmocka_unit_test_setup_teardown(test_resolver_breaker, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_sender, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_recipient, house_begin, house_end),
+        cmocka_unit_test_setup_teardown(test_recipient_classes, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_recipient_faults, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_judge_moods, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_judge_own_fault, house_begin, house_end),

@@ -480,6 +480,64 @@ static int lmtp_main(void *unused)
     return 0;
 }
 
+/* ------------------------------------------------------------------ several classes */
+
+#define SECOND "RCPT TO:<x@second.test>\r\n"
+#define LETTER "DATA\r\nSubject: x\r\n\r\nbody\r\n.\r\nNOOP\r\n"
+
+static bool envelope_is(unsigned index, const char *names)
+{
+    return bytes_equal_text(buffer_view(&house.envelopes[index]), names);
+}
+
+/* Each class is stored with its own recipients and fields; replies come in the order of RCPT. */
+static int classes_lmtp_main(void *unused)
+{
+    (void)unused;
+    house_listen.kind = LISTEN_LMTP;
+    CHECK(talk_is("LHLO x\r\n" ENVELOPE SECOND "RCPT TO:<w@r>\r\n" LETTER,
+                  "220 250 250 250 250 250 354 250 250 250 250 "));
+    CHECK(house.stored_count == 2 && house.drafts_open == 0);
+    CHECK(envelope_is(0, "a@b.test>u@rcpt.test,w@r,") && envelope_is(1, "a@b.test>x@second.test,"));
+    CHECK(stored_contains(0, "X-Sender: judged\r\nX-Class: 0\r\nSubject: x\r\n\r\nbody\r\n"));
+    CHECK(stored_contains(1, "X-Sender: judged\r\nX-Class: 1\r\nSubject: x\r\n\r\nbody\r\n"));
+    house_clear();
+    house.judge = CAUSE_FILTER_REFUSED;
+    CHECK(talk_is("LHLO x\r\n" ENVELOPE SECOND "RCPT TO:<w@r>\r\n" LETTER,
+                  "220 250 250 250 250 250 354 250 550 250 250 "));
+    CHECK(house.stored_count == 1 && envelope_is(0, "a@b.test>u@rcpt.test,w@r,"));
+    house_clear();
+    house.judge_sender = CAUSE_DMARC_REJECT; /* about the sender: to all */
+    CHECK(talk_is("LHLO x\r\n" ENVELOPE SECOND LETTER, "220 250 250 250 250 354 550 550 250 "));
+    house_clear();
+    house.commit = CAUSE_SPOOL_FAILED;
+    CHECK(talk_is("LHLO x\r\n" ENVELOPE SECOND LETTER, "220 250 250 250 250 354 451 451 250 "));
+    CHECK(house.stored_count == 0 && house.drafts_open == 0);
+    house_clear();
+    house_listen.kind = LISTEN_SMTP;
+    return 0;
+}
+
+static int classes_smtp_main(void *unused)
+{
+    (void)unused;
+    CHECK(talk_is(GREETING ENVELOPE SECOND "RCPT TO:<w@r>\r\n" LETTER,
+                  "220 250 250 250 452 250 354 250 250 "));
+    CHECK(house.stored_count == 1 && envelope_is(0, "a@b.test>u@rcpt.test,w@r,"));
+    house_clear();
+    house.judge = CAUSE_FILTER_TIMEOUT;
+#define PRDR "MAIL FROM:<a@b.test> PRDR\r\nRCPT TO:<u@rcpt.test>\r\n"
+    CHECK(talk_is(GREETING PRDR SECOND LETTER, "220 250 250 250 250 354 353 250 451 250 250 "));
+    CHECK(house.stored_count == 1 && envelope_is(0, "a@b.test>u@rcpt.test,"));
+    house_clear();
+    house.judge = CAUSE_FILTER_REFUSED; /* nobody gets it, and one may yet: the whole is deferred */
+    house.commit = CAUSE_SPOOL_FAILED;
+    CHECK(talk_is(GREETING PRDR SECOND LETTER, "220 250 250 250 250 354 353 451 550 451 250 "));
+    CHECK(house.stored_count == 0 && house.drafts_open == 0);
+    house_clear();
+    return 0;
+}
+
 /* ------------------------------------------------------------------ the register */
 
 static void stream_from(struct memory_stream *stream, const char *ip)
@@ -543,6 +601,8 @@ IN_WORLD(lean)
 IN_WORLD(dispositions)
 IN_WORLD(header_that_does_not_fit)
 IN_WORLD(lmtp)
+IN_WORLD(classes_lmtp)
+IN_WORLD(classes_smtp)
 
 int main(void)
 {
@@ -565,6 +625,8 @@ int main(void)
         cmocka_unit_test(test_dispositions),
         cmocka_unit_test(test_header_that_does_not_fit),
         cmocka_unit_test(test_lmtp),
+        cmocka_unit_test(test_classes_lmtp),
+        cmocka_unit_test(test_classes_smtp),
         cmocka_unit_test(test_register),
     };
 
