@@ -175,7 +175,7 @@ static void check_domain_filters(struct config *config, struct scan *scan)
         for (unsigned k = 0; k < domain->filter_count; k++) {
             const bool all = strcmp(domain->filters[k], "all") == 0;
             const uint64_t bit = all ? config->all_filters : filter_bit(config, domain->filters[k]);
-            if (bit == 0 && said)
+            if (bit == 0 && !all && said)
                 errors_add(scan->errors, said->at,
                            "domain \"%s\": filters: \"%.80s\" is none of the filters here",
                            domain->name, domain->filters[k]);

@@ -305,11 +305,9 @@ def clamd_rows():
                 fake.answer = CLEAN
                 assert Mail(body='between').play(server)[0].code == 250     # keeps the breaker closed
         return play
-    with FaultServer(filter_text(fake.address, 'timeout = 1s').replace('timeout = 3s  ', '', 1) +
-                     'domain "open.example" { deliver = "maildir:{folder}/mail/{domain}/{user}"  filters = {} }\n', start=False) as server:
+    with FaultServer(filter_text(fake.address, 'timeout = 1s').replace('timeout = 3s  ', '', 1), start=False) as server:
         write_file(server, 'users', 'alice\n')
         server.start()
-        row(server, 'recipient.other_class', lines(MAIL, RCPT, 'RCPT TO:<x@open.example>'))
         row(server, 'filter.crashed', saying(''))
         row(server, 'filter.garbled', saying('stream: '))
         row(server, 'filter.misconfigured', saying('Can\'t open database ERROR\0'))
@@ -322,9 +320,11 @@ def clamd_rows():
             Mail(body=f'again {number}').play(server)
         row(server, 'filter.down', lines(hello=False))
     refusing = FakeClamd()
-    with FaultServer(filter_text(refusing.address, 'on_fault = refuse  poison_after = 1  on_poison = refuse'), start=False) as server:
+    with FaultServer(filter_text(refusing.address, 'on_fault = refuse  poison_after = 1  on_poison = refuse') +
+                     'domain "open.example" { deliver = "maildir:{folder}/mail/{domain}/{user}"  filters = {} }\n', start=False) as server:
         write_file(server, 'users', 'alice\n')
         server.start()
+        row(server, 'recipient.other_class', lines(MAIL, RCPT, 'RCPT TO:<x@open.example>'))
         refusing.answer = 'INSTREAM size limit exceeded. ERROR\0'
         row(server, 'filter.unscannable.final', whole(Mail()))
         poison(server, refusing, 'filter.poison.final')

@@ -28,7 +28,7 @@ static const char CONTRACT[] =
     "    deliver = \"lmtp:unix:/run/dovecot/lmtp\"\n"
     "}\n"
     "domain \"a.example\" { deliver = \"maildir:/var/mail/{domain}/{user}\" tag_separator = \"\" "
-    "}\n"
+    "filters = {} }\n"
     "relay { from = {\"127.0.0.0/8\"}  via = \"\" }\n"
     "route \"shop.example\" { via = \"smtp:127.0.0.1:2626\"  tls = may }\n"
     "route \"name.example\" { via = \"smtp:next.example.net\"  tls = must }\n"
@@ -75,6 +75,9 @@ static void check_names(const struct config *config)
     assert_int_equal(domain->deliver.endpoint.family, ENDPOINT_UNIX);
     assert_int_equal(domain->tag_separator, '+');
     assert_int_equal(config_find_domain(config, BYTES_LITERAL("a.example"))->tag_separator, 0);
+    assert_int_equal(domain->filter_bits, 1);
+    assert_int_equal(config_find_domain(config, BYTES_LITERAL("a.example"))->filter_bits, 0);
+    assert_true(config->filters[0].partial && config->all_filters == 1);
     assert_null(config_find_domain(config, BYTES_LITERAL("example.co")));
     assert_null(config_find_domain(config, BYTES_EMPTY));
 }
@@ -253,6 +256,10 @@ static const struct {
      "smtp:HOST:PORT or pipe:NAME\n"
      "t:3: domain \"a.b\": catch_all: \"me\" is not an address like user@example.com\n"
      "t:3: domain \"a.b\": tag_separator: \"ab\" is not one mark like + or -\n"},
+    {REST "domain \"a.b\" { deliver = \"maildir:/m/{user}\"\n filters = {\"all\", \"nope\"} }\n",
+     "t:4: domain \"a.b\": filters: \"nope\" is none of the filters here\n"},
+    {REST "filter all { speaks = clamd address = \"127.0.0.1:1\" }\n",
+     "t:3: filter \"all\": \"all\" means each of them and is no name\n"},
     {REST "domain \"a.b\" { deliver = \"\" }\n",
      "t:3: domain \"a.b\": deliver: \"\" names no way of delivery\n"},
     {REST "route \"a.b\" { via = \"maildir:/m\" }\n",
