@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The rules of the house that a compiler does not check: the include table of the rooms, layout, sizes, banned calls,
-const verdicts, a fuzz target for each parser, planted bugs that still fit. Prints one line a finding and ends with 'N passed, N failed'."""
+const verdicts, a fuzz target for each parser, planted bugs that still fit, tests that
+pages name. Prints one line a finding and ends with 'N passed, N failed'."""
 import glob
 import os
 import re
@@ -191,6 +192,31 @@ def check_layout(paths):
             yield match.group(1), int(match.group(2)), match.group(3)
 
 
+NAMED_TEST = re.compile(r'`((?:tests/)?(?:unit|system|fuzz|talk|sim)/\w+\.(?:c|py|talk|h))`(?: \(([^()]*)\))?')
+
+
+def check_named_tests(text):
+    """Each test that a page names exists, and has in it what the page names behind it: `system/test_x.py` (`word`, `other word`).
+    A `*` or `...` at the end of such a word stands for the rest."""
+    for number, line in enumerate(text.split('\n'), 1):
+        for name, words in NAMED_TEST.findall(line):
+            path = os.path.join(ROOT, 'tests', re.sub('^tests/', '', name))
+            if not os.path.exists(path):
+                yield number, f'there is no test {name}'
+                continue
+            with open(path, encoding='utf-8') as file:
+                test = file.read()
+            for word in re.findall(r'`([^`]+)`', words):
+                if re.sub(r'(\*| ?\.\.\.)$', '', word) not in test:
+                    yield number, f'{name} has no {word}'
+
+
+def check_pages():
+    for path in sorted(glob.glob(os.path.join(ROOT, '*.md')) + glob.glob(os.path.join(ROOT, 'docs', '**', '*.md'), recursive=True)):
+        with open(path, encoding='utf-8') as file:
+            yield path, list(check_named_tests(file.read()))
+
+
 def main():
     findings, checked = [], 0
     layout, everything, parsers = [], [], parsers_table()
@@ -214,6 +240,9 @@ def main():
     findings += [(PARSERS, line, what) for line, what in check_targets('\n'.join(everything), parsers)]
     findings += check_mutants()
     findings += check_layout(layout)
+    for path, wrong in check_pages():
+        checked += 1
+        findings += [(path, line, what) for line, what in wrong]
     for path, line, what in findings:
         print(f'not ok {os.path.relpath(path, ROOT)}:{line}: {what}')
     bad = len({path for path, _, _ in findings})

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """What somebody who owns the worker can reach: a program that gives up what the worker gives up tries from inside; and the
 server's own processes are asked what they have given up. With --table it prints the table of docs/security.md."""
+import ctypes
+import errno
 import os
 import pwd
 import re
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,11 +18,18 @@ from lib import Checks, Client, Server, wait_until
 
 BUILD = os.environ.get('HOLDFAST_BUILD', os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), 'build'))
 PROGRAM = os.path.join(BUILD, 'tests', 'unit', 'locked_in')
+PIDFD_GETFD, BROKER = 438, 4        # of x86-64 and of all others; processes.h
 # What is left: everything else has to be refused. Landlock's part depends on the kernel's ABI.
 WORKER_CAN = {'make a file in the spool', 'start a thread', 'connect to port 25'}
 KEEPER_CAN = set()
 FROM_ABI = {'connect to port 22': 4, 'connect to port 6379': 4, 'serve port 2526': 4, 'reach an abstract socket': 6}
-ENDED = {'EPERM', 'EACCES', 'ENOSYS', 'ENOMEM', 'EAGAIN'}
+ENDED = {'EPERM', 'EACCES', 'ENOSYS', 'ENOMEM', 'EAGAIN', 'EXDEV'}     # EXDEV: Landlock's answer to a link that would widen what may be done
+# What somebody with every right is told by the kernel itself, since the try is not a whole one: no module, no programme, no terminal.
+FREE_TELLS = {'load a module': {'EBADF', 'EINVAL', 'ENOEXEC'}, 'bpf': {'EINVAL', 'EFAULT', 'E2BIG'}, 'perf events': {'EINVAL', 'ENOENT', 'E2BIG', 'EOPNOTSUPP'},
+              'io_uring': {'EFAULT', 'EINVAL'}, 'put a letter into a terminal': {'ENOTTY', 'EIO'}, 'the keyring': {'ENOKEY'}}
+# What a container or a machine without the feature may refuse even so.
+MAY_BE_ABSENT = {'load a module', 'mount', 'a new user namespace', 'bpf', 'perf events', 'io_uring', 'userfaultfd', 'the keyring', "use the kernel's ciphers",
+                 'put a letter into a terminal', 'ptrace the parent', 'take 64 GiB', "open the parent's memory", "read the parent's memory"}
 
 
 class Attempt:
@@ -63,6 +73,15 @@ def judge(checks, name, attempt, can, abi):
             checks.skip(f'{name} cannot {what}', f'this kernel has Landlock {abi}')
         else:
             checks.ok(f'{name} cannot {what}', result in ENDED, result)
+
+
+def can_fail(checks, attempt):
+    """Without a lock each try succeeds: so a "cannot" says something about the locks, and would fail without them."""
+    for what, result in attempt.rows.items():
+        if result != 'ok' and result not in FREE_TELLS.get(what, ()) and what in MAY_BE_ABSENT:
+            print(f'# nobody can {what} on this machine: {result}')
+        else:
+            checks.ok(f'who gave up nothing can {what}', result == 'ok' or result in FREE_TELLS.get(what, ()), result)
 
 
 def table(rows):
@@ -112,6 +131,77 @@ def links(checks, server, uid):
         checks.ok('a link in place of the control socket is taken away, what it points to is not', file.read() == 'precious\n' and not os.path.islink(os.path.join(spool, 'control')))
 
 
+# As the worker's own user, from outside: its memory, its environment, and to stop it.
+LOOK = """
+import ctypes, os, sys
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+got = []
+for name in ('mem', 'environ', 'auxv', 'maps'):
+    try:
+        with open(f'/proc/{sys.argv[1]}/{name}', 'rb') as file:
+            file.read(1) if name != 'mem' else None
+        got.append(name)
+    except OSError:
+        pass
+if ctypes.CDLL(None, use_errno=True).ptrace(0x4206, int(sys.argv[1]), None, None) == 0:     # PTRACE_SEIZE
+    got.append('ptrace')
+print(' '.join(got))
+"""
+
+
+def closed_memory(checks, name, pid, uid):
+    """Secrets leave a process by a core file or a debugger, too."""
+    with open(f'/proc/{pid}/limits') as file:
+        checks.ok(f'the {name} leaves no core file', re.search(r'^Max core file size\s+0\s+0\s', file.read(), re.M))
+    done = subprocess.run([sys.executable, '-c', LOOK, str(pid), str(uid)], capture_output=True, text=True)
+    checks.ok(f"its own user looks into the {name}'s memory from nowhere", done.returncode == 0 and done.stdout.strip() == '', done.stdout + done.stderr)
+    # The same look at a process that is not closed finds all of it, or the check would say nothing.
+    plain = subprocess.Popen([sys.executable, '-c', f'import os; os.setgid({uid}); os.setuid({uid}); os.execv("/bin/sleep", ["sleep", "60"])'])
+    try:
+        wait_until('a plain process', lambda: set(of_status(plain.pid, 'Uid')) == {str(uid)} and 'sleep' in open(f'/proc/{plain.pid}/comm').read())
+        done = subprocess.run([sys.executable, '-c', LOOK, str(plain.pid), str(uid)], capture_output=True, text=True)
+        checks.ok('and would see a process that is not closed', 'environ' in done.stdout, done.stdout + done.stderr)
+    finally:
+        plain.kill()
+        plain.wait()
+
+
+def ask_parent(broker, path):
+    """As the worker would (channel.c): a path goes, a descriptor or an error comes."""
+    broker.send(path.encode())
+    data, ancillary, _, _ = broker.recvmsg(16, socket.CMSG_SPACE(4))
+    if ancillary:
+        descriptor, = struct.unpack('i', ancillary[0][2][:4])
+        os.close(descriptor)
+        return 'ok'
+    return errno.errorcode.get(struct.unpack('i', data[:4])[0], '?')
+
+
+def parent_gives(checks, server):
+    """Who owns the worker owns its line to the parent: it is taken out of the worker, and asked for what it must not give."""
+    pidfd = os.pidfd_open(server.worker_pid)
+    stolen = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, pidfd, BROKER, 0)
+    os.close(pidfd)
+    if stolen < 0:
+        checks.skip("the worker's line to the parent", os.strerror(ctypes.get_errno()))
+        return
+    with socket.socket(fileno=stolen) as broker:
+        users = os.path.join(server.folder, 'users')
+        checks.ok('the parent opens the file of users for the worker', ask_parent(broker, users) == 'ok')
+        for path in ('/etc/shadow', os.path.join(server.folder, 'key.pem'), server.config, users + '/../key.pem', f'{server.folder}/./users',
+                     f'{server.folder}//users', '/proc/self/mem', '/', '.', users + '\0/etc/shadow'):
+            answer = ask_parent(broker, path)
+            fine = answer != 'ok' or path.split('\0')[0] == users        # a NUL ends a path
+            checks.ok(f'and not {path.replace(server.folder, "...")!r}', fine, answer)
+
+
+def no_user(checks):
+    with Server() as server:
+        told = any('started by root without `user`: the worker stays root' in line for line in server.lines)
+        checks.ok('root without `user` stays root, and says so' if os.geteuid() == 0 else 'who is not root has nothing to give up', told == (os.geteuid() == 0))
+        checks.ok('and is locked in all the same', of_status(server.worker_pid, 'NoNewPrivs') == ['1'] and of_status(server.worker_pid, 'Seccomp') == ['2'])
+
+
 def running_server(checks):
     """As root with a user of its own: keys for root only, a users file in a folder that the locks do not open."""
     if os.geteuid() != 0:
@@ -129,6 +219,7 @@ def running_server(checks):
             checks.ok(f'the {name} runs as its user', set(of_status(pid, 'Uid')) == {str(uid)}, of_status(pid, 'Uid'))
             checks.ok(f'the {name} has no capabilities', all(int(of_status(pid, f'Cap{kind}')[0], 16) == 0 for kind in ('Prm', 'Eff', 'Inh', 'Amb')))
             checks.ok(f'the {name} has no new privileges and a filter', of_status(pid, 'NoNewPrivs') == ['1'] and of_status(pid, 'Seccomp') == ['2'])
+            closed_memory(checks, name, pid, uid)
         held = [os.readlink(f'/proc/{worker}/fd/{name}') for name in os.listdir(f'/proc/{worker}/fd')]
         checks.ok('the worker holds no file but of its spool', not [path for path in held if path.startswith('/') and not path.startswith((server.folder + '/spool', '/dev/null'))
                                                                       and 'memfd' not in path], held)
@@ -152,6 +243,7 @@ def running_server(checks):
                 client.command('MAIL FROM:<a@b.example>')
                 return client.command('RCPT TO:<fresh@rcpt.test>').code == 250
         checks.ok('a users file that was replaced is read', wait_until('the new user', fresh))
+        parent_gives(checks, server)
         links(checks, server, uid)
         control = os.path.join(server.folder, 'spool', 'control')
         code = subprocess.run([sys.executable, '-c', 'import socket,sys; s=socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(sys.argv[1]); '
@@ -180,7 +272,12 @@ def main():
     judge(checks, 'worker', worker, WORKER_CAN, worker.abi())
     judge(checks, 'worker who owns the key', owner, WORKER_CAN, worker.abi())
     judge(checks, 'keeper', keeper, KEEPER_CAN, 7)
+    if os.geteuid() == 0:
+        can_fail(checks, Attempt(user, ('free',)))
+    else:
+        checks.skip('who gave up nothing', 'not started by root')
     running_server(checks)
+    no_user(checks)
     raise SystemExit(checks.done())
 
 
