@@ -12,6 +12,7 @@
 
 #include "base/base.h"
 #include "mail/bounce.h"
+#include "mail/mime7.h"
 
 /* ------------------------------------------------------------------ addresses (RFC 5321 4.1.2,
  * 6531) */
