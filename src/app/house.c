@@ -71,6 +71,19 @@ static struct verdict scan_later(void *argument, const struct schedule_scan *sca
     return policy_rescan(house->policy, scan->arena, &unscanned, scan->filter);
 }
 
+/* ------------------------------------------------------------------ signing anew */
+
+static void sign_changed(void *argument, struct arena *arena, const struct deliver_changed *changed,
+                         struct buffer *into)
+{
+    struct policy *policy = argument;
+    const struct policy_message message = {
+        .source = {changed->source->read, changed->source->argument, changed->source->size_bytes},
+        .head = changed->head};
+
+    policy_sign_changed(policy, arena, changed->envelope, &message, into);
+}
+
 static bool open_delivery(struct house *house)
 {
     const struct deliver_settings deliver = {.config = house->config,
@@ -79,7 +92,9 @@ static bool open_delivery(struct house *house)
                                              .spool = house->spool,
                                              .tls = house->tls_out,
                                              .tls_directory = house->config->spool,
-                                             .runner = house->runner};
+                                             .runner = house->runner,
+                                             .sign = sign_changed,
+                                             .sign_argument = house->policy};
 
     house->deliver = deliver_open(&deliver, house->why, HOUSE_WHY_ROOM);
     return house->deliver != NULL;

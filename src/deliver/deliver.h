@@ -10,6 +10,7 @@
 #ifndef DELIVER_DELIVER_H
 #define DELIVER_DELIVER_H
 
+#include "auth/auth.h"
 #include "base/base.h"
 #include "config/config.h"
 #include "crypto/crypto.h"
@@ -34,13 +35,27 @@ struct deliver_timeouts {
     uint64_t quit_us;     /* 2 s: nothing depends on the answer to QUIT */
 };
 
+/*
+ * Signs (DKIM) what was changed on the way out, where mail from there is signed here: adds fields
+ * with CRLF to `into`, or nothing. Sleeps.
+ */
+struct deliver_changed {
+    const struct envelope *envelope;
+    struct bytes head;                /* its header, or the first of it */
+    const struct auth_source *source; /* all of it */
+};
+typedef void deliver_signer(void *argument, struct arena *arena,
+                            const struct deliver_changed *changed, struct buffer *into);
+
 struct deliver_settings {
     const struct config *config;
     struct resolver *resolver;
     struct directory *directory;
-    struct spool *spool;              /* to read bodies */
-    struct tls_context *tls;          /* client side; NULL: never TLS */
-    const char *tls_directory;        /* for tls.db; NULL: nothing of TLS is kept */
+    struct spool *spool;       /* to read bodies */
+    struct tls_context *tls;   /* client side; NULL: never TLS */
+    const char *tls_directory; /* for tls.db; NULL: nothing of TLS is kept */
+    deliver_signer *sign;      /* or NULL */
+    void *sign_argument;
     const char *runner;               /* socket of the runner of commands; NULL or "": none */
     struct deliver_timeouts timeouts; /* zero: the defaults; tests shorten them */
 };

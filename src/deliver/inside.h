@@ -27,6 +27,8 @@ struct deliver {
     struct spool *spool;
     struct endpoint runner; /* family NONE: there is none */
     struct tls_context *tls;
+    deliver_signer *sign; /* NULL: nobody signs anew */
+    void *sign_argument;
     struct tls_store *store;     /* NULL: nothing is kept */
     struct tls_results *results; /* NULL with it */
     struct fiber *keeper;        /* NULL: none, or it has ended */
@@ -52,6 +54,8 @@ struct deliver_channel {
     unsigned extensions;
     uint64_t size_limit; /* of the SIZE extension, 0: none */
     bool proved;         /* fit for REQUIRETLS: the way to the host and the host itself are known */
+    bool
+        waives; /* opened, or to be opened, for mail that waives the recipient's policies for TLS */
     struct bytes greeting; /* its reply to EHLO; while a session is opened */
     char host[320];        /* "mx1.example.org[192.0.2.1]:25" */
     char prefer[320];      /* the host that may have this attempt's message already; or "" */
@@ -198,6 +202,21 @@ void channel_quit(struct deliver_channel *channel); /* Sleeps at most quit_us. *
 void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed);
 void maildir_attempt(struct deliver_channel *channel, struct attempt *attempt);
 void pipe_attempt(struct deliver_channel *channel, struct attempt *attempt);
+
+/* ------------------------------------------------------------------ 7-bit hosts */
+
+/* A body as a 7-bit host can take it. ACCEPT, or why it cannot be made so; closed in either case.
+ * Sleep. */
+struct converted;
+MUST_USE struct verdict converted_open(struct spool_body *body, struct converted **converted);
+void converted_close(struct converted **converted); /* fits CLEANUP */
+uint64_t converted_size(const struct converted *converted);
+MUST_USE struct io_result converted_read(void *converted, struct span into, uint64_t offset);
+struct bytes converted_words(const struct converted *converted, struct arena *arena);
+
+/* The address with its domain in A-labels; false when that is not all of it that is beyond ASCII.
+ */
+MUST_USE bool address_to_ascii(struct arena *arena, struct address address, struct address *ascii);
 
 /* ------------------------------------------------------------------ mail that ends here */
 

@@ -24,6 +24,9 @@ static const char *text_or_empty(const char *text)
 static void route_add_sending(struct destination *destination, const struct config_sending *sending)
 {
     char v4[ENDPOINT_TEXT_MAX] = "", v6[ENDPOINT_TEXT_MAX] = "";
+    static const char *const downgrades[] = {[DOWNGRADE_CONVERT] = "",
+                                             [DOWNGRADE_REFUSE] = ",8bit=refuse",
+                                             [DOWNGRADE_SEND] = ",8bit=send"};
     const size_t used = strlen(destination->key);
 
     destination->sending = sending;
@@ -33,9 +36,9 @@ static void route_add_sending(struct destination *destination, const struct conf
         ip_print(&sending->source6, v6, sizeof v6);
     const char *const helo = text_or_empty(sending->helo), *const login =
                                                                text_or_empty(sending->login);
-    snprintf(destination->key + used, sizeof destination->key - used, "%s%s%s%s%s%s%s%s",
+    snprintf(destination->key + used, sizeof destination->key - used, "%s%s%s%s%s%s%s%s%s",
              *helo ? ",helo=" : "", helo, *login ? ",login=" : "", login, *v4 ? ",from=" : "", v4,
-             *v6 ? ",from=" : "", v6);
+             *v6 ? ",from=" : "", v6, downgrades[sending->downgrade]);
 }
 
 /* Mailboxes are counted by domain; next hops by where they are, whatever domain leads there. Two

@@ -203,8 +203,9 @@ bool tls_plan_wants_sts(const struct deliver_channel *channel)
 {
     const struct deliver *deliver = channel->deliver;
 
-    return !channel->to.via && channel->to.domain[0] != '[' && channel->to.tls != TLS_USE_NEVER &&
-           deliver->config->sts_enabled && deliver->resolver && deliver->tls;
+    return !channel->waives && !channel->to.via && channel->to.domain[0] != '[' &&
+           channel->to.tls != TLS_USE_NEVER && deliver->config->sts_enabled && deliver->resolver &&
+           deliver->tls;
 }
 
 void tls_plan_make(struct deliver_channel *channel, const struct next_hop *hop,
@@ -219,7 +220,9 @@ void tls_plan_make(struct deliver_channel *channel, const struct next_hop *hop,
                           "a setting forbids TLS to this host");
         return;
     }
-    if (plan_dane(channel, hop, plan))
+    if (channel->waives) /* RFC 8689 5: neither DANE nor MTA-STS counts, a setting of ours does */
+        plan->why = "the message says TLS-Required: No";
+    else if (plan_dane(channel, hop, plan))
         plan_add_names(channel, hop, plan);
     else if (sts->applies && sts->policy.mode != STS_NONE)
         plan_sts(hop, sts, plan);

@@ -5,35 +5,9 @@
  * A reply to MAIL, DATA or the dot is about this message at this host, a reply to RCPT about that
  * recipient only. Once the dot went out, silence means "maybe delivered".
  */
-#include "deliver/inside.h"
+#include "deliver/transaction.h"
 
 #include <string.h>
-
-enum step_kind { STEP_RESET, STEP_MAIL, STEP_RCPT, STEP_DATA };
-struct step {
-    enum step_kind kind;
-    uint32_t chosen; /* for RCPT: index into transaction.chosen */
-};
-
-#define STEPS_MAX (DELIVER_TRANSACTION_RECIPIENTS + 3)
-
-struct transaction {
-    struct deliver_channel *channel;
-    struct attempt *attempt;
-    struct spool_body *body;
-    struct address sender; /* on the wire */
-    struct bytes trace;    /* goes on top of the message: Delivered-To, when we forward it */
-    uint32_t chosen[DELIVER_TRANSACTION_RECIPIENTS]; /* positions in the attempt */
-    bool taken[DELIVER_TRANSACTION_RECIPIENTS];      /* RCPT was answered 2yz */
-    uint32_t chosen_count, taken_count, surplus_count;
-    struct step steps[STEPS_MAX];
-    uint32_t step_count;
-    bool use_utf8, use_8bit, use_chunks;
-    const struct config_verp *verp; /* its sender has an address of its own for each recipient */
-    bool mail_said_yes, go_ahead;   /* 250 to MAIL; 354 to DATA */
-    bool stale;                     /* the reused connection was dead before MAIL's reply */
-    bool over;                      /* no further command of this transaction */
-};
 
 static struct outcome *outcome_at(struct transaction *transaction, uint32_t chosen)
 {
@@ -45,15 +19,15 @@ static struct outcome *outcome_at(struct transaction *transaction, uint32_t chos
 /* list@here.example, to bob@there.example, is list+bob=there.example@here.example. */
 static void print_sender(const struct transaction *transaction, struct buffer *out)
 {
-    const struct address from = transaction->sender;
+    const struct address from = transaction_address_of(transaction, transaction->sender);
     CLEANUP(buffer_free) struct buffer local = BUFFER_WITH_LIMIT(MAIL_ADDRESS_MAX);
 
     if (!transaction->verp || transaction->chosen_count != 1) {
         address_print(out, from);
         return;
     }
-    const struct address to =
-        attempt_recipient(transaction->attempt, transaction->chosen[0])->address;
+    const struct address to = transaction_address_of(
+        transaction, attempt_recipient(transaction->attempt, transaction->chosen[0])->address);
     buffer_print(&local, "%.*s%c%.*s=%.*s", BYTES_PRINT(from.local), transaction->verp->separator,
                  BYTES_PRINT(to.local), BYTES_PRINT(to.domain));
     address_print(out, local.failed ? from : (struct address){buffer_view(&local), from.domain});
@@ -69,8 +43,11 @@ static void print_mail(const struct transaction *transaction, struct buffer *out
     print_sender(transaction, out);
     buffer_add_text(out, ">");
     if (offered & EXTENSION_SIZE)
-        buffer_print(out, " SIZE=%llu",
-                     (unsigned long long)(message->size_bytes + transaction->trace.count));
+        buffer_print(
+            out, " SIZE=%llu",
+            (unsigned long long)((transaction->use_converted ? transaction_size(transaction)
+                                                             : message->size_bytes) +
+                                 transaction->trace.count));
     if (transaction->use_8bit)
         buffer_add_text(out, " BODY=8BITMIME");
     if (transaction->use_utf8)
@@ -94,7 +71,7 @@ static void print_rcpt(const struct transaction *transaction, uint32_t chosen, s
         attempt_recipient(transaction->attempt, transaction->chosen[chosen]);
 
     buffer_add_text(out, "RCPT TO:<");
-    address_print(out, recipient->address);
+    address_print(out, transaction_address_of(transaction, recipient->address));
     buffer_add_text(out, ">");
     if (transaction->channel->extensions & EXTENSION_DSN) {
         struct bytes type;
@@ -379,20 +356,6 @@ static void transaction_cut(struct transaction *transaction, struct io_result se
     channel_abort(channel);
 }
 
-static bool body_next(struct transaction *transaction, uint64_t offset, struct bytes *piece)
-{
-    struct deliver_channel *channel = transaction->channel;
-
-    if (!channel->piece)
-        channel->piece = malloc(DELIVER_PIECE_BYTES);
-    if (!channel->piece)
-        return false;
-    const struct io_result got = spool_body_read(
-        transaction->body, (struct span){channel->piece, DELIVER_PIECE_BYTES}, offset);
-    *piece = bytes_of(channel->piece, got.count);
-    return got.status == IO_OK && got.count > 0;
-}
-
 /* A fault of ours in the middle of the body; a cancelled fiber has only not tried. */
 static void transaction_unread(struct transaction *transaction)
 {
@@ -450,7 +413,7 @@ static void begin_chunk(struct buffer *out, uint64_t size, struct bytes trace)
 static bool transaction_send_body(struct transaction *transaction)
 {
     struct deliver_channel *channel = transaction->channel;
-    const uint64_t size = spool_body_size(transaction->body);
+    const uint64_t size = transaction_size(transaction);
     struct wire_stuffer stuffer = {0};
     uint64_t offset = 0;
 
@@ -461,7 +424,7 @@ static bool transaction_send_body(struct transaction *transaction)
             begin_chunk(&channel->out, size, transaction->trace);
         else if (offset == 0)
             wire_stuff(&stuffer, &channel->out, transaction->trace);
-        const bool read = size == 0 || body_next(transaction, offset, &piece);
+        const bool read = size == 0 || transaction_read(transaction, offset, &piece);
         if (transaction->use_chunks)
             buffer_add(&channel->out, piece);
         else
@@ -582,85 +545,6 @@ static void transaction_run(struct transaction *transaction)
     fiber_mask_cancel(masked);
 }
 
-/* ------------------------------------------------------------------ what the peer can take */
-
-static bool body_has_8bit(struct transaction *transaction, uint64_t until)
-{
-    struct bytes piece = BYTES_EMPTY;
-
-    for (uint64_t offset = 0; offset < until; offset += piece.count) {
-        if (!body_next(transaction, offset, &piece))
-            return true; /* unread counts as unfit; sending will name the fault */
-        for (size_t i = 0; i < piece.count && offset + i < until; i++) {
-            if (piece.at[i] >= 0x80)
-                return true;
-        }
-    }
-    return false;
-}
-
-/* Length of the header, looked for in the first piece only: a longer header counts whole. */
-static uint64_t body_header_bytes(struct transaction *transaction)
-{
-    struct bytes piece = BYTES_EMPTY;
-
-    return body_next(transaction, 0, &piece) ? header_end(piece) : 0;
-}
-
-static void screen_all(struct transaction *transaction, enum cause cause, const char *why)
-{
-    const struct bytes words = bytes_of_text(why);
-    struct outcome outcome =
-        outcome_of_verdict(transaction->channel, STAGE_MAIL, verdict_with(cause, words));
-
-    outcome.reply = words;
-    attempt_fill(transaction->attempt, outcome);
-}
-
-/* RFC 6531 3.6: without SMTPUTF8 only what is ASCII in envelope and header may go. */
-static void screen_utf8(struct transaction *transaction)
-{
-    struct attempt *attempt = transaction->attempt;
-    const char *why = "the next hop does not offer SMTPUTF8";
-
-    if (!address_is_ascii(transaction->sender) ||
-        body_has_8bit(transaction, body_header_bytes(transaction))) {
-        screen_all(transaction, CAUSE_REMOTE_NO_SMTPUTF8, why);
-        return;
-    }
-    for (uint32_t i = 0; i < attempt->recipient_count; i++) {
-        if (address_is_ascii(attempt_recipient(attempt, i)->address))
-            continue;
-        attempt->outcomes[i] =
-            outcome_of_verdict(transaction->channel, STAGE_RCPT,
-                               verdict_with(CAUSE_REMOTE_NO_SMTPUTF8, bytes_of_text(why)));
-    }
-}
-
-/* Refuses before MAIL what the peer's extensions cannot carry; what they need not carry is sent
- * without them: most mail declared 8BITMIME is plain ASCII. */
-static void transaction_screen(struct transaction *transaction)
-{
-    const struct deliver_channel *channel = transaction->channel;
-    const struct queued_message *message = transaction->attempt->message;
-    const struct envelope *envelope = &message->envelope;
-    const bool is_8bit = envelope->body != BODY_7BIT;
-
-    if (channel->size_limit > 0 && message->size_bytes > channel->size_limit)
-        screen_all(transaction, CAUSE_MESSAGE_TOO_BIG, "larger than the next hop's SIZE limit");
-    if (envelope->requiretls && /* channel_open saw to it; never without */
-        (!channel->proved || !(channel->extensions & EXTENSION_REQUIRETLS)))
-        screen_all(transaction, CAUSE_REQUIRETLS_UNMET, "the next hop does not offer REQUIRETLS");
-    transaction->use_chunks = channel->extensions & EXTENSION_CHUNKING && !channel->no_chunking &&
-                              channel->deliver->config->chunking && message->size_bytes > 0;
-    transaction->use_8bit = is_8bit && channel->extensions & EXTENSION_8BITMIME;
-    if (is_8bit && !transaction->use_8bit && body_has_8bit(transaction, message->size_bytes))
-        screen_all(transaction, CAUSE_REMOTE_NO_8BIT, "the next hop does not offer 8BITMIME");
-    transaction->use_utf8 = envelope->smtputf8 && channel->extensions & EXTENSION_SMTPUTF8;
-    if (envelope->smtputf8 && !transaction->use_utf8)
-        screen_utf8(transaction);
-}
-
 /* ------------------------------------------------------------------ the attempt */
 
 static uint32_t transaction_choose(struct transaction *transaction)
@@ -677,6 +561,24 @@ static uint32_t transaction_choose(struct transaction *transaction)
     return transaction->chosen_count;
 }
 
+/* Mail that waives the policies may use any session; one that was opened for it only such mail. */
+static bool attempt_open(struct transaction *transaction, bool require, struct outcome *trouble)
+{
+    struct deliver_channel *channel = transaction->channel;
+
+    if (channel->stream && channel->waives && !transaction_waives(transaction))
+        channel_quit(channel);
+    if (channel->stream)
+        return true;
+    channel->waives = channel->to.kind == DELIVER_SMTP && transaction_waives(transaction);
+    if (!channel_open(channel, require, trouble))
+        return false;
+    if (channel->waives)
+        transaction_tell(transaction, BYTES_LITERAL("TLS-Required: No: neither DANE nor MTA-STS of "
+                                                    "the recipient's domain was asked"));
+    return true;
+}
+
 static bool attempt_connect(struct transaction *transaction, bool *host_failed)
 {
     const bool require = transaction->attempt->message->envelope.requiretls;
@@ -684,7 +586,7 @@ static bool attempt_connect(struct transaction *transaction, bool *host_failed)
 
     if (require && transaction->channel->stream && !transaction->channel->proved)
         channel_quit(transaction->channel); /* it was opened for mail that demanded less */
-    if (transaction->channel->stream || channel_open(transaction->channel, require, &trouble))
+    if (attempt_open(transaction, require, &trouble))
         return true;
     *host_failed = trouble.verdict.cause != CAUSE_UNDECIDED &&
                    cause_row(trouble.verdict.cause)->side == SIDE_THEIRS &&
@@ -750,6 +652,7 @@ MUST_USE static struct verdict transaction_prepare(struct transaction *transacti
 void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool *host_failed)
 {
     CLEANUP(spool_body_close) struct spool_body *body = NULL;
+    CLEANUP(converted_close) struct converted *converted = NULL;
     const struct verdict opened =
         spool_body_open(channel->deliver->spool, attempt->message->id, &body);
 
@@ -757,7 +660,8 @@ void smtp_attempt(struct deliver_channel *channel, struct attempt *attempt, bool
         attempt_fill(attempt, outcome_of_verdict(channel, STAGE_COMMIT, opened));
         return;
     }
-    struct transaction transaction = {.channel = channel, .attempt = attempt, .body = body};
+    struct transaction transaction = {
+        .channel = channel, .attempt = attempt, .body = body, .converted = &converted};
     const struct verdict ready = transaction_prepare(&transaction);
     if (!verdict_accepts(&ready)) {
         struct outcome trouble = outcome_of_verdict(channel, STAGE_MAIL, ready);

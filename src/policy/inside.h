@@ -67,6 +67,8 @@ struct filter_instance {
 struct patience;
 struct memory;
 struct late;
+bool client_is_trusted(const struct config *config, const struct endpoint *remote);
+
 struct signing_key;
 
 struct policy {

@@ -204,7 +204,7 @@ bool resolver_check(struct policy *policy, struct arena *arena)
 
 /* ------------------------------------------------------------------ the connection */
 
-static bool client_is_trusted(const struct config *config, const struct endpoint *remote)
+bool client_is_trusted(const struct config *config, const struct endpoint *remote)
 {
     if (remote->family == ENDPOINT_UNIX)
         return true;

@@ -173,4 +173,10 @@ unsigned policy_breakers(struct policy *policy, struct breaker_row *rows, unsign
 MUST_USE struct verdict policy_test_filter(struct policy *policy, struct arena *arena,
                                            const char *name);
 
+/* A message of our own clients that was changed on its way out, signed anew: fields are added, or
+ * none where it was not theirs or there is no key. Sleeps. */
+void policy_sign_changed(struct policy *policy, struct arena *arena,
+                         const struct envelope *envelope, const struct policy_message *message,
+                         struct buffer *into);
+
 #endif

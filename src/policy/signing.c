@@ -111,7 +111,7 @@ static struct bytes signing_domain(const struct policy *policy, struct bytes aut
 }
 
 static bool sign_with(const struct signing_key *key, const struct policy_message *message,
-                      struct transaction *transaction)
+                      struct buffer *into)
 {
     const struct auth_source source = {message->source.read, message->source.argument,
                                        message->source.size_bytes};
@@ -121,7 +121,7 @@ static bool sign_with(const struct signing_key *key, const struct policy_message
                                        .wall_us = clock_wall_us()};
     char why[WHY_ROOM] = "";
 
-    if (dkim_sign(&signer, &source, transaction->headers, why, sizeof why))
+    if (dkim_sign(&signer, &source, into, why, sizeof why))
         return true;
     observe_note(LOG_ERROR, "policy", "sign \"%s\": %s", key->sign->name, why);
     return false;
@@ -195,8 +195,39 @@ struct verdict signing_apply(struct policy *policy, struct transaction *transact
         const struct signing_key *key = &policy->signing_keys[i];
 
         if (bytes_equal_text_nocase(domain, key->sign->domain) &&
-            !sign_with(key, message, transaction))
+            !sign_with(key, message, transaction->headers))
             return verdict_with(CAUSE_SERVER_BUSY, BYTES_LITERAL("could not sign"));
     }
     return verdict_accept();
+}
+
+/* ------------------------------------------------------------------ what was changed on its way
+ * out */
+
+/* Who sent it is what the envelope says; a signature that it bears proves nothing of that. */
+static bool is_of_our_clients(const struct policy *policy, const struct envelope *envelope)
+{
+    struct endpoint client;
+
+    return envelope->kind == ENVELOPE_DSN || envelope->user.count > 0 ||
+           (endpoint_parse(envelope->client, &client) &&
+            client_is_trusted(policy->settings.config, &client));
+}
+
+void policy_sign_changed(struct policy *policy, struct arena *arena,
+                         const struct envelope *envelope, const struct policy_message *message,
+                         struct buffer *into)
+{
+    struct bytes author = BYTES_EMPTY;
+
+    if (policy->signing_key_count == 0 || !is_of_our_clients(policy, envelope) ||
+        !auth_author_domain(arena, message->head, &author))
+        return;
+    const struct bytes domain = signing_domain(policy, author);
+    for (unsigned i = 0; domain.count > 0 && i < policy->signing_key_count; i++) {
+        const struct signing_key *key = &policy->signing_keys[i];
+
+        if (bytes_equal_text_nocase(domain, key->sign->domain) && !sign_with(key, message, into))
+            observe_note(LOG_WARNING, "policy", "sent without a signature after its conversion");
+    }
 }

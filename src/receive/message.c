@@ -141,7 +141,11 @@ MUST_USE static struct verdict message_prepend(struct session *session)
 
     if (session->transaction.accepted_commands == 1 && envelope->recipient_count == 1) {
         const struct recipient *only = &envelope->recipients[0];
-        facts.only_recipient = recipient_as_asked(only);
+        const struct address asked = recipient_as_asked(only);
+        /* One beyond ASCII in a header of ours would keep mail from hosts that it could reach with
+         * its domain in A-labels. */
+        if (address_is_ascii(asked))
+            facts.only_recipient = asked;
     }
     received_print(&received, &facts);
     /* Without them the message is not what policy said it would be, so it is not taken. */

@@ -535,8 +535,97 @@ WORLD(test_8bit_without_8bitmime)
     deliver_channel_close(scene->channel);
     scene->channel = NULL;
     scene->body = "Subject: hi\r\n\r\n\xc3\xa4\r\n";
+    scene->config.relay_sending.downgrade = DOWNGRADE_REFUSE;
     scene_send(scene, 1);
     check_outcome(&scene->outcomes[0], CAUSE_REMOTE_NO_8BIT, STAGE_MAIL, 0);
+    scene_end(scene);
+    return 0;
+}
+
+/* By default it is converted; SIZE and the body are those of what is sent. What cannot be is
+ * refused, unless the setting is to send it as it is. */
+WORLD(test_8bit_is_converted)
+{
+    static const char *const SCRIPTS[] = {
+        "> 220 p\n< EHLO\n> 250-p\n> 250 SIZE\n< MAIL FROM:<a@sender.test> SIZE=145\n> 250 ok\n< "
+        "RCPT TO:<r0@x.test>\n> 250 ok\n< DATA\n> 354 go\n.\n> 250 ok\n" QUIT,
+        PLAIN_EHLO QUIT, PLAIN_EHLO TAKE QUIT, NULL};
+    struct scene *scene = scene_new(SCRIPTS, DELIVER_SMTP);
+
+    scene->envelope.body = BODY_8BITMIME;
+    scene->body = "Subject: hi\r\n\r\n.\xc3\xa4 and more\r\n";
+    scene_send(scene, 1);
+    check_outcome(&scene->outcomes[0], CAUSE_DELIVERED, STAGE_DOT, 250);
+    CHECK(peer_heard(&scene->peer, "\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+                                   ".=C3=A4 and more\r\n"));
+    deliver_channel_close(scene->channel);
+    scene->channel = NULL;
+    scene->body = "Subject: \xc3\xa4\r\n\r\n\xc3\xa4\r\n";
+    scene_send(scene, 1);
+    check_outcome(&scene->outcomes[0], CAUSE_REMOTE_NO_8BIT, STAGE_MAIL, 0);
+    deliver_channel_close(scene->channel);
+    scene->channel = NULL;
+    scene->config.relay_sending.downgrade = DOWNGRADE_SEND;
+    scene_send(scene, 1);
+    check_outcome(&scene->outcomes[0], CAUSE_DELIVERED, STAGE_DOT, 250);
+    CHECK(peer_heard(&scene->peer, "\r\n\r\n\xc3\xa4\r\n"));
+    scene_end(scene);
+    return 0;
+}
+
+/* RFC 3030: the size of the only chunk counts what stands on top, and what was converted. */
+WORLD(test_bdat_with_delivered_to)
+{
+    static const char *const SCRIPTS[] = {
+        "> 220 p\n< EHLO\n> 250-p\n> 250 CHUNKING\n< MAIL FROM:<a@sender.test>\n> 250 ok\n< "
+        "RCPT TO:<r0@x.test>\n> 250 ok\n< BDAT 57 LAST\n< Delivered-To: list@here.test\n< Subject: "
+        "hi\n< \n< .dot\n< body\n> 250 ok\n< MAIL\n> 250 ok\n< RCPT\n> 250 ok\n< "
+        "BDAT "
+        "175 LAST\n< Delivered-To: list@here.test\n< Subject: hi\n< MIME-Version: 1.0\n< "
+        "Content-Type: "
+        "text/plain; charset=unknown-8bit\n< Content-Transfer-Encoding: quoted-printable\n< \n< "
+        ".=C3=A4 and "
+        "more\n> 250 ok\n" QUIT,
+        NULL};
+    struct scene *scene = scene_new(SCRIPTS, DELIVER_SMTP);
+
+    scene->config.chunking = true;
+    scene->recipients[0].asked =
+        (struct address){BYTES_LITERAL("list"), BYTES_LITERAL("here.test")};
+    scene_send(scene, 1);
+    check_outcome(&scene->outcomes[0], CAUSE_DELIVERED, STAGE_DOT, 250);
+    scene->envelope.body = BODY_8BITMIME;
+    scene->body = "Subject: hi\r\n\r\n.\xc3\xa4 and more\r\n";
+    scene_send(scene, 1);
+    check_outcome(&scene->outcomes[0], CAUSE_DELIVERED, STAGE_DOT, 250);
+    scene_end(scene);
+    return 0;
+}
+
+/* VERP goes by the sender on the wire: a list's owner, when it came through the list. */
+WORLD(test_verp_of_an_owner)
+{
+    static const char *const SCRIPTS[] = {
+        PLAIN_EHLO "< MAIL FROM:<owner-list+r0=x.test@here.test>\n> 250 ok\n< RCPT "
+                   "TO:<r0@x.test>\n> 250 ok\n< "
+                   "DATA\n> 354 go\n.\n> 250 ok\n< MAIL FROM:<owner-list+r1=x.test@here.test>\n> "
+                   "250 ok\n< RCPT "
+                   "TO:<r1@x.test>\n> 250 ok\n< DATA\n> 354 go\n.\n> 250 ok\n" QUIT,
+        NULL};
+    static struct config_verp rule = {"owner-list@here.test", '+'};
+    struct scene *scene = scene_new(SCRIPTS, DELIVER_SMTP);
+
+    scene->config.verps = &rule;
+    scene->config.verp_count = 1;
+    for (unsigned i = 0; i < 2; i++) {
+        scene->recipients[i].owner =
+            (struct address){BYTES_LITERAL("owner-list"), BYTES_LITERAL("here.test")};
+        scene->recipients[i].asked =
+            (struct address){BYTES_LITERAL("list"), BYTES_LITERAL("here.test")};
+    }
+    scene_send(scene, 2);
+    for (unsigned i = 0; i < 2; i++)
+        check_outcome(&scene->outcomes[i], CAUSE_DELIVERED, STAGE_DOT, 250);
     scene_end(scene);
     return 0;
 }
@@ -567,6 +656,28 @@ WORLD(test_smtputf8_not_offered)
     scene_send(scene, 1);
     check_outcome(&scene->outcomes[0], CAUSE_DELIVERED, STAGE_DOT, 250);
     scene->envelope.from.local = BYTES_LITERAL("\xc3\xa4");
+    scene_send(scene, 1);
+    check_outcome(&scene->outcomes[0], CAUSE_REMOTE_NO_SMTPUTF8, STAGE_MAIL, 0);
+    scene_end(scene);
+    return 0;
+}
+
+/* A domain is as good in A-labels; a local part or a header beyond ASCII is not. */
+WORLD(test_smtputf8_by_a_labels)
+{
+    static const char *const SCRIPTS[] = {
+        PLAIN_EHLO
+        "< MAIL FROM:<a@xn--bcher-kva.test>\n> 250 ok\n< RCPT TO:<r0@x.test>\n> 250 ok\n< "
+        "DATA\n> 354 go\n.\n> 250 ok\n" QUIT,
+        NULL};
+    struct scene *scene = scene_new(SCRIPTS, DELIVER_SMTP);
+
+    scene->envelope.smtputf8 = true;
+    scene->envelope.from.domain = BYTES_LITERAL("b\xc3\xbc"
+                                                "cher.test");
+    scene_send(scene, 1);
+    check_outcome(&scene->outcomes[0], CAUSE_DELIVERED, STAGE_DOT, 250);
+    scene->body = "Subject: \xc3\xa4\r\n\r\nx\r\n";
     scene_send(scene, 1);
     check_outcome(&scene->outcomes[0], CAUSE_REMOTE_NO_SMTPUTF8, STAGE_MAIL, 0);
     scene_end(scene);
@@ -654,6 +765,10 @@ int main(void)
         cmocka_unit_test(test_lmtp_lost_between_replies),
         cmocka_unit_test(test_larger_than_size),
         cmocka_unit_test(test_8bit_without_8bitmime),
+        cmocka_unit_test(test_8bit_is_converted),
+        cmocka_unit_test(test_bdat_with_delivered_to),
+        cmocka_unit_test(test_verp_of_an_owner),
+        cmocka_unit_test(test_smtputf8_by_a_labels),
         cmocka_unit_test(test_8bit_with_8bitmime),
         cmocka_unit_test(test_smtputf8_not_offered),
         cmocka_unit_test(test_tls_demanded_but_not_offered),

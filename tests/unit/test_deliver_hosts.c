@@ -57,7 +57,8 @@ struct lookup resolve_ask(struct resolver *resolver, struct arena *arena, struct
         if (dns.tlsa_status != LOOKUP_FOUND)
             return dns.tlsa_reason ? lookup_failed(dns.tlsa_reason, BYTES_EMPTY) : lookup_absent();
         answer->records = ARENA_NEW(arena, struct dns_record);
-        answer->records[0] = (struct dns_record){.type = DNS_TLSA, .raw = bytes_of(dns.tlsa, sizeof dns.tlsa)};
+        answer->records[0] =
+            (struct dns_record){.type = DNS_TLSA, .raw = bytes_of(dns.tlsa, sizeof dns.tlsa)};
         answer->count = 1;
         answer->secure = !dns.tlsa_insecure;
         return lookup_found();
@@ -98,6 +99,7 @@ struct scene {
     struct peer peer;
     struct outcome outcome;
     const char *domain;
+    const char *body; /* NULL: something short */
     bool host_failed, require_tls;
     char root[64], certificate[96], key[96];
 };
@@ -135,7 +137,9 @@ static void scene_send(struct scene *scene)
     scene->deliver = deliver_open(&scene->settings, why, sizeof(why));
     deliver_route(scene->deliver, &recipient, &to);
     scene->channel = deliver_channel_open(scene->deliver, &to);
-    const uint64_t id = fake_add(scene->spool, &envelope, BYTES_LITERAL("A: b\r\n\r\nc\r\n"))->id;
+    const uint64_t id = fake_add(scene->spool, &envelope,
+                                 bytes_of_text(scene->body ? scene->body : "A: b\r\n\r\nc\r\n"))
+                            ->id;
     CHECK(spool_take_id(scene->spool, id, &message).status == LOOKUP_FOUND);
     struct attempt attempt = {.to = &to,
                               .message = message,
@@ -424,8 +428,8 @@ WORLD(test_injected_before_the_handshake)
 WORLD(test_tls_that_fails)
 {
     static const char *const REFUSED[] = {EHLO_TLS "< STARTTLS\n> 454 not now\n" TAKE, NULL};
-    static const char *const BROKEN[] = {EHLO_TLS "< STARTTLS\n> 220 go\nanything\n> garbage\nhang\n",
-                                         EHLO_TLS TAKE, NULL};
+    static const char *const BROKEN[] = {
+        EHLO_TLS "< STARTTLS\n> 220 go\nanything\n> garbage\nhang\n", EHLO_TLS TAKE, NULL};
     static const char *const CLOSED[] = {EHLO_TLS "< STARTTLS\n", EHLO TAKE, NULL};
     static const char *const *const MAY[] = {REFUSED, BROKEN, CLOSED};
     for (unsigned i = 0; i < COUNT_OF(MAY); i++) {
@@ -438,8 +442,8 @@ WORLD(test_tls_that_fails)
     }
     static const char *const MUST_REFUSED[] = {
         EHLO_TLS "< STARTTLS\n> 454 not now\n< QUIT\n> 221 bye\n", NULL};
-    static const char *const MUST_BROKEN[] = {EHLO_TLS "< STARTTLS\n> 220 go\nanything\n> garbage\nhang\n",
-                                              NULL};
+    static const char *const MUST_BROKEN[] = {
+        EHLO_TLS "< STARTTLS\n> 220 go\nanything\n> garbage\nhang\n", NULL};
     static const char *const NOT_OFFERED[] = {EHLO "< QUIT\n> 221 bye\n", NULL};
     static const char *const *const MUST[] = {MUST_REFUSED, MUST_BROKEN, NOT_OFFERED};
     for (unsigned i = 0; i < COUNT_OF(MUST); i++) {
@@ -470,12 +474,14 @@ static void tlsa_of(const char *certificate, uint8_t into[static 32])
     char command[400], text[128] = "";
 
     snprintf(command, sizeof command,
-             "openssl x509 -in %s -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256 -r",
+             "openssl x509 -in %s -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst "
+             "-sha256 -r",
              certificate);
     FILE *const pipe = popen(command, "r");
     CHECK(pipe && fgets(text, sizeof text, pipe) && strlen(text) > 64);
     for (unsigned i = 0; i < 32; i++)
-        into[i] = (uint8_t)(ascii_hex_value((uint8_t)text[2 * i]) * 16 + ascii_hex_value((uint8_t)text[2 * i + 1]));
+        into[i] = (uint8_t)(ascii_hex_value((uint8_t)text[2 * i]) * 16 +
+                            ascii_hex_value((uint8_t)text[2 * i + 1]));
     CHECK(pipe && pclose(pipe) == 0);
 }
 
@@ -502,9 +508,11 @@ WORLD(test_dane)
         {STRIPPED, 3, RIGHT_KEY, .cause = CAUSE_TLS_POLICY_UNMET},
         {NULL, 3, RIGHT_KEY, .tlsa_fails = LOOKUP_REASON_BOGUS, .cause = CAUSE_TLS_POLICY_UNMET},
         {NULL, 3, RIGHT_KEY, .tlsa_fails = LOOKUP_REASON_TIMEOUT, .cause = CAUSE_TLS_POLICY_UNMET},
-        {RIGHT, 1, WRONG_KEY, .cause = CAUSE_DELIVERED}, /* PKIX-EE does not count: encrypted only */
+        {RIGHT, 1, WRONG_KEY,
+         .cause = CAUSE_DELIVERED}, /* PKIX-EE does not count: encrypted only */
         {STRIPPED, 1, WRONG_KEY, .cause = CAUSE_TLS_POLICY_UNMET},
-        {RIGHT, 3, WRONG_KEY, .mx_insecure = true, .cause = CAUSE_DELIVERED}, /* as if there was none */
+        {RIGHT, 3, WRONG_KEY, .mx_insecure = true,
+         .cause = CAUSE_DELIVERED}, /* as if there was none */
         {RIGHT, 3, WRONG_KEY, .address_insecure = true, .cause = CAUSE_DELIVERED},
         {RIGHT, 3, WRONG_KEY, .tlsa_insecure = true, .cause = CAUSE_DELIVERED},
         {PLAIN, 3, RIGHT_KEY, .tlsa_insecure = true, .cause = CAUSE_DELIVERED},
@@ -528,6 +536,48 @@ WORLD(test_dane)
             fprintf(stderr, "row %u\n", i);
         check(scene, ROWS[i].cause, ROWS[i].cause == CAUSE_DELIVERED ? STAGE_DOT : STAGE_TLS,
               ROWS[i].cause != CAUSE_DELIVERED);
+        scene_end(scene);
+    }
+    return 0;
+}
+
+/* TLS-Required: No (RFC 8689 5) waives what the recipient's domain demands; nothing else does, and
+ * a setting of ours stays. */
+WORLD(test_tls_required_no)
+{
+    static const struct {
+        const char *body;
+        bool require;
+        enum tls_use use;
+        const char *const *scripts;
+        enum cause cause;
+    } ROWS[] = {
+        {"TLS-Required: No\r\n\r\nx\r\n", false, TLS_USE_MAY, PLAIN, CAUSE_DELIVERED},
+        {"tls-required:no \r\n\r\nx\r\n", false, TLS_USE_MAY, PLAIN, CAUSE_DELIVERED},
+        {"TLS-Required: No\r\n\r\nx\r\n", false, TLS_USE_MAY, RIGHT, CAUSE_DELIVERED},
+        {"TLS-Required: Maybe\r\n\r\nx\r\n", false, TLS_USE_MAY, STRIPPED, CAUSE_TLS_POLICY_UNMET},
+        {"TLS-Required: No\r\nTLS-Required: No\r\n\r\nx\r\n", false, TLS_USE_MAY, STRIPPED,
+         CAUSE_TLS_POLICY_UNMET},
+        {"A: b\r\n\r\nTLS-Required: No\r\n", false, TLS_USE_MAY, STRIPPED, CAUSE_TLS_POLICY_UNMET},
+        {"TLS-Required: No\r\n\r\nx\r\n", false, TLS_USE_MUST, STRIPPED, CAUSE_TLS_POLICY_UNMET},
+        {"TLS-Required: No\r\n\r\nx\r\n", true, TLS_USE_MAY, STRIPPED, CAUSE_TLS_POLICY_UNMET},
+    };
+    for (unsigned i = 0; i < COUNT_OF(ROWS); i++) {
+        struct scene *scene = scene_new(ROWS[i].scripts);
+        scene_use_tls(scene, ROWS[i].use);
+        scene->config.relay_via = (struct config_deliver){0};
+        scene->body = ROWS[i].body;
+        scene->require_tls = ROWS[i].require;
+        dns_add("peer.test", 10, 1);
+        dns.host[0].named_secure = dns.host[0].secure = true;
+        dns.tlsa_status = LOOKUP_FOUND;
+        dns.tlsa[0] = 3;
+        dns.tlsa[1] = dns.tlsa[2] = 1;
+        tlsa_of(scene->certificate, dns.tlsa + 3);
+        scene_send(scene);
+        if (scene->outcome.verdict.cause != ROWS[i].cause)
+            fprintf(stderr, "row %u: %s\n", i, cause_name(scene->outcome.verdict.cause));
+        CHECK(scene->outcome.verdict.cause == ROWS[i].cause);
         scene_end(scene);
     }
     return 0;
@@ -564,12 +614,14 @@ WORLD(test_dane_of_an_alias)
 WORLD(test_requiretls)
 {
     static const char *const OFFERED[] = {
-        EHLO_TLS "< STARTTLS\n> 220 go\ntls\n< EHLO mx.test\n> 250-peer\n> 250 REQUIRETLS\n"
-                 "< MAIL FROM:<a@x.test> REQUIRETLS\n> 250 ok\n< RCPT\n> 250 ok\n< DATA\n> 354 go\n.\n"
-                 "> 250 2.0.0 queued\n< QUIT\n> 221 bye\n",
+        EHLO_TLS
+        "< STARTTLS\n> 220 go\ntls\n< EHLO mx.test\n> 250-peer\n> 250 REQUIRETLS\n"
+        "< MAIL FROM:<a@x.test> REQUIRETLS\n> 250 ok\n< RCPT\n> 250 ok\n< DATA\n> 354 go\n.\n"
+        "> 250 2.0.0 queued\n< QUIT\n> 221 bye\n",
         NULL};
     static const char *const WITHOUT[] = {
-        EHLO_TLS "< STARTTLS\n> 220 go\ntls\n< EHLO mx.test\n> 250 peer\n< QUIT\n> 221 bye\n", NULL};
+        EHLO_TLS "< STARTTLS\n> 220 go\ntls\n< EHLO mx.test\n> 250 peer\n< QUIT\n> 221 bye\n",
+        NULL};
     static const struct {
         const char *const *scripts;
         bool secure;
@@ -616,7 +668,8 @@ WORLD(test_verify)
         if (i != 1)
             CHECK(tls_context_trust(scene->settings.tls, scene->certificate, why, sizeof why));
         scene_send(scene);
-        check(scene, i == 0 ? CAUSE_DELIVERED : CAUSE_TLS_POLICY_UNMET, i == 0 ? STAGE_DOT : STAGE_TLS, i != 0);
+        check(scene, i == 0 ? CAUSE_DELIVERED : CAUSE_TLS_POLICY_UNMET,
+              i == 0 ? STAGE_DOT : STAGE_TLS, i != 0);
         scene_end(scene);
     }
     return 0;
@@ -649,24 +702,31 @@ WORLD(test_smarthost)
         NULL};
     static const char *const LOGIN[] = {
         "tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH LOGIN\n"
-        "< AUTH LOGIN\n> 334 VXNlcm5hbWU6\n< dXNlcg==\n> 334 UGFzc3dvcmQ6\n< c2Vzw6FtZQ==\n> 235 in\n" TAKE,
+        "< AUTH LOGIN\n> 334 VXNlcm5hbWU6\n< dXNlcg==\n> 334 UGFzc3dvcmQ6\n< c2Vzw6FtZQ==\n> 235 "
+        "in\n" TAKE,
         NULL};
-    static const char *const WRONG[] = {"tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH PLAIN\n"
-                                        "< AUTH PLAIN AHVzZXIAc2Vzw6FtZQ==\n> 535 5.7.8 no\n< QUIT\n> 221 bye\n",
-                                        NULL};
-    static const char *const NONE[] = {"tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH XOAUTH2\n"
-                                       "< QUIT\n> 221 bye\n",
-                                       NULL};
+    static const char *const WRONG[] = {
+        "tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH PLAIN\n"
+        "< AUTH PLAIN AHVzZXIAc2Vzw6FtZQ==\n> 535 5.7.8 no\n< QUIT\n> 221 bye\n",
+        NULL};
+    static const char *const NONE[] = {
+        "tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n> 250 AUTH XOAUTH2\n"
+        "< QUIT\n> 221 bye\n",
+        NULL};
     /* The server that takes any answer does not know the password. */
-    static const char *const FORGED[] = {"tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n"
-                                         "> 250 AUTH PLAIN SCRAM-SHA-256\n< AUTH SCRAM-SHA-256 biws\n"
-                                         "> 235 2.7.0 in\n< QUIT\n> 221 bye\n",
-                                         NULL};
+    static const char *const FORGED[] = {
+        "tls\n> 220 peer\n< EHLO out.test\n> 250-peer\n"
+        "> 250 AUTH PLAIN SCRAM-SHA-256\n< AUTH SCRAM-SHA-256 biws\n"
+        "> 235 2.7.0 in\n< QUIT\n> 221 bye\n",
+        NULL};
     static const struct {
         const char *const *scripts;
         enum cause cause;
-    } ROWS[] = {{SMTPS, CAUSE_DELIVERED},      {LOGIN, CAUSE_DELIVERED},      {WRONG, CAUSE_LOGIN_REFUSED},
-                {NONE, CAUSE_LOGIN_REFUSED}, {FORGED, CAUSE_LOGIN_REFUSED}};
+    } ROWS[] = {{SMTPS, CAUSE_DELIVERED},
+                {LOGIN, CAUSE_DELIVERED},
+                {WRONG, CAUSE_LOGIN_REFUSED},
+                {NONE, CAUSE_LOGIN_REFUSED},
+                {FORGED, CAUSE_LOGIN_REFUSED}};
     for (unsigned i = 0; i < COUNT_OF(ROWS); i++) {
         struct scene *scene = scene_new(ROWS[i].scripts);
         char login[128];
@@ -703,6 +763,7 @@ int main(void)
         cmocka_unit_test(test_tls_that_fails),
         cmocka_unit_test(test_dane_without_records),
         cmocka_unit_test(test_dane),
+        cmocka_unit_test(test_tls_required_no),
         cmocka_unit_test(test_dane_of_an_alias),
         cmocka_unit_test(test_requiretls),
         cmocka_unit_test(test_verify),
