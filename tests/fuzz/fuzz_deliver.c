@@ -50,9 +50,9 @@ struct io_result __wrap_stream_dial(const struct endpoint *at, const struct endp
     if (before.input.at) { /* a second connection hears what comes next */
         hop.peer.at = hop.peer.released = before.released;
         hostile_release(&hop.peer);
+        hop.peer.written = before.written;
     }
     hop.peer.hears = hop_hears;
-    buffer_free(&before.written);
     *stream = &hop.peer.stream;
     return io_ok(0);
 }

@@ -58,7 +58,12 @@ class Mutant:
             sys.exit(f'mutants: {path}: a mutant has a line about it, tests and an edit')
 
     def gone(self, tree):
-        """The old texts that no longer stand there exactly once."""
+        """The old texts that no longer stand there exactly once, and tests that are not there: those would always fail."""
+        for test in self.tests:
+            kind, _, name = test.partition('/')
+            file = {'system': f'tests/system/{name}.py', 'unit': f'tests/unit/test_{name}.c'}.get(kind)
+            if file and not os.path.exists(os.path.join(tree, file)):
+                yield f'there is no {file}'
         for file, old, _ in self.edits:
             count = open(os.path.join(tree, file), encoding='utf-8').read().count(old)
             if count != 1:
@@ -117,6 +122,8 @@ class Suite:
         copy_tree(self.tree)
         if not os.path.exists(os.path.join(self.build, 'build.ninja')):
             subprocess.run(['meson', 'setup', self.build, self.tree], check=True, stdout=subprocess.DEVNULL)
+        # Else an older build folder does not know the tests that came since.
+        subprocess.run(['ninja', '-C', self.build, 'build.ninja'], check=True, stdout=subprocess.DEVNULL)
         listed = subprocess.run(['meson', 'introspect', '--tests', self.build], capture_output=True, text=True, check=True)
         self.units = {test['name']: test for test in json.loads(listed.stdout)}
 
@@ -271,7 +278,7 @@ def main():
         failed += word != 'caught'
         rows.append((mutant, word, test, said))
         print(f'{"ok" if word == "caught" else "not ok":6} {mutant.name:34} {word:8} {test:26} {time.monotonic() - began:5.1f} s  {mutant.about}', flush=True)
-        if word != 'caught' and said:
+        if said and (word != 'caught' or said.startswith('did not end')):
             print('       ' + said, flush=True)
     if options.write and not options.names and not options.slice and not failed:
         path = os.path.join(ROOT, 'docs', 'mutants.md')
