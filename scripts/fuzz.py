@@ -19,7 +19,7 @@ import threading
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, 'build-fuzz')
 SOURCES = os.path.join(ROOT, 'tests', 'fuzz')
-CORPUS_BYTES, CORPUS_FILES, INPUT_BYTES = 48 * 1024, 48, 4096  # of one target in the repository
+CORPUS_BYTES, CORPUS_FILES, INPUT_BYTES = 48 * 1024, 64, 4096  # of one target in the repository
 LOCK = threading.Lock()
 
 
@@ -97,8 +97,8 @@ def note(name, executions, seconds, edges, features):
 
 
 def merge(name):
-    """The corpus in the repository becomes the smallest inputs that together reach the most, within its bounds. What a
-    finding left there, called found-*, stays."""
+    """The corpus in the repository becomes some of the smallest inputs that together reach the most, within its bounds. What
+    was put there by hand stays, above all what a finding left, called found-*."""
     folder, made = os.path.join(SOURCES, 'corpus', name), os.path.join(BUILD, 'merged', name)
     shutil.rmtree(made, ignore_errors=True)
     os.makedirs(made)
@@ -106,12 +106,16 @@ def merge(name):
     subprocess.run(command(name, [made, *seeds_of(name), os.path.join(BUILD, 'corpus', name)], '-merge=1', f'-max_len={INPUT_BYTES}'),
                    cwd=BUILD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     os.makedirs(folder, exist_ok=True)
-    kept = {file for file in os.listdir(folder) if file.startswith('found-') or '-' in file or not re.fullmatch(r'[0-9a-f]{40}', file)}
+    kept = {file for file in os.listdir(folder) if not re.fullmatch(r'[0-9a-f]{40}', file)}
     for file in set(os.listdir(folder)) - kept:
         os.remove(os.path.join(folder, file))
     room = CORPUS_BYTES - sum(os.path.getsize(os.path.join(folder, file)) for file in kept)
     count = len(kept)
-    for path in sorted(glob.glob(os.path.join(made, '*')), key=lambda path: (os.path.getsize(path), path)):
+    paths = sorted(glob.glob(os.path.join(made, '*')), key=lambda path: (os.path.getsize(path), path))
+    # From small to large evenly: small ones are quick, large ones reach the most.
+    wanted = max(CORPUS_FILES - count, 1)
+    chosen = paths if len(paths) <= wanted else [paths[i * len(paths) // wanted] for i in range(wanted)] + [paths[-1]]
+    for path in reversed(chosen):
         size = os.path.getsize(path)
         if count >= CORPUS_FILES or size > min(room, INPUT_BYTES):
             continue
