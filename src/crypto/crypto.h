@@ -51,6 +51,7 @@ enum tls_fault {
 };
 struct tls_facts {
     char protocol[16], cipher[64]; /* "TLSv1.3", "TLS_AES_256_GCM_SHA384" */
+    unsigned cipher_bits;          /* of the secret key */
     bool verified;
     bool resumed;       /* an earlier session, under the same demand, goes on */
     bool tlsa_unusable; /* TLSA records were given and none counts (RFC 7672 2.2): encrypted only */

@@ -32,6 +32,7 @@ static void learn(const struct tls_stream *tls, struct tls_facts *facts)
     facts->resumed = SSL_session_reused(tls->ssl) == 1;
     snprintf(facts->protocol, sizeof facts->protocol, "%s", SSL_get_version(tls->ssl));
     snprintf(facts->cipher, sizeof facts->cipher, "%s", SSL_get_cipher_name(tls->ssl));
+    facts->cipher_bits = (unsigned)SSL_get_cipher_bits(tls->ssl, NULL);
 }
 
 static void learn_failure(const struct tls_stream *tls, struct tls_facts *facts)

@@ -65,13 +65,16 @@ static void put_client(struct macros *macros, const struct client_facts *client)
 }
 
 /* "TLSv1.3 cipher X" */
-static void put_tls(struct macros *macros, struct bytes tls)
+static void put_tls(struct macros *macros, const struct client_facts *client)
 {
     static const struct bytes between = BYTES_LITERAL(" cipher ");
+    const struct bytes tls = client->tls;
     const size_t at = bytes_find(tls, between);
 
     put(macros, "{tls_version}", bytes_slice(tls, 0, at));
     put(macros, "{cipher}", bytes_skip(tls, MIN_OF(tls.count, at + between.count)));
+    if (client->tls_bits > 0)
+        put(macros, "{cipher_bits}", arena_print(macros->arena, "%u", client->tls_bits));
 }
 
 static void put_envelope(struct macros *macros, const struct transaction *transaction,
@@ -104,7 +107,7 @@ unsigned milter_macros(struct milter_macro *rows, const struct policy *policy,
     put(&macros, "{if_name}", hostname);
     put(&macros, "v", BYTES_LITERAL("Holdfast"));
     put_client(&macros, client);
-    put_tls(&macros, client->tls);
+    put_tls(&macros, client);
     put(&macros, "{auth_authen}", client->user);
     if (client->user.count > 0)
         put(&macros, "{auth_type}",

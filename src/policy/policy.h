@@ -42,6 +42,7 @@ struct client_facts {
     struct lookup reverse;     /* how its look-up went */
     struct bytes user;         /* authenticated as */
     struct bytes tls;          /* "TLSv1.3 cipher X" or empty */
+    unsigned tls_bits;         /* of its secret key */
     struct bytes mechanism;    /* of SASL, by which the user logged in; or empty */
     bool esmtp, may_relay;
     struct arena *arena;            /* of the connection */

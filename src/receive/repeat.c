@@ -184,6 +184,20 @@ static bool reply_arrived(const struct session *session)
     return true;
 }
 
+/* Who goes on after a reply has read it. What was sent ahead proves nothing: a QUIT that comes
+ * while the client's machine has not confirmed our 250 left before it. (Of other commands that is
+ * not asked, a system call a message: a client that does not wait for the reply to its last message
+ * and dies has said QUIT.) */
+void repeats_heard(struct session *session, struct bytes line)
+{
+    const bool leaves = line.count > 0 && ascii_lower(line.at[0]) == 'q';
+
+    if (leaves && session->repeat.message != 0 && session->stream &&
+        stream_unacknowledged(session->stream) > 0)
+        return;
+    session->repeat = (struct repeat){0};
+}
+
 void repeats_note(struct session *session)
 {
     char id[ID_TEXT_MAX];

@@ -34,6 +34,7 @@ struct verdict session_handshake(struct session *session)
     }
     snprintf(session->tls, sizeof session->tls, "%s cipher %s", facts.protocol, facts.cipher);
     session->client.tls = bytes_of_text(session->tls);
+    session->client.tls_bits = facts.cipher_bits;
     return verdict_accept();
 }
 

@@ -53,9 +53,8 @@ enum wire_status session_next_line(struct session *session, struct bytes *line)
         fiber_mask_cancel(masked);
     }
     atomic_store(&session->guest->idle, false);
-    /* Who goes on after a reply has read it; what was sent ahead proves nothing. */
     if (!ahead && (status == WIRE_OK || status == WIRE_TOO_LONG || status == WIRE_MALFORMED))
-        session->repeat = (struct repeat){0};
+        repeats_heard(session, *line);
     return atomic_load(&session->receive->stopping) ? WIRE_CANCELLED : status;
 }
 

@@ -207,6 +207,8 @@ void fingerprint_close(struct intake *intake);
 void repeats_name(struct session *session);
 /* The id under which it was accepted before, once; 0: it is new. */
 uint64_t repeats_take(const struct session *session);
+/* The client goes on, by this line. */
+void repeats_heard(struct session *session, struct bytes line);
 /* The session ends: remembers its last message when the reply did not arrive. Sleeps. */
 void repeats_note(struct session *session);
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 
 from lib import wait_until
 from lib_faults import Mail, free_port
@@ -233,10 +234,25 @@ class Load:
         wait_until(what, lambda: self.wrong or self.count(kind, family) >= before + more, patience_s=90)
         assert not self.wrong, self.wrong[:3]
 
+    def _is_read(self, marks):
+        """A server whose journal nobody reads fast enough drops lines: until one of ours came through, nothing can be
+        said by what the journal lacks."""
+        marks[0] += 1
+        mark = f'mark{marks[0]}-{id(self)}@client.example'
+        Mail(sender=mark, to=self.unknown).play(self.server)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            if any(mark in line for line in self.server.lines[-200:]):
+                return True
+            time.sleep(0.05)
+        return False
+
     def end(self):
         self.ending.set()
         for thread in self.threads:
             thread.join(90)
+        marks = [0]
+        wait_until('the journal to be read up to now', lambda: self._is_read(marks), patience_s=90)
         # The journal of the load is a hundred thousand lines: parsing them at each look would starve its reader.
         with self.server.changed:
             self.server.lines = [line for line in self.server.lines if 'listening' in line or 'server.started' in line]

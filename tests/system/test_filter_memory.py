@@ -265,15 +265,27 @@ def mails_with(server, word, user='alice'):
     return sum(1 for mail in server.mails(user, 'home.example') if f'<{word}@client.example>'.encode() in mail)
 
 
+def quits_ahead(client):
+    """QUIT goes out with the dot or behind it, before any reply, and then the client's machine is gone."""
+    client.send('QUIT\r\n')
+    client.reset()
+
+
+def quits_and_closes(client):
+    client.send('QUIT\r\n')
+    client.close()
+
+
 def lost():
+    ways = {'closed': Client.close, 'reset': Client.reset, 'quit-reset': quits_ahead, 'quit-closed': quits_and_closes}
     with FaultServer() as server:
-        again(server, 'closed', Client.close)
-        again(server, 'reset', Client.reset)
-        assert server.metric('holdfast_messages_repeated_total') == 2
-        for word in ('closed', 'reset'):
+        for word, way in ways.items():
+            again(server, word, way)
+        assert server.metric('holdfast_messages_repeated_total') == len(ways)
+        for word in ways:
             wait_until('both copies', lambda word=word: mails_with(server, word) == 2)       # the first and the new one
         wait_until('the queue to be empty', lambda: server.metric('holdfast_queue_messages') == 0)
-        assert mails_with(server, 'closed') == 2 and mails_with(server, 'reset') == 2
+        assert all(mails_with(server, word) == 2 for word in ways)
 
 
 def not_lost():

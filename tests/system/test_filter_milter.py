@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Milters that fail: at every step, in every way, and what is answered, journalled and counted; other instances, settings, order,
 and how long a connection lives. The milters are in Python (lib_milter.py)."""
+import base64
 import struct
 import threading
 
-from lib import Checks, Client, wait_until
+from lib import Checks, Client, Server, wait_until
 from lib_faults import FaultServer, FromAddress, Mail, expect, expect_accepted, expect_healed, free_port
 from lib_milter import (ACCEPT, CONTINUE, PROGRESS, REJECT, SHUTDOWN, STEPS, TEMPFAIL, Milter, MilterServer, add_header,
                         add_recipient, change_header, replace_body, reply)
@@ -88,6 +89,77 @@ def check_shutdown(server, kind):
             assert answer.lines[0].startswith('421 4.7.0 '), answer.lines
             assert client.rest() == b''
     kind.at = None
+
+
+# Postfix's names for what it gives, by step (milter_connect_macros and so on), and what else it documents.
+USUAL = {'C': 'j {daemon_name} {daemon_addr} v _', 'H': '{tls_version} {cipher} {cipher_bits}',
+         'M': '{auth_type} {auth_authen} {mail_addr} {mail_host} {mail_mailer}', 'R': '{rcpt_addr} {rcpt_host} {rcpt_mailer}',
+         'T': 'i', 'N': 'i', 'E': 'i'}
+MORE = '{client_addr} {client_name} {client_port} {client_ptr} {daemon_port} {if_addr} {if_name}'
+# No certificate is asked of clients, AUTH= of MAIL is not believed, and connections are not counted for milters.
+NEVER = '{auth_author} {cert_subject} {cert_issuer} {client_connections}'
+
+
+def check_macros(checks):
+    """Each macro that Postfix documents, by name and value: those of each step by themselves, and all of them to who asks."""
+    class Noting(Milter):
+        def __init__(self, owner):
+            super().__init__(owner)
+            self.given = {}
+
+        def handle(self, command, data):
+            if command == 'D':
+                words = [word.decode() for word in data[1:].split(b'\0')[:-1]]
+                self.given.setdefault(chr(data[0]), {}).update(zip(words[::2], words[1::2]))
+            return super().handle(command, data)
+
+    names = ' '.join([*USUAL.values(), MORE, NEVER]).encode()
+
+    class Asking(Noting):
+        lists = b''.join(struct.pack('!I', step) + names + b'\0' for step in range(7))
+
+    def given(kind):
+        with MilterServer(kind) as milters, Server(extra=f'filter asking {{ speaks = milter  address = "{milters.address}" }}\n'
+                                                         'auth { domain = "testserver" }\n') as server:
+            with Client(server.address('submissions'), tls=True) as client:
+                port = client.socket.getsockname()[1]
+                client.command('EHLO c.example')
+                login = base64.b64encode(b'\0user\0secretpassword').decode()
+                assert client.command(f'AUTH PLAIN {login}').code == 235
+                assert client.command('MAIL FROM:<user@testserver>').code == 250
+                assert client.command('RCPT TO:<alice@rcpt.test>').code == 250
+                assert client.command('DATA').code == 354
+                client.send('Subject: x\r\n\r\nx\r\n.\r\n')
+                answer = client.reply()
+                assert answer.code == 250, answer.lines
+                client.command('QUIT')
+            host, name = server.address('submissions')[1], 'unknown'
+            values = {'j': 'mx.test', '{daemon_name}': 'submission', '{daemon_addr}': '127.0.0.1', 'v': 'Holdfast', '_': '[127.0.0.1]',
+                      '{tls_version}': 'TLSv1.3', '{cipher}': 'TLS_AES_256_GCM_SHA384', '{cipher_bits}': '256', '{auth_type}': 'PLAIN',
+                      '{auth_authen}': 'user@testserver', '{mail_addr}': 'user@testserver', '{mail_host}': 'testserver',
+                      '{mail_mailer}': 'smtp', '{rcpt_addr}': 'alice@rcpt.test', '{rcpt_host}': 'rcpt.test', '{rcpt_mailer}': 'smtp',
+                      'i': answer.lines[-1].split()[-1], '{client_addr}': '127.0.0.1', '{client_name}': name, '{client_ptr}': name,
+                      '{client_port}': str(port), '{daemon_port}': str(host), '{if_addr}': '127.0.0.1', '{if_name}': 'mx.test'}
+            return milters.sessions[0].given, values
+
+    def usual():
+        said, values = given(Noting)
+        for step, names in USUAL.items():
+            for name in names.split():
+                assert said.get(step, {}).get(name) == values[name], f'{name} at {step}: {said.get(step)}, not {values[name]}'
+
+    def asked():
+        said, values = given(Asking)
+        everything = set(' '.join([*USUAL.values(), MORE]).split())
+        assert everything == set(values), everything ^ set(values)
+        for name in everything:             # at the end all are known
+            assert said['E'].get(name) == values[name] or name.startswith('{rcpt_'), f'{name}: {said["E"].get(name)!r}, not {values[name]!r}'
+        for name in ('{rcpt_addr}', '{rcpt_host}', '{rcpt_mailer}'):
+            assert said['R'].get(name) == values[name] and name not in said['E'], f'{name}: {said["R"]}'
+        given_never = [name for step in said.values() for name in NEVER.split() if name in step]
+        assert not given_never, given_never
+    checks.run('the macros of each step, as Postfix gives them', usual)
+    checks.run('all macros to who asks for them', asked)
 
 
 def check_refused_recipient(checks):
@@ -323,7 +395,7 @@ def check_stale(checks):
 
 def main():
     checks = Checks()
-    for check in (check_faults, check_refused_recipient, check_hang, check_instances, check_settings, check_order, check_words, check_connections,
+    for check in (check_faults, check_macros, check_refused_recipient, check_hang, check_instances, check_settings, check_order, check_words, check_connections,
                   check_stale):
         check(checks)
     return checks.done()

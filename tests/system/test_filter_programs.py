@@ -24,6 +24,9 @@ class FullMail(Mail):
                 f'Message-ID: <{id(self)}@client.example>\r\n\r\n{self.body}\r\n')
 
 
+START_PATIENCE_S = 180      # rspamd compiles its rules, spamd its own: more than half a minute on a busy machine
+
+
 class Program:
     """A daemon in the foreground that listens on `port`."""
 
@@ -35,7 +38,7 @@ class Program:
         with open(self.log, 'ab') as log:
             self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
                                             start_new_session=True)
-        wait_until(f'{self.words[0]} to listen', self.listens)
+        wait_until(f'{self.words[0]} to listen', self.listens, START_PATIENCE_S)
 
     def listens(self):
         assert self.process.poll() is None, f'{self.words[0]} ended: {self.tail()}'
