@@ -192,7 +192,25 @@ MUST_USE struct lookup search_alias(struct search *search, struct directory_doma
                                     struct address address, struct snapshot **held,
                                     const struct alias_list **list);
 
+/* The secrets of a file, the first of which makes addresses. */
+enum { SRS_SECRETS_MAX = 16, SRS_DAYS = 1024 };
+struct srs_secrets {
+    struct bytes secrets[SRS_SECRETS_MAX];
+    unsigned count;
+};
 void srs_secrets_parse(struct snapshot *snapshot, struct bytes text);
+/* The local part that stands for this sender on that day (modulo SRS_DAYS); empty: no memory. */
+struct bytes srs_encode(struct arena *arena, const struct srs_secrets *secrets,
+                        struct address sender, unsigned day);
+/* The sender behind a local part, when one of the secrets made it and it is at most `most` days
+ * old; else ABSENT. */
+struct srs_time {
+    unsigned day;
+    uint64_t most;
+};
+MUST_USE struct lookup srs_decode(struct arena *arena, const struct srs_secrets *secrets,
+                                  struct bytes local, struct srs_time time,
+                                  struct address *original);
 /* An address of directory_is_srs: FOUND with the sender that it stands for, ABSENT when it is not
  * ours or too old. Sleeps on the file of secrets. */
 MUST_USE struct lookup srs_reverse(struct directory *directory, struct arena *arena,

@@ -18,16 +18,9 @@
 #include "directory/source.h"
 
 enum {
-    SECRETS_MAX = 16,
     SECRET_LEAST = 16,
     HASH_LETTERS = 6, /* 30 bits; each wrong guess costs a session an error */
-    DAYS = 1024,
-    TAG_COUNT = 4, /* "SRS0" */
-};
-
-struct srs_secrets {
-    struct bytes secrets[SECRETS_MAX];
-    unsigned count;
+    TAG_COUNT = 4,    /* "SRS0" */
 };
 
 static const struct bytes SECRETS_NAME = BYTES_LITERAL("secrets");
@@ -49,7 +42,7 @@ void srs_secrets_parse(struct snapshot *snapshot, struct bytes text)
         line = bytes_trim(line);
         if (line.count == 0 || line.at[0] == '#')
             continue;
-        if (line.count < SECRET_LEAST || secrets->count == SECRETS_MAX) {
+        if (line.count < SECRET_LEAST || secrets->count == SRS_SECRETS_MAX) {
             snapshot_malformed(snapshot, number,
                                line.count < SECRET_LEAST ? "a secret has at least 16 characters"
                                                          : "more than 16 secrets");
@@ -139,7 +132,7 @@ static bool part_cut(struct bytes *rest, struct bytes *part)
 
 static unsigned day_now(void)
 {
-    return (unsigned)(clock_wall_us() / (int64_t)(86400 * US_PER_S)) % DAYS;
+    return (unsigned)(clock_wall_us() / (int64_t)(86400 * US_PER_S)) % SRS_DAYS;
 }
 
 /* Two letters; -1: no day. */
@@ -158,20 +151,19 @@ static int day_read(struct bytes text)
     return day;
 }
 
-static bool day_is_fresh(const struct directory *directory, struct bytes text)
+static bool day_is_fresh(struct srs_time time, struct bytes text)
 {
     const int day = day_read(text);
-    const uint64_t most = directory->config->forward.srs_max_age_us / (86400 * US_PER_S);
 
-    return day >= 0 && (day_now() + DAYS - (unsigned)day) % DAYS <= most;
+    return day >= 0 && (time.day + SRS_DAYS - (unsigned)day) % SRS_DAYS <= time.most;
 }
 
 /* ------------------------------------------------------------------ forward */
 
 /* What the hash covers; the address is "SRS?=" HASH "=" and this. Empty: no memory. */
-static struct bytes forward_body(struct arena *arena, struct address sender, char *kind)
+static struct bytes forward_body(struct arena *arena, struct address sender, unsigned day,
+                                 char *kind)
 {
-    const unsigned day = day_now();
     struct bytes rest = bytes_skip(sender.local, TAG_COUNT), hash, first;
 
     *kind = '1';
@@ -198,12 +190,22 @@ static bool srs_is_on(const struct directory *directory)
     return domain && domain[0];
 }
 
+struct bytes srs_encode(struct arena *arena, const struct srs_secrets *secrets,
+                        struct address sender, unsigned day)
+{
+    char hash[HASH_LETTERS], kind = 0;
+    const struct bytes body = forward_body(arena, sender, day % SRS_DAYS, &kind);
+
+    if (arena->failed || !hash_make(secrets->secrets[0], kind, body, hash))
+        return BYTES_EMPTY;
+    return arena_print(arena, "SRS%c=%.*s=%.*s", kind, HASH_LETTERS, hash, BYTES_PRINT(body));
+}
+
 struct lookup directory_srs_forward(struct directory *directory, struct arena *arena,
                                     struct address sender, struct address *rewritten)
 {
     struct snapshot *held = NULL;
     const struct srs_secrets *secrets = NULL;
-    char hash[HASH_LETTERS], kind = 0;
 
     *rewritten = sender;
     if (!srs_is_on(directory) || address_is_null(sender) ||
@@ -212,12 +214,9 @@ struct lookup directory_srs_forward(struct directory *directory, struct arena *a
     struct lookup lookup = secrets_take(directory, arena, &held, &secrets);
 
     if (lookup.status == LOOKUP_FOUND) {
-        const struct bytes body = forward_body(arena, sender, &kind);
-        if (!arena->failed && hash_make(secrets->secrets[0], kind, body, hash))
-            *rewritten = (struct address){
-                arena_print(arena, "SRS%c=%.*s=%.*s", kind, HASH_LETTERS, hash, BYTES_PRINT(body)),
-                bytes_of_text(directory->config->forward.srs_domain)};
-        if (arena->failed || rewritten->local.count == sender.local.count)
+        *rewritten = (struct address){srs_encode(arena, secrets, sender, day_now()),
+                                      bytes_of_text(directory->config->forward.srs_domain)};
+        if (arena->failed || rewritten->local.count == 0)
             lookup = lookup_failed(LOOKUP_REASON_OVERLOADED, BYTES_LITERAL("out of memory"));
     }
     snapshot_release(held);
@@ -240,15 +239,14 @@ static struct lookup not_ours(const char *why)
     return lookup;
 }
 
-static struct lookup reverse_zero(const struct directory *directory, struct bytes body,
-                                  struct address *original)
+static struct lookup reverse_zero(struct srs_time time, struct bytes body, struct address *original)
 {
     struct bytes day, domain;
 
     if (!part_cut(&body, &day) || !part_cut(&body, &domain) || body.count == 0 ||
         !domain_is_valid(domain))
         return not_ours("no SRS address of ours");
-    if (!day_is_fresh(directory, day))
+    if (!day_is_fresh(time, day))
         return not_ours("the SRS address is too old");
     *original = (struct address){body, domain};
     return lookup_found();
@@ -265,24 +263,30 @@ static struct lookup reverse_one(struct arena *arena, struct bytes body, struct 
     return lookup_found();
 }
 
+struct lookup srs_decode(struct arena *arena, const struct srs_secrets *secrets, struct bytes local,
+                         struct srs_time time, struct address *original)
+{
+    struct bytes hash = BYTES_EMPTY, body = bytes_skip(local, TAG_COUNT + 1);
+    const char kind = srs_kind(local);
+
+    *original = (struct address){BYTES_EMPTY, BYTES_EMPTY};
+    if (kind == 0 || !part_cut(&body, &hash) || !hash_is_right(secrets, kind, hash, body))
+        return not_ours("the SRS address is not one of ours");
+    return kind == '0' ? reverse_zero(time, body, original) : reverse_one(arena, body, original);
+}
+
 struct lookup srs_reverse(struct directory *directory, struct arena *arena, struct address address,
                           struct address *original)
 {
     struct snapshot *held = NULL;
     const struct srs_secrets *secrets = NULL;
-    struct bytes hash = BYTES_EMPTY, body = bytes_skip(address.local, TAG_COUNT + 1);
-    const char kind = srs_kind(address.local);
+    const struct srs_time time = {day_now(),
+                                  directory->config->forward.srs_max_age_us / (86400 * US_PER_S)};
     struct lookup lookup = secrets_take(directory, arena, &held, &secrets);
 
     *original = (struct address){BYTES_EMPTY, BYTES_EMPTY};
-    if (lookup.status == LOOKUP_FOUND) {
-        if (!part_cut(&body, &hash) || !hash_is_right(secrets, kind, hash, body))
-            lookup = not_ours("the SRS address is not one of ours");
-        else if (kind == '0')
-            lookup = reverse_zero(directory, body, original);
-        else
-            lookup = reverse_one(arena, body, original);
-    }
+    if (lookup.status == LOOKUP_FOUND)
+        lookup = srs_decode(arena, secrets, address.local, time, original);
     snapshot_release(held);
     return lookup;
 }

@@ -20,9 +20,11 @@ domain "home.example" { users = "file:{folder}/users"  aliases = "file:{folder}/
 forward { srs_domain = "home.example"  srs_secrets = "{folder}/secrets" }
 relay { via = "smtp:127.0.0.1:ORIGIN" }
 route "far.example" { via = "smtp:127.0.0.1:FAR" }
+verp "owner-list@home.example" { }
+verp "rewritten@origin.example" { }
 log { format = json  level = info }
 """
-ALIASES = 'fwd: x@far.example\nboth: x@far.example, y@far.example, alice\nother: z@far.example\nloop: loop@far.example\n'
+ALIASES = 'fwd: x@far.example\nboth: x@far.example, y@far.example, alice\nother: z@far.example\nloop: loop@far.example\nlist: x@far.example, y@far.example\nowner-list: alice\n'
 
 
 class House:
@@ -194,6 +196,23 @@ def a_refused_forward_is_told_to_the_original_sender(house):
         assert b'Final-Recipient: rfc822; x@far.example' in body and b'not wanted' in body
     finally:
         house.far.refuse.clear()
+
+
+@case
+def the_owner_of_a_list_hears_whose_it_was(house):
+    """VERP by the sender on the wire: the list's owner, for each member another; the answer finds the owner."""
+    copies = house.forwarded('list@home.example', sender='author@origin.example')
+    assert [(sender, to) for sender, to, _ in copies] == [(f'owner-list+{who}=far.example@home.example', [f'{who}@far.example']) for who in 'xy'], copies
+    before = len(house.server.mails('alice', 'home.example'))
+    house.server.wait_events('message.ended', 1, message=send(house.server, copies[0][0], sender=''))
+    assert len(house.server.mails('alice', 'home.example')) == before + 1
+
+
+@case
+def a_rewritten_sender_has_no_verp(house):
+    """The rule is for a sender of origin.example, which leaves as one of ours (SRS): that is another, and stays whole."""
+    (sender, _, _), = house.forwarded(sender='rewritten@origin.example')
+    assert re.fullmatch(r'SRS0=[a-z2-7]{6}=[a-z2-7]{2}=origin\.example=rewritten@home\.example', sender), sender
 
 
 def main():
