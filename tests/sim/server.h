@@ -57,7 +57,7 @@ struct wanted {
 
 /* Drawn from the seed alone, so that both runs of a seed have the same. */
 struct setting {
-    bool milter, spamd, corp, submission, lmtp;
+    bool milter, spamd, corp, submission, lmtp, tls;
     bool scan_later;     /* what clamd cannot judge is taken, and scanned before it is delivered */
     bool milter_accepts; /* what the milter cannot judge is taken, and marked */
     bool milter_reuse;
@@ -215,6 +215,14 @@ MUST_USE bool house_begin_life(void); /* false: house_now()->why. Sleeps. */
 void house_reload(bool certain);      /* certain: a good one has to be taken. Sleeps. */
 void house_end_life(void);            /* and nothing may be left of it. Sleeps. */
 
+/* ------------------------------------------------------------------ TLS */
+
+struct tls_context;
+void tls_begin(uint64_t seed);             /* of a seed's run: all of OpenSSL's chance */
+struct tls_context *tls_open(bool server); /* freed by tls_context_free */
+/* The server's handshake; what it gives closes without closing `below`. NULL: it failed. Sleeps. */
+struct stream *tls_serve(struct tls_context *context, struct stream *below);
+
 /* ------------------------------------------------------------------ the others */
 
 void journal_listen(void); /* before the house opens: it is a sink of observe */
@@ -231,6 +239,7 @@ MUST_USE bool peer_strikes(enum peer peer);         /* drawn; counts as a fault 
 void peer_struck(const char *format, ...) PRINTF_LIKE(1, 2);
 
 /* Where the others listen. */
+#define STATIC_AT "203.0.113.3:2525" /* with TLS it gets nothing in clear */
 #define CLAMD_AT "203.0.113.4:3310"
 #define MILTER_AT "203.0.113.5:8891"
 #define SPAMD_AT "203.0.113.6:783"

@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#include "crypto/crypto.h"
+
 enum { REPLY_ROOM = 160, TEXT_ROOM = LETTER_BYTES_MOST + 1000 };
 #define RETRY_LEAST_US (30 * US_PER_S)
 
@@ -14,6 +16,7 @@ enum door { DOOR_SMTP = 0, DOOR_SUBMISSION, DOOR_LMTP };
 struct visit {
     struct line_reader reader;
     enum door door;
+    struct tls_context *tls; /* NULL: in clear */
     struct letter *letter;
     struct attempt_note *attempt;
     unsigned asked[WANTED_MOST]; /* indexes of the recipients of this attempt */
@@ -192,6 +195,8 @@ static void note_taken(struct visit *visit)
     message->letter = visit->letter->number;
     message->places = attempt->places;
     note_changed_places(visit, message);
+    TELL(message->held || visit->letter->milter.act != ACT_QUARANTINE || setting.milter_accepts,
+         (int)visit->letter->number, "taken, and not kept back");
     tale_add(attempt->message, (int)visit->letter->number, "acknowledged: %s", visit->reply);
     sim_note("acknowledged", visit->letter->number);
     book.tally->acknowledged++;
@@ -429,6 +434,28 @@ static bool log_in(struct visit *visit)
     return visit->code == 235;
 }
 
+static bool hello(struct visit *visit)
+{
+    return say_text(visit, visit->door == DOOR_LMTP ? "LHLO client.far.example\r\n"
+                                                    : "EHLO client.far.example\r\n") &&
+           hear(visit) && visit->code == 250;
+}
+
+static bool go_under_tls(struct visit *visit)
+{
+    const struct tls_peer_demand nothing = {0};
+    struct tls_facts facts;
+
+    if (!say_text(visit, "STARTTLS\r\n") || !hear(visit) || visit->code != 220)
+        return false;
+    visit->tls = tls_open(false);
+    const struct io_result done = tls_connect(visit->tls, &nothing, &visit->reader.stream,
+                                              deadline_in(60 * US_PER_S), &facts);
+    if (done.status != IO_OK)
+        tale_add(0, (int)visit->letter->number, "no TLS: %s", io_result_text(done));
+    return done.status == IO_OK && hello(visit);
+}
+
 static bool greet(struct visit *visit)
 {
     if (!hear(visit))
@@ -437,9 +464,7 @@ static bool greet(struct visit *visit)
         tale_add(0, (int)visit->letter->number, "banner: %s", visit->reply);
         return false;
     }
-    if (!say_text(visit, visit->door == DOOR_LMTP ? "LHLO client.far.example\r\n"
-                                                  : "EHLO client.far.example\r\n") ||
-        !hear(visit) || visit->code != 250)
+    if (!hello(visit) || (setting.tls && sim_chance(600000) && !go_under_tls(visit)))
         return false;
     return visit->door != DOOR_SUBMISSION || log_in(visit);
 }
@@ -491,6 +516,7 @@ static void visit_server(unsigned client, struct letter *letter)
     if (dialled.status == IO_OK) {
         hold_session(visit, client);
         stream_close(visit->reader.stream);
+        tls_context_free(visit->tls);
     }
     if (letter_is_open(letter) && letter->due_us <= clock_now_us())
         put_off(letter);

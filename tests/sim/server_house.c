@@ -23,10 +23,19 @@ void house_begin(void)
     variant = 0;
 }
 
-/* There are none here: TLS is opened by nobody. */
 void serve_close_tls(struct house *house)
 {
-    CHECK(!house->tls_in && !house->tls_out && !house->keys, "no TLS");
+    tls_context_free(house->tls_in);
+    tls_context_free(house->tls_out);
+    house->tls_in = house->tls_out = NULL;
+}
+
+static void open_tls(struct house *house)
+{
+    if (!setting.tls)
+        return;
+    house->tls_in = tls_open(true);
+    house->tls_out = tls_open(false);
 }
 
 /* Its runner is a peer. */
@@ -44,6 +53,7 @@ bool house_begin_life(void)
     server = (struct server){.config = setting_config(variant)};
     server.house =
         (struct house){.config = server.config, .runner = "/run/commands", .spool_sizes = small};
+    open_tls(&server.house);
     return house_open(&server.house) && house_open_doors(&server.house);
 }
 
@@ -52,8 +62,11 @@ static bool renew(struct former *next)
 {
     next->house =
         (struct house){.config = next->config, .runner = "/run/commands", .spool_sizes = small};
-    if (!house_renew(&server.house, &next->house))
+    open_tls(&next->house);
+    if (!house_renew(&server.house, &next->house)) {
+        serve_close_tls(&next->house);
         return false;
+    }
     struct config *config = next->config;
     next->config = server.config;
     server.config = config;
@@ -116,5 +129,6 @@ void house_end_life(void)
     if (!closed || (book.stalled && sim_disk_handles() > 0))
         sim_crash(SIM_KILL);
     check_nothing_left();
+    serve_close_tls(&server.house);
     config_free(server.config);
 }

@@ -7,6 +7,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "crypto/crypto.h"
+
 static unsigned moods[PEER_KINDS]; /* of misbehaviour, at each stage; parts per million */
 
 void peers_behave(void)
@@ -70,7 +72,8 @@ struct hop {
     struct line_reader reader;
     enum place places[WANTED_MOST * 4];
     unsigned place_count;
-    bool null_sender, refuses;
+    bool null_sender, secret; /* secret: under TLS */
+    struct tls_context *tls;
     struct buffer content;
 };
 
@@ -203,13 +206,46 @@ static bool hop_data(struct hop *hop)
     return peer_say_text(hop->reader.stream, "250 2.0.0 Taken\r\n");
 }
 
+static bool hop_greets(struct hop *hop)
+{
+    static const char plain[] = "250-hop\r\n250-PIPELINING\r\n250 8BITMIME\r\n";
+    static const char secure[] = "250-hop\r\n250-STARTTLS\r\n250-PIPELINING\r\n250 8BITMIME\r\n";
+    const bool offers = setting.tls && !hop->secret;
+
+    if (offers && peer_strikes(PEER_HOPS)) { /* or somebody between them takes it out */
+        struck("STARTTLS is not offered", "EHLO");
+        return peer_say_text(hop->reader.stream, plain);
+    }
+    return answer(hop, "EHLO", offers ? secure : plain, NULL);
+}
+
+/* What was read with the command does not count afterwards (RFC 3207 5). */
+static bool hop_secures(struct hop *hop)
+{
+    struct stream *below = hop->reader.stream;
+    bool fine = false;
+
+    if (!answer(hop, "STARTTLS", "220 Go on\r\n", &fine))
+        return false;
+    if (!fine)
+        return true;
+    hop->tls = tls_open(true);
+    hop->reader.stream = tls_serve(hop->tls, below);
+    hop->secret = hop->reader.stream != NULL;
+    buffer_clear(&hop->reader.heard);
+    hop->reader.used = 0;
+    return hop->secret;
+}
+
 static bool hop_command(struct hop *hop, struct bytes line)
 {
     if (bytes_starts_with_nocase(line, BYTES_LITERAL("EHLO")))
-        return answer(hop, "EHLO",
-                      "250-hop\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n",
-                      NULL);
+        return hop_greets(hop);
+    if (setting.tls && !hop->secret && bytes_equal_text_nocase(line, "STARTTLS"))
+        return hop_secures(hop);
     if (bytes_starts_with_nocase(line, BYTES_LITERAL("MAIL"))) {
+        TELL(hop->secret || !setting.tls || hop->reader.stream->local.port != 2525, TALE_ALL,
+             "mail in clear where TLS must be");
         hop->null_sender = bytes_find(line, BYTES_LITERAL("<>")) < line.count;
         hop->place_count = 0;
         return answer(hop, "MAIL", "250 2.1.0 Fine\r\n", NULL);
@@ -238,6 +274,9 @@ static void hop_serve(void *argument, struct stream *stream)
     bool lives = answer(hop, "banner", "220 hop ESMTP\r\n", NULL);
     while (lives && line_read(&hop->reader, deadline_in(PEER_PATIENCE_US), &line))
         lives = hop_command(hop, line);
+    if (hop->reader.stream != stream)
+        stream_close(hop->reader.stream);
+    tls_context_free(hop->tls);
     buffer_free(&hop->reader.heard);
     buffer_free(&hop->content);
     free(hop);
@@ -249,7 +288,7 @@ static const struct {
     const char *at;
     sim_peer *serve;
 } others[] = {{"203.0.113.1:25", hop_serve},   {"203.0.113.2:25", hop_serve},
-              {"203.0.113.3:2525", hop_serve}, {CLAMD_AT, clamd_serve},
+              {STATIC_AT, hop_serve},          {CLAMD_AT, clamd_serve},
               {MILTER_AT, milter_serve},       {SPAMD_AT, spamd_serve},
               {DIRECTORY_AT, directory_serve}, {RUNNER_AT, runner_serve}};
 

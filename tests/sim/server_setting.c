@@ -18,7 +18,8 @@ void setting_draw(void)
                                .scan_later = plan_below(5) == 0,
                                .milter_accepts = plan_below(6) == 0,
                                .milter_reuse = plan_below(2) == 0,
-                               .milter_mutes = plan_below(3) == 0};
+                               .milter_mutes = plan_below(3) == 0,
+                               .tls = plan_below(4) == 0};
     setting.submission &= setting.corp; /* who logs in is known there */
 }
 
@@ -34,7 +35,6 @@ static const char basis[] =
     "pipe command { command = {\"/bin/command\", \"{user}\"}  timeout = 30s }\n"
     "domain \"pipe.example\" { deliver = \"pipe:command\" }\n"
     "relay { from = {\"198.51.100.0/24\"} }\n"
-    "route \"static.example\" { via = \"smtp:203.0.113.3:2525\" }\n"
     "checks { sender_domain = require }\n"
     "resolver { timeout = 5s }\n";
 
@@ -59,6 +59,8 @@ static void print_parts(struct buffer *into, unsigned variant)
 {
     const char *base = variant == VARIANT_BROKEN ? "broken" : "dc=corp";
 
+    buffer_print(into, "route \"static.example\" { via = \"smtp:" STATIC_AT "\"  tls = %s }\n",
+                 setting.tls ? "must" : "may");
     if (setting.corp)
         buffer_print(into,
                      "domain \"corp.example\" { users = \"ldap://" DIRECTORY_AT "/%s\"\n"

@@ -327,6 +327,7 @@ static uint64_t play(uint64_t seed, struct scenario_tally *tally, bool faults)
     letters_plan(seed);
     sim_open(seed);
     sim_trace_print(scenario_trace && faults);
+    tls_begin(seed);
     furnish();
     house_begin();
     for (unsigned i = 0; i < troubled_lives; i++)
