@@ -111,6 +111,17 @@ static void route_find_own(const struct config *config, struct arena *arena,
     directory_close(directory);
 }
 
+/* The command as it stands in the setting, each argument in quotes. */
+static void tell_pipe(const struct config_pipe *pipe)
+{
+    printf(" ");
+    for (unsigned i = 0; pipe && i < pipe->command_count; i++)
+        printf(" '%s'", pipe->command[i]);
+    if (pipe)
+        printf("\n  as %s, at most %u at once\n",
+               *pipe->user ? pipe->user : "the server's own user", pipe->concurrency);
+}
+
 static int route_find(const struct route_question *question, struct deliver *deliver,
                       struct arena *arena)
 {
@@ -128,7 +139,10 @@ static int route_find(const struct route_question *question, struct deliver *del
         printf("%.*s\n", BYTES_PRINT(recipient.deliver));
     if (destination.kind == DELIVER_SMTP || destination.kind == DELIVER_LMTP)
         deliver_plan(deliver, &destination, arena, &plan);
-    return route_tell(question, &destination, &plan);
+    const int code = route_tell(question, &destination, &plan);
+    if (destination.kind == DELIVER_PIPE && !question->line->json)
+        tell_pipe(config_find_pipe(question->config, destination.via->target));
+    return code;
 }
 
 static int route_open(const struct route_question *question, struct resolver *resolver,

@@ -9,8 +9,8 @@ enum { MACROS_MAX = 64 };
 static const char *const usual[MILTER_STAGES] = {
     [MILTER_AT_CONNECT] = "j _ {daemon_name} {if_name} {if_addr} {daemon_addr} v",
     [MILTER_AT_HELO] = "{tls_version} {cipher} {cipher_bits} {cert_subject} {cert_issuer}",
-    [MILTER_AT_MAIL] = "i {auth_type} {auth_authen} {auth_author} {mail_host} {mail_addr} "
-                       "{mail_mailer}",
+    [MILTER_AT_MAIL] = ("i {auth_type} {auth_authen} {auth_author} {mail_host} {mail_addr} "
+                        "{mail_mailer}"), /* in brackets, or clang takes it for a lost comma */
     [MILTER_AT_RCPT] = "i {rcpt_host} {rcpt_addr} {rcpt_mailer}",
     [MILTER_AT_DATA] = "i",
     [MILTER_AT_END] = "i {msg_id}",
