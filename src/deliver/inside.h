@@ -56,10 +56,11 @@ struct deliver_channel {
     bool proved;         /* fit for REQUIRETLS: the way to the host and the host itself are known */
     bool
         waives; /* opened, or to be opened, for mail that waives the recipient's policies for TLS */
-    struct bytes greeting; /* its reply to EHLO; while a session is opened */
-    char host[320];        /* "mx1.example.org[192.0.2.1]:25" */
-    char prefer[320];      /* the host that may have this attempt's message already; or "" */
-    bool no_chunking;      /* it offered BDAT and did not know it */
+    struct bytes secrets[2]; /* of a login under way: a reply that repeats one is not kept */
+    struct bytes greeting;   /* its reply to EHLO; while a session is opened */
+    char host[320];          /* "mx1.example.org[192.0.2.1]:25" */
+    char prefer[320];        /* the host that may have this attempt's message already; or "" */
+    bool no_chunking;        /* it offered BDAT and did not know it */
     char tls[96];
     struct dialogue dialogue; /* of the attempt at work */
     uint8_t *piece;           /* DELIVER_PIECE_BYTES, made at first need */

@@ -184,11 +184,13 @@ static bool login_line(struct login *login, const char *before, const char *secr
     buffer_add_byte(&line, 0);
     if (line.failed)
         return login_fails(login, CAUSE_LOCAL_FAILED, "out of memory", trouble);
+    login->channel->secrets[0] = bytes_of_text(secret);
     char shown[80];
     snprintf(shown, sizeof shown, "%s%s\r\n", before, *secret ? "(secret)" : "");
     const bool said =
         session_utter(login->channel, STAGE_AUTH,
                       (struct session_line){(const char *)line.at, shown}, reply, trouble);
+    login->channel->secrets[0] = BYTES_EMPTY;
     secret_wipe(buffer_view(&line));
     return said;
 }
@@ -253,7 +255,10 @@ static bool login_run(struct login *login, struct outcome *trouble)
         return login_fails(login, CAUSE_LOCAL_FAILED, "libgsasl cannot begin", trouble);
     gsasl_property_set(login->exchange, GSASL_AUTHID, login->name);
     gsasl_property_set(login->exchange, GSASL_PASSWORD, login->password);
-    return login_exchange(login, mechanism, trouble);
+    login->channel->secrets[1] = bytes_of_text(login->password);
+    const bool in = login_exchange(login, mechanism, trouble);
+    login->channel->secrets[1] = BYTES_EMPTY;
+    return in;
 }
 
 bool login_say(struct deliver_channel *channel, struct outcome *trouble)

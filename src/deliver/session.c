@@ -75,12 +75,24 @@ static const char *status_words(enum wire_status status)
     return "the connection was lost";
 }
 
+/* Some servers show what they could not read. */
+static bool repeats_a_secret(const struct deliver_channel *channel, struct bytes text)
+{
+    for (size_t i = 0; i < COUNT_OF(channel->secrets); i++)
+        if (channel->secrets[i].count >= 4 && bytes_find(text, channel->secrets[i]) < text.count)
+            return true;
+    return false;
+}
+
 enum wire_status channel_read_reply(struct deliver_channel *channel, uint64_t deadline_us,
                                     struct smtp_reply *reply)
 {
     const enum wire_status status =
         smtp_read_reply(&channel->input, channel->arena, deadline_us, reply);
 
+    if (repeats_a_secret(channel, reply->text))
+        reply->text = arena_print(channel->arena, "%u (a reply that repeats a secret, left out)",
+                                  reply->code);
     dialogue_line(&channel->dialogue, DIALOGUE_THEM, reply->text);
     if (status != WIRE_OK)
         dialogue_note(&channel->dialogue, "%s", status_words(status));

@@ -259,18 +259,50 @@ static void dialogue_put(struct dialogue *dialogue, char mark, struct bytes text
         dialogue_show(dialogue, mark, text);
 }
 
+/* Who forgets the mechanism may say the secret in its place: only known names are shown. */
+static bool is_mechanism(struct bytes word)
+{
+    static const char *const names[] = {"PLAIN",         "LOGIN",       "CRAM-MD5",
+                                        "DIGEST-MD5",    "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS",
+                                        "SCRAM-SHA-256", "OAUTHBEARER", "SCRAM-SHA-256-PLUS",
+                                        "XOAUTH2",       "EXTERNAL",    "GSSAPI",
+                                        "NTLM",          "ANONYMOUS"};
+
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (bytes_equal_text_nocase(word, names[i]))
+            return true;
+    return false;
+}
+
+/* The next word: blanks are what the parser of commands takes for them. */
+static struct bytes take_word(struct bytes *rest)
+{
+    size_t from = 0, to = 0;
+
+    while (from < rest->count && (rest->at[from] == ' ' || rest->at[from] == '\t'))
+        from++;
+    for (to = from; to < rest->count && rest->at[to] != ' ' && rest->at[to] != '\t';)
+        to++;
+    const struct bytes word = bytes_slice(*rest, from, to - from);
+    *rest = bytes_skip(*rest, to);
+    return word;
+}
+
 /* "AUTH PLAIN AGEAYg==" -> "AUTH PLAIN [left out]". */
 static bool put_login(struct dialogue *dialogue, char mark, struct bytes line)
 {
-    char text[128];
-    struct bytes word, mechanism;
-    const struct bytes rest = bytes_cut(line, ' ', &word);
+    char text[64];
+    struct bytes rest = line;
 
-    if (!bytes_equal_text_nocase(word, "AUTH"))
+    if (line.count < 4 || (line.at[0] | 0x20) != 'a' ||
+        !bytes_equal_text_nocase(take_word(&rest), "AUTH"))
         return false;
-    const bool more = bytes_trim(bytes_cut(bytes_trim(rest), ' ', &mechanism)).count > 0;
-    mechanism = bytes_slice(mechanism, 0, 40);
-    snprintf(text, sizeof text, "AUTH %.*s%s", BYTES_PRINT(mechanism), more ? " [left out]" : "");
+    const struct bytes mechanism = take_word(&rest);
+    const bool known = is_mechanism(mechanism);
+    const bool more = (mechanism.count > 0 && !known) || take_word(&rest).count > 0;
+    snprintf(text, sizeof text, "AUTH%s%.*s%s", known ? " " : "",
+             known ? (int)MIN_OF(mechanism.count, (size_t)32) : 0, (const char *)mechanism.at,
+             more ? " [left out]" : "");
     dialogue_put(dialogue, mark, bytes_of_text(text));
     return true;
 }
@@ -278,15 +310,15 @@ static bool put_login(struct dialogue *dialogue, char mark, struct bytes line)
 void dialogue_line(struct dialogue *dialogue, enum dialogue_speaker speaker, struct bytes lines)
 {
     const char mark = speaker == DIALOGUE_US ? '>' : '<';
+    const bool is_answer = (speaker == DIALOGUE_US) == (dialogue->direction == DIALOGUE_IN);
 
     while (lines.count > 0) {
         struct bytes line = BYTES_EMPTY;
         lines = bytes_cut(lines, '\n', &line);
         line =
             bytes_slice(line, 0, line.count - (line.count > 0 && line.at[line.count - 1] == '\r'));
-        /* A question of a login says who asks. */
-        if (speaker == DIALOGUE_US && dialogue->direction == DIALOGUE_IN &&
-            bytes_starts_with(line, BYTES_LITERAL("334")))
+        /* A question of a login says who asks, and may repeat what was answered. */
+        if (is_answer && bytes_starts_with(line, BYTES_LITERAL("334")))
             line = BYTES_LITERAL("334 [left out]");
         if (!put_login(dialogue, mark, line))
             dialogue_put(dialogue, mark, line);

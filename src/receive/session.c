@@ -99,7 +99,7 @@ static void command_be_lenient(struct smtp_command *command)
 static void session_note_command(struct session *session, const struct smtp_command *command,
                                  struct bytes line)
 {
-    if (command->verb == SMTP_UNKNOWN)
+    if (command->verb == SMTP_UNKNOWN || command->verb == SMTP_FOREIGN)
         dialogue_note(&session->dialogue, "no command: a line of %zu octets", line.count);
     else
         dialogue_line(&session->dialogue, DIALOGUE_THEM, line);

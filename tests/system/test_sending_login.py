@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 
-from lib import HASHES, Checks, Client, Server, wait_until
+from lib import HASHES, Checks, Client, Server, make_certificate, wait_until
+from lib_hop import NextHop
 
 checks = Checks()
 SCRAM = ('SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$Xzcxp8pR/VYhs3ezUhZcbISS7I0/Hv7eOWWD9HJRjHU=:'
@@ -85,6 +86,36 @@ def waits(folder, hub):
             assert secret not in kept, secret
 
 
+def repeats(folder):
+    """A next hop that shows what it could not read: neither transcript nor journal keeps that."""
+    certificate, key = make_certificate(folder)
+
+    def script(hop):
+        hop.say('220 hop')
+        hop.line()
+        hop.say('250-hop\r\n250 STARTTLS')
+        if hop.line() == 'STARTTLS':
+            hop.say('220 go')
+            hop.start_tls(certificate, key)
+            hop.line()
+            hop.say('250-hop\r\n250 AUTH LOGIN')
+            assert hop.line() == 'AUTH LOGIN'
+            hop.say('334 VXNlcm5hbWU6')
+            hop.line()
+            hop.say('334 ' + base64.b64encode(b'the name was alice').decode())
+            hop.say('535-5.7.8 cannot log you in with ' + hop.line() + '\r\n535 5.7.8 that is not repeatedpassword')
+    with NextHop(script) as hop, Server(extra=route(f'smtp:127.0.0.1:{hop.port}', login_file(folder, 'alice', 'repeatedpassword'))) as server:
+        send(server)
+        event = outcome(server)
+        assert event['cause'] == 'login.refused' and 'a reply that repeats a secret, left out' in event['text'], event
+        shown = server.run('why', '--transcript', event['message'])[1]
+        assert 'AUTH LOGIN' in shown and '< 334 [left out]' in shown and '< 535 (a reply that repeats a secret, left out)' in shown, shown
+        server.stop()
+        kept = written(server)
+        for secret in (b'repeatedpassword', base64.b64encode(b'repeatedpassword'), base64.b64encode(b'the name was alice')):
+            assert secret not in kept, secret
+
+
 def open_file(folder):
     server = Server(extra=route('smtp:127.0.0.1:9', login_file(folder, 'alice', 'x', 0o644)), start=False)
     try:
@@ -107,6 +138,7 @@ def main():
     with smarthost(folder, 'no') as hub:
         checks.run('PLAIN by STARTTLS', lambda: goes(folder, hub, 'submission', 'alice@auth.test', 'secretpassword'))
         checks.run('PLAIN from the first byte', lambda: goes(folder, hub, 'submissions', 'alice@auth.test', 'secretpassword', 'smtps'))
+    checks.run('what a next hop repeats is not kept', lambda: repeats(folder))
     checks.run('a file that everybody can read is refused', lambda: open_file(folder))
     shutil.rmtree(folder, ignore_errors=True)
     return checks.done()
