@@ -385,13 +385,17 @@ static bool opening_run(struct opening *opening, bool require, struct outcome *t
 /*
  * Which of two hosts' troubles the message reports: what may heal outranks what is final, so a 5yz
  * greeting refuses the message only when every host of an MX set said so. A configured next hop's
- * 5yz greeting is a mistake between two machines of ours or of a provider's, and never final.
+ * 5yz greeting is a mistake between two machines of ours or of a provider's, and never final. Of
+ * two that may heal the first one counts, unless nobody answered there and the other one spoke.
  */
 static struct outcome trouble_weigh(const struct deliver_channel *channel, struct outcome before,
                                     struct outcome now)
 {
     if (now.verdict.cause == CAUSE_REMOTE_REFUSED && channel->to.via)
         now.verdict = verdict_with(CAUSE_REMOTE_DEFERRED, now.verdict.detail);
+    if (before.stage == STAGE_CONNECT && now.stage != STAGE_CONNECT &&
+        now.verdict.kind == VERDICT_DEFER)
+        return now;
     return before.stage != STAGE_NONE && before.verdict.kind == VERDICT_DEFER ? before : now;
 }
 
