@@ -97,27 +97,11 @@ void deliver_channel_close(struct deliver_channel *channel)
     if (!channel)
         return;
     channel_quit(channel);
+    share_forget(channel);
     dialogue_clear(&channel->dialogue);
     free(channel->piece);
     buffer_free(&channel->out);
     free(channel);
-}
-
-struct bytes deliver_channel_mail_host(struct deliver_channel *channel, struct arena *arena)
-{
-    struct next_hops hops = {.count = 0};
-    struct bytes name;
-
-    if (channel->stream) {
-        bytes_cut(bytes_of_text(channel->host), '[', &name);
-        return arena_copy(arena, name);
-    }
-    if (channel->to.kind != DELIVER_SMTP)
-        return BYTES_EMPTY;
-    channel->arena = arena;
-    const struct verdict found = hops_find(channel, &hops);
-    channel->arena = NULL;
-    return verdict_accepts(&found) && hops.count > 0 ? hops.hops[0].name : BYTES_EMPTY;
 }
 
 static void attempt_misconfigured(struct deliver_channel *channel, struct attempt *attempt,

@@ -167,6 +167,17 @@ void deliver_channel_close(struct deliver_channel *channel); /* QUIT when idle. 
  * known (a literal address, names that fail). Views live in the arena. Sleeps. */
 struct bytes deliver_channel_mail_host(struct deliver_channel *channel, struct arena *arena);
 /*
+ * Names the hosts that mail for the channel's destination goes to, and how we show up there:
+ * destinations with the same name may share connections and what bounds them. False: the hosts are
+ * not known now, or there are none; an attempt tells why. Sleeps on DNS.
+ */
+MUST_USE bool deliver_channel_hosts(struct deliver_channel *channel, char *into, size_t room);
+/* The channel goes on for another destination with the same hosts. An open session serves it only
+ * if the destination would have asked of it what was asked of it; else it ends. Never sleeps. */
+void deliver_channel_turn(struct deliver_channel *channel, const struct destination *destination);
+/* By MX, so that its hosts are known by asking only. */
+bool deliver_is_by_mx(const struct destination *destination);
+/*
  * Fills every outcome. host_failed: nothing could be said to any host (connect, banner, EHLO), so
  * the destination backs off, not the message. A cancelled fiber leaves what was not decided as
  * CAUSE_UNDECIDED: it was not tried. From the final dot to its reply cancellation is masked, so no

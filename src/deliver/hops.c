@@ -94,6 +94,46 @@ static uint32_t own_preference(const struct config *config, const struct mail_ho
     return UINT32_MAX;
 }
 
+static int name_compare(struct bytes a, struct bytes b)
+{
+    for (size_t i = 0; i < a.count && i < b.count; i++) {
+        const int by_letter = ascii_lower(a.at[i]) - ascii_lower(b.at[i]);
+        if (by_letter != 0)
+            return by_letter;
+    }
+    return a.count < b.count ? -1 : a.count > b.count;
+}
+
+static int name_order(const void *a, const void *b)
+{
+    const struct mail_host *const *one = a, *const *other = b;
+    const int by_preference = (int)(*one)->preference - (int)(*other)->preference;
+
+    return by_preference ? by_preference : name_compare((*one)->name, (*other)->name);
+}
+
+/* All hosts before us in an order of their own, as those of one preference come shuffled: "<" parts
+ * what is less preferred. */
+static struct bytes hops_name_set(struct deliver_channel *channel, const struct mail_hosts *found,
+                                  uint32_t own)
+{
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(64 * KIB);
+    const struct mail_host **sorted =
+        ARENA_NEW_ARRAY(channel->arena, found->count, const struct mail_host *);
+    unsigned count = 0;
+
+    for (unsigned i = 0; sorted && i < found->count; i++)
+        if (found->hosts[i].preference < own)
+            sorted[count++] = &found->hosts[i];
+    if (count > 0)
+        qsort(sorted, count, sizeof(*sorted), name_order);
+    for (unsigned i = 0; i < count; i++) {
+        const bool less = i > 0 && sorted[i]->preference > sorted[i - 1]->preference;
+        buffer_print(&text, "%s%.*s", i == 0 ? "" : less ? "<" : ",", BYTES_PRINT(sorted[i]->name));
+    }
+    return text.failed ? BYTES_EMPTY : arena_copy(channel->arena, buffer_view(&text));
+}
+
 static struct verdict hops_of_mail_hosts(struct deliver_channel *channel,
                                          const struct mail_hosts *found, struct next_hops *hops)
 {
@@ -118,6 +158,7 @@ static struct verdict hops_of_mail_hosts(struct deliver_channel *channel,
                                        .secure = host->secure,
                                        .host = i});
     }
+    hops->set = hops_name_set(channel, found, own);
     if (hops->count > 0)
         return verdict_accept();
     if (!any_before_us && own != UINT32_MAX)
@@ -170,6 +211,7 @@ struct verdict hops_find(struct deliver_channel *channel, struct next_hops *hops
     const struct config_deliver *via = channel->to.via;
 
     hops->count = 0;
+    hops->set = BYTES_EMPTY;
     if (via && via->endpoint.family != ENDPOINT_NONE) {
         hops_add(hops, (struct next_hop){.at = via->endpoint});
         return verdict_accept();

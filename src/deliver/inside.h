@@ -43,10 +43,16 @@ struct deliver {
     _Atomic uint64_t mailboxes_secured[DELIVER_MAILBOXES];
 };
 
+struct found_hops;
+enum { PLAN_MARK_BYTES = 32 };
+
 struct deliver_channel {
     struct deliver *deliver;
     struct destination to;
-    struct stream *stream; /* NULL: no session stands */
+    struct found_hops *found;      /* for the next session, when somebody asked before; or NULL */
+    bool turned;                   /* the session was opened for another destination */
+    uint8_t mark[PLAN_MARK_BYTES]; /* of what was asked of the session's TLS */
+    struct stream *stream;         /* NULL: no session stands */
     struct wire_input input;
     struct arena *arena; /* of the attempt at work: replies live there */
     bool reused;         /* a transaction has ended on it before, so it may have died of idleness */
@@ -80,6 +86,7 @@ struct next_hop {
 struct next_hops {
     struct next_hop hops[DELIVER_HOPS_MAX];
     unsigned count;
+    struct bytes set; /* all the hosts by name, those beyond the limit too; "": not by MX */
 };
 
 /* ------------------------------------------------------------------ what TLS has to give */
@@ -120,6 +127,8 @@ void sts_refresh(struct deliver *deliver);
 /* Settles, before any connection, what this host has to give. Sleeps on DNS. */
 void tls_plan_make(struct deliver_channel *channel, const struct next_hop *hop,
                    const struct sts_finding *sts, bool require, struct tls_plan *plan);
+/* Two plans with the same mark ask the same of the same host. */
+void tls_plan_mark(const struct tls_plan *plan, uint8_t mark[PLAN_MARK_BYTES]);
 /* Does the destination ask for policies of MTA-STS? */
 bool tls_plan_wants_sts(const struct deliver_channel *channel);
 
@@ -161,6 +170,13 @@ MUST_USE bool session_ask(struct deliver_channel *channel, enum stage stage, con
 
 /* ACCEPT with at least one hop, or why there is none. Sleeps on DNS. */
 MUST_USE struct verdict hops_find(struct deliver_channel *channel, struct next_hops *hops);
+/* share.c: the same from what was found a moment ago, once. */
+MUST_USE struct verdict share_take_hops(struct deliver_channel *channel, struct next_hops *hops);
+/* May the open session, which another destination asked for, serve this one? Sleeps on DNS. */
+MUST_USE bool share_suits(struct deliver_channel *channel, bool require_tls);
+void share_forget(struct deliver_channel *channel); /* frees what was found */
+/* What MTA-STS says of the destination; nothing where it does not count. Sleeps. */
+void channel_find_sts(const struct deliver_channel *channel, struct sts_finding *sts);
 
 /* Puts the host that is preferred in front. */
 void hops_prefer(const struct deliver_channel *channel, struct next_hops *hops);

@@ -450,8 +450,11 @@ static bool host_try(struct host *host, const struct sts_finding *sts, struct ou
     host_plan(host, sts);
     while ((won = session_race(host->channel, host->entries, host->count)) != NULL) {
         struct opening *opening = &host->openings[won - host->entries];
-        if (won->stands && opening_run(opening, host->require, &won->trouble))
+        if (won->stands && opening_run(opening, host->require, &won->trouble)) {
+            host->channel->turned = false;
+            tls_plan_mark(&opening->plan, host->channel->mark);
             return true;
+        }
     }
     if (!fiber_cancelled())
         host_weigh(host, trouble);
@@ -467,8 +470,7 @@ static void channel_note_lookup(const struct deliver_channel *channel, struct ve
         tls_result_note(channel, &note);
 }
 
-/* What MTA-STS says, asked only where it may count. */
-static void channel_find_sts(const struct deliver_channel *channel, struct sts_finding *sts)
+void channel_find_sts(const struct deliver_channel *channel, struct sts_finding *sts)
 {
     struct tls_note note = {.kind = TLS_POLICY_STS};
 
@@ -501,7 +503,7 @@ bool channel_open(struct deliver_channel *channel, bool require_tls, struct outc
     struct outcome lesser = {0};
 
     snprintf(channel->host, sizeof(channel->host), "%s", channel->to.domain);
-    const struct verdict found = hops_find(channel, &hops);
+    const struct verdict found = share_take_hops(channel, &hops);
     if (!verdict_accepts(&found)) {
         *trouble = outcome_of_verdict(channel, STAGE_DNS, found);
         dialogue_note(&channel->dialogue, "no host for %s: %s %.*s", channel->to.domain,

@@ -6,6 +6,8 @@
  */
 #include "deliver/inside.h"
 
+#include <string.h>
+
 enum { TLSA_MAX = 32, SHA256_BYTES = 32, SHA512_BYTES = 64 };
 
 static void plan_unusable(struct tls_plan *plan, enum cause cause, const char *failure,
@@ -234,4 +236,32 @@ void tls_plan_make(struct deliver_channel *channel, const struct next_hop *hop,
         plan->demand.server_name =
             arena_text(channel->arena, bytes_of_text(ip_print(&hop->at.ip, text, sizeof text)));
     }
+}
+
+/* The names that a certificate may have besides the host's count with usage 2 only, and one of them
+ * is the destination's own: there no two destinations ask the same. */
+void tls_plan_mark(const struct tls_plan *plan, uint8_t mark[PLAN_MARK_BYTES])
+{
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(64 * KIB);
+    const struct tls_peer_demand *demand = &plan->demand;
+    bool names_count = false;
+
+    for (unsigned i = 0; i < demand->tlsa_count; i++) {
+        const struct tlsa_record *record = &demand->tlsa[i];
+        names_count = names_count || record->usage == 2;
+        buffer_print(&text, "%u %u %u %zu:", record->usage, record->selector, record->matching,
+                     record->data.count);
+        buffer_add(&text, record->data);
+    }
+    buffer_print(&text, "|%d %d %d %d %d %d|%s", (int)plan->level, (int)plan->kind,
+                 plan->path_known, plan->insists, demand->verify_name, demand->only_look,
+                 demand->server_name ? demand->server_name : "");
+    for (unsigned i = 0; names_count && i < COUNT_OF(demand->also_names); i++)
+        buffer_print(&text, "|%s", demand->also_names[i] ? demand->also_names[i] : "");
+    CLEANUP(digest_close) struct digest *digest = digest_open(DIGEST_SHA256);
+    if (digest)
+        digest_add(digest, buffer_view(&text));
+    if (!digest || text.failed ||
+        digest_finish(digest, (struct span){mark, PLAN_MARK_BYTES}) != PLAN_MARK_BYTES)
+        random_fill((struct span){mark, PLAN_MARK_BYTES}); /* like no other */
 }

@@ -568,6 +568,8 @@ static bool attempt_open(struct transaction *transaction, bool require, struct o
 
     if (channel->stream && channel->waives && !transaction_waives(transaction))
         channel_quit(channel);
+    if (channel->stream && channel->turned && !share_suits(channel, require))
+        channel_quit(channel);
     if (channel->stream)
         return true;
     channel->waives = channel->to.kind == DELIVER_SMTP && transaction_waives(transaction);

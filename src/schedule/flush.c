@@ -107,7 +107,7 @@ static bool flush_may_take(const struct flush *flush)
     const struct place *place = flush->has_key ? place_known(schedule, flush->key) : NULL;
 
     return schedule->leased < SCHEDULE_MESSAGES_MAX / 4 * 3 &&
-           (!place || place->waiting < 2 * place_limit(place) + 2);
+           (!place || place->waiting < 2 * pool_limit(place->pool) + 2);
 }
 
 /* The destination fails again, or somebody suspended it. */

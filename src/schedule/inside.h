@@ -59,17 +59,22 @@ struct lane {
     unsigned count;
 };
 
-/* A destination with what waits for it. */
-struct place {
+/*
+ * What places have in common whose mail goes to the same hosts by the same way: how many slots may
+ * be open there, the slots with their connections, and the record of what failed. A place has a
+ * pool of its own; one by MX joins that of its hosts when they are known (pool.c).
+ */
+struct pool {
     struct schedule *schedule;
-    struct deliver *deliver; /* of the configuration that the place was found by */
-    struct destination to;
-    struct place *next_in_bucket;
-    struct lane lanes[PLACE_LANES];
-    unsigned turn; /* the lane that is looked at first */
-    unsigned waiting, slots, busy;
-    bool suspended;    /* nothing is tried here: its jobs go back to the spool */
-    struct slot *idle; /* linger with a connection; the last used first */
+    struct deliver *deliver; /* of the configuration that its places were found by */
+    char key[320];           /* a place's key, or that of a set of hosts */
+    struct pool *next_in_bucket;
+    unsigned most;                 /* slots, whatever the window says; 0: no such bound */
+    bool seeks;                    /* of one place whose hosts are not known yet */
+    struct place *first, *last;    /* places with jobs that wait; they take turns */
+    unsigned places;               /* that belong to it */
+    unsigned waiting, slots, busy; /* jobs of its places; fibers; of those, at work */
+    struct slot *idle;             /* linger with a connection; the last used first */
     double window;     /* how many slots may be open: +1/N on success, -1/N on failure */
     unsigned failures; /* connections failed in a row */
     unsigned pauses;   /* in a row */
@@ -77,6 +82,24 @@ struct place {
     int64_t resume_wall_us;
     enum cause last_cause;
     char last_words[256];
+};
+
+/* A destination with what waits for it. */
+struct place {
+    struct schedule *schedule;
+    struct deliver *deliver; /* of the configuration that the place was found by */
+    struct destination to;
+    uint64_t number; /* no other place has had it */
+    struct place *next_in_bucket;
+    struct pool *pool;
+    struct place *next_waiting, *previous_waiting; /* in its pool */
+    uint64_t asked_us;                             /* when its hosts are asked for again */
+    struct lane lanes[PLACE_LANES];
+    unsigned turn; /* the lane that is looked at first */
+    unsigned waiting, busy;
+    bool suspended; /* nothing is tried here: its jobs go back to the spool */
+    bool recovers;  /* its former pool paused: the next success brings its queue back */
+    bool flush_due; /* it answers again, and what waits for it in the spool is still to be tried */
 };
 
 /* A `destination` section at work. */
@@ -89,8 +112,11 @@ struct limit {
 struct slot {
     struct schedule *schedule;
     struct limit *limit; /* that counts it */
-    bool limit_known;
-    struct place *place;
+    bool limit_known;    /* for the place that it serves */
+    struct pool *pool;   /* NULL: it leaves */
+    struct place *place; /* of the job at work, else NULL */
+    uint64_t served;     /* number of the place that it served last */
+    bool leaves;         /* another has what it would need */
     struct fiber *fiber;
     struct deliver_channel *channel;
     struct slot *next_idle;
@@ -108,7 +134,9 @@ struct schedule {
     struct loop *loop;
     struct fiber *taker;
     struct place *buckets[SCHEDULE_BUCKETS];
+    struct pool *pools[SCHEDULE_BUCKETS];
     unsigned place_count;
+    uint64_t places_made;
     struct hold *holds[HOLD_BUCKETS];
     unsigned leased;
     struct order *orders[ORDER_BUCKETS];
@@ -151,23 +179,40 @@ bool place_is_full(const struct place *place, const struct hold *hold);
 struct job *place_last_of(const struct place *place, const struct hold *hold); /* or NULL */
 const struct job *place_longest_waiting(const struct place *place);            /* or NULL */
 void place_push(struct place *place, struct job *job);
+void place_push_front(struct place *place, struct job *job); /* it goes next of its lane */
 struct job *place_pop(struct place *place);
 struct job *place_cut_half(struct place *place); /* the later half of each lane, linked by next */
 void place_withdraw(struct place *place, struct job *job);
-void place_succeeded(struct place *place);
-void place_failed(struct place *place, const struct outcome *outcome);
-void place_slowed(struct place *place);
-bool place_pauses(const struct place *place);
-unsigned place_limit(const struct place *place);
-void place_clear_pause(struct place *place);
+/* What waits for it in the spool need not wait longer: now, or when fewer flushes run. */
+void place_flush(struct place *place);
 void places_sweep(struct schedule *schedule); /* starts what waits, forgets what is idle */
 /* Forgets the idle places of a former configuration; how many are left. */
 unsigned places_leave(struct schedule *schedule, const struct deliver *deliver);
 void places_free(struct schedule *schedule);
 
+/* pool.c */
+struct pool *pool_find(struct schedule *schedule, struct deliver *deliver,
+                       const char *key);                 /* or makes; NULL: no memory */
+void pool_enter(struct pool *pool, struct place *place); /* a place that is in none */
+void pool_leave(struct place *place);
+struct job *pool_pop(struct pool *pool);               /* its places take turns */
+void pool_note_waiting(struct place *place, int more); /* so many jobs more or less */
+/* The pool of the hosts that its mail goes to, when they may have become others. Sleeps on DNS. */
+void place_join(struct slot *slot, struct place *place);
+void place_succeeded(struct place *place);
+/* What failed for reasons of its own, names or a TLS policy, is no failure of others' hosts. */
+void place_failed(struct place *place, const struct outcome *outcome);
+void place_slowed(struct place *place);
+bool place_pauses(const struct place *place);
+unsigned pool_limit(const struct pool *pool);
+void place_clear_pause(struct place *place);
+void pools_sweep(struct schedule *schedule); /* forgets those without places and slots */
+unsigned pools_left(const struct schedule *schedule, const struct deliver *deliver);
+void pools_free(struct schedule *schedule);
+
 /* slot.c */
-void slots_start(struct place *place); /* as many as the work and the window ask for */
-void job_end(struct job *job);         /* frees it, and its hold with the last one */
+void slots_start(struct pool *pool); /* as many as the work and the window ask for */
+void job_end(struct job *job);       /* frees it, and its hold with the last one */
 void job_postpone(struct schedule *schedule, struct job *job, int64_t until_wall_us);
 
 /* orders.c: what operators have ordered for as long as they do not take it back: that a destination

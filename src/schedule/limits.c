@@ -65,20 +65,20 @@ void limit_leave(struct slot *slot)
     slot->limit = NULL;
 }
 
-/* A connection's share is the slot's for as long as it lives. */
+/* A connection's share is the slot's for as long as it lives, and serves what that bound is for. */
 static bool limit_enter(struct slot *slot)
 {
     struct limit *limit = slot->limit_known ? slot->limit : limit_find(slot);
 
-    if (slot->limit_known || !limit) {
-        slot->limit_known = true;
-        return true;
-    }
-    if (limit->active >= limit->config->connections)
+    if (limit && limit != slot->limit && limit->active >= limit->config->connections)
         return false;
-    limit->active++;
-    slot->limit = limit;
     slot->limit_known = true;
+    if (limit == slot->limit)
+        return true;
+    limit_leave(slot);
+    if (limit)
+        limit->active++;
+    slot->limit = limit;
     return true;
 }
 

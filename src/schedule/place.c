@@ -1,8 +1,6 @@
 /*
- * Places: the destinations that have work or a bad record. The window of slots grows by 1/N with
- * each success and shrinks by 1/N with each failed connection; after some failures in a row the
- * place pauses, and what waits for it goes back to the spool untried and uncounted. After the pause
- * one slot tries, so a place that recovers is met by a ramp.
+ * Places: the destinations that have work or a bad record, with the queue of each, in which senders
+ * take turns. What connects to them is in pools (pool.c).
  */
 #include "schedule/inside.h"
 
@@ -13,43 +11,27 @@ static struct place **bucket_of(struct schedule *schedule, const char *key)
     return &schedule->buckets[bytes_hash_nocase(bytes_of_text(key)) % SCHEDULE_BUCKETS];
 }
 
-/* A new configuration does not make a dead host alive. */
-static void place_inherit(struct place *place, const struct place *former)
-{
-    place->window = former->window;
-    place->failures = former->failures;
-    place->pauses = former->pauses;
-    place->resume_us = former->resume_us;
-    place->resume_wall_us = former->resume_wall_us;
-    place->last_cause = former->last_cause;
-    snprintf(place->last_words, sizeof place->last_words, "%s", former->last_words);
-}
-
 struct place *place_find(struct schedule *schedule, const struct destination *to)
 {
     struct place **bucket = bucket_of(schedule, to->key);
 
-    const struct place *former = NULL;
-    for (struct place *place = *bucket; place; place = place->next_in_bucket) {
-        if (strcmp(place->to.key, to->key) != 0)
-            continue;
-        if (place->deliver == schedule->deliver)
+    for (struct place *place = *bucket; place; place = place->next_in_bucket)
+        if (place->deliver == schedule->deliver && strcmp(place->to.key, to->key) == 0)
             return place;
-        former = former ? former : place;
-    }
-    struct place *place =
-        schedule->place_count < SCHEDULE_PLACES_MAX ? calloc(1, sizeof(*place)) : NULL;
+    struct pool *pool = schedule->place_count < SCHEDULE_PLACES_MAX
+                            ? pool_find(schedule, schedule->deliver, to->key)
+                            : NULL;
+    struct place *place = pool ? calloc(1, sizeof(*place)) : NULL;
     if (!place)
-        return NULL;
-    place->window = PLACE_WINDOW_START;
-    if (former)
-        place_inherit(place, former);
+        return NULL; /* the sweep forgets the pool */
+    place->number = ++schedule->places_made;
     place->schedule = schedule;
     place->deliver = schedule->deliver;
     place->to = *to;
     place->next_in_bucket = *bucket;
     *bucket = place;
     schedule->place_count++;
+    pool_enter(pool, place);
     return place;
 }
 
@@ -108,7 +90,20 @@ void place_push(struct place *place, struct job *job)
         lane->first = job;
     lane->last = job;
     lane->count++;
-    place->waiting++;
+    pool_note_waiting(place, 1);
+}
+
+void place_push_front(struct place *place, struct job *job)
+{
+    struct lane *lane = lane_of(place, job->hold);
+
+    job->next = lane->first;
+    job->queued = true;
+    lane->first = job;
+    if (!lane->last)
+        lane->last = job;
+    lane->count++;
+    pool_note_waiting(place, 1);
 }
 
 struct job *place_pop(struct place *place)
@@ -123,7 +118,7 @@ struct job *place_pop(struct place *place)
         if (!lane->first)
             lane->last = NULL;
         lane->count--;
-        place->waiting--;
+        pool_note_waiting(place, -1);
         job->next = NULL;
         job->queued = false;
         return job;
@@ -146,7 +141,7 @@ static struct job *lane_cut_half(struct place *place, struct lane *lane, struct 
     for (struct job *job = cut; job != behind; job = job->next) {
         job->queued = false;
         lane->count--;
-        place->waiting--;
+        pool_note_waiting(place, -1);
     }
     return cut;
 }
@@ -174,113 +169,59 @@ void place_withdraw(struct place *place, struct job *job)
     if (lane->last == job)
         lane->last = before;
     lane->count--;
-    place->waiting--;
+    pool_note_waiting(place, -1);
     job->next = NULL;
     job->queued = false;
 }
 
-/* ------------------------------------------------------------------ window and pauses */
-
-bool place_pauses(const struct place *place)
-{
-    return place->resume_us > clock_now_us();
-}
-
-unsigned place_limit(const struct place *place)
-{
-    const unsigned limit =
-        place_pauses(place) ? (unsigned)PLACE_WINDOW_START : (unsigned)place->window;
-
-    return place->to.most > 0 ? MIN_OF(limit, place->to.most) : limit;
-}
-
-void place_clear_pause(struct place *place)
-{
-    place->resume_us = 0;
-    place->resume_wall_us = 0;
-}
-
-/* Back after a pause: what waits in the spool for its next time need not wait longer. The window,
- * which begins at one slot, is the ramp. */
-static void place_recovered(struct place *place)
-{
-    const struct flush_request request = {.key = place->to.key,
-                                          .domain = place->to.via ? NULL : place->to.domain};
-
-    if (flush_start(place->schedule, &request))
-        observe_note(LOG_INFO, "schedule", "%s: answers again, its queue is tried", place->to.key);
-}
-
-void place_succeeded(struct place *place)
-{
-    const bool recovered = place->pauses > 0;
-
-    place->failures = 0;
-    place->pauses = 0;
-    place->last_cause = CAUSE_UNDECIDED;
-    place_clear_pause(place);
-    place->window = MIN_OF(place->window + 1.0 / place->window, PLACE_WINDOW_MAX);
-    if (recovered)
-        place_recovered(place);
-}
-
-void place_slowed(struct place *place)
-{
-    place->window = MAX_OF(place->window - 1.0 / place->window, 1.0);
-}
-
-/* The pause follows the retry schedule, counted by pauses, so it fits what messages do themselves.
- */
-static void place_pause(struct place *place)
-{
-    char text[64];
-    const int64_t now = clock_wall_us();
-    const int64_t next = schedule_next_wall_us(&place->schedule->config->retry, ++place->pauses,
-                                               now, now, (unsigned)(random_u64() % 1001));
-    const uint64_t pause_us = MIN_OF((uint64_t)MAX_OF(next - now, 1), PLACE_PAUSE_MAX_US);
-
-    place->window = 1.0;
-    place->resume_us = clock_now_us() + pause_us;
-    place->resume_wall_us = now + (int64_t)pause_us;
-    observe_note(LOG_WARNING, "schedule", "%s: %u connections failed (%s), next try in %s",
-                 place->to.key, place->failures, cause_name(place->last_cause),
-                 duration_print(pause_us, text, sizeof(text)));
-}
-
-void place_failed(struct place *place, const struct outcome *outcome)
-{
-    place->failures++;
-    place->last_cause = outcome->verdict.cause;
-    snprintf(place->last_words, sizeof(place->last_words), "%.*s", BYTES_PRINT(outcome->reply));
-    place_slowed(place);
-    if (place->failures >= PLACE_DEAD_AFTER && !place_pauses(place))
-        place_pause(place);
-}
+/* ------------------------------------------------------------------ forgetting */
 
 /* Nothing waits, nobody works, and no bad record is fresh enough to matter. */
 static bool place_is_idle(const struct place *place)
 {
-    const uint64_t now_us = clock_now_us();
+    const struct pool *pool = place->pool;
 
-    return place->waiting == 0 && place->slots == 0 &&
-           (place->failures == 0 || now_us > place->resume_us + PLACE_PAUSE_MAX_US);
+    return place->waiting == 0 && place->busy == 0 && !place->flush_due &&
+           (pool->failures == 0 || clock_now_us() > pool->resume_us + PLACE_PAUSE_MAX_US);
+}
+
+static void place_forget(struct place **at)
+{
+    struct place *place = *at;
+
+    *at = place->next_in_bucket;
+    place->schedule->place_count--;
+    pool_leave(place);
+    free(place);
+}
+
+void place_flush(struct place *place)
+{
+    const struct flush_request request = {.key = place->to.key,
+                                          .domain = place->to.via ? NULL : place->to.domain};
+
+    place->flush_due = !flush_start(place->schedule, &request);
+    if (place->flush_due)
+        return;
+    observe_note(LOG_INFO, "schedule", "%s: answers again, its queue is tried", place->to.key);
 }
 
 void places_sweep(struct schedule *schedule)
 {
-    for (unsigned i = 0; i < SCHEDULE_BUCKETS && schedule->place_count > 0; i++) {
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
         for (struct place **at = &schedule->buckets[i]; *at;) {
             struct place *place = *at;
+            if (place->flush_due)
+                place_flush(place);
             if (place_is_idle(place)) {
-                *at = place->next_in_bucket;
-                schedule->place_count--;
-                free(place);
+                place_forget(at);
             } else {
-                slots_start(place);
+                slots_start(place->pool);
                 at = &place->next_in_bucket;
             }
         }
     }
+    pools_sweep(schedule);
 }
 
 unsigned places_leave(struct schedule *schedule, const struct deliver *deliver)
@@ -291,27 +232,22 @@ unsigned places_leave(struct schedule *schedule, const struct deliver *deliver)
         for (struct place **at = &schedule->buckets[i]; *at;) {
             struct place *place = *at;
             const bool ends = place->deliver == deliver && place->waiting == 0 &&
-                              place->slots == 0 && !place_pauses(place);
+                              place->busy == 0 && !place_pauses(place);
             left += place->deliver == deliver && !ends;
-            if (!ends) {
+            if (ends)
+                place_forget(at);
+            else
                 at = &place->next_in_bucket;
-                continue;
-            }
-            *at = place->next_in_bucket;
-            schedule->place_count--;
-            free(place);
         }
     }
-    return left;
+    pools_sweep(schedule);
+    return left + pools_left(schedule, deliver);
 }
 
 void places_free(struct schedule *schedule)
 {
-    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
-        while (schedule->buckets[i]) {
-            struct place *place = schedule->buckets[i];
-            schedule->buckets[i] = place->next_in_bucket;
-            free(place);
-        }
-    }
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++)
+        while (schedule->buckets[i])
+            place_forget(&schedule->buckets[i]);
+    pools_free(schedule);
 }

@@ -179,8 +179,10 @@ static void route(struct schedule *schedule, const struct queued_message *messag
 static void place_suspend(struct place *place, const struct order *order)
 {
     place->suspended = true;
-    place->last_cause = CAUSE_OPERATOR_SUSPENDED;
-    snprintf(place->last_words, sizeof(place->last_words), "suspended by %s", order->who);
+    place->pool->seeks = false;
+    place->pool->last_cause = CAUSE_OPERATOR_SUSPENDED;
+    snprintf(place->pool->last_words, sizeof(place->pool->last_words), "suspended by %s",
+             order->who);
 }
 
 static bool hold_add_recipient(struct schedule *schedule, struct hold *hold, uint32_t index,
@@ -218,7 +220,7 @@ static int64_t due_until(const struct queued_message *message)
 static void hold_start(struct hold *hold)
 {
     for (struct job *job = hold->jobs; job; job = job->hold_next)
-        slots_start(job->place);
+        slots_start(job->place->pool);
 }
 
 /* Ends jobs that got no recipient for want of memory; true when something is left to do. */
@@ -313,9 +315,7 @@ static void schedule_share(struct schedule *schedule)
     for (struct job *next; job; job = next) {
         next = job->next;
         place->busy++; /* as if by a slot: the place stays while this sleeps */
-        place->slots++;
         job_postpone(schedule, job, clock_wall_us() + 60 * (int64_t)US_PER_S);
-        place->slots--;
         place->busy--;
     }
 }
@@ -477,8 +477,8 @@ static void stop_on_loop(void *argument)
     fiber_cancel(schedule->taker);
     flushes_cancel(schedule);
     for (struct slot *slot = schedule->slots; slot; slot = slot->next) {
-        if (slot->place && slot->place->deliver != schedule->deliver)
-            deliver_give_up(slot->place->deliver, give_up_us);
+        if (slot->pool && slot->pool->deliver != schedule->deliver)
+            deliver_give_up(slot->pool->deliver, give_up_us);
         fiber_cancel(slot->fiber);
     }
     rescans_cancel(schedule);
@@ -547,12 +547,12 @@ static void listing_add(struct listing *listing, const struct place *place)
     struct destination_row *row = &listing->rows[listing->count++];
     *row = (struct destination_row){.waiting = place->waiting,
                                     .active = place->busy,
-                                    .limit = place_limit(place),
-                                    .failures = place->failures,
+                                    .limit = pool_limit(place->pool),
+                                    .failures = place->pool->failures,
                                     .suspended = place->suspended,
                                     .backing_off = place_pauses(place),
-                                    .next_wall_us = place->resume_wall_us,
-                                    .last_cause = place->last_cause};
+                                    .next_wall_us = place->pool->resume_wall_us,
+                                    .last_cause = place->pool->last_cause};
     snprintf(row->key, sizeof(row->key), "%s", place->to.key);
 }
 

@@ -66,9 +66,9 @@ static void decide(struct decision *decision, const struct place *place,
     const struct queued_message *message = attempt->message;
     const struct outcome *outcome = decision->outcome;
     const int64_t accepted = order_accepted_wall_us(place, message, decision->settlement.recipient);
-    const struct verdict verdict =
-        schedule_expire(&schedule->config->retry, decision->settlement.attempts + place->pauses,
-                        accepted, clock_wall_us(), outcome->verdict);
+    const struct verdict verdict = schedule_expire(
+        &schedule->config->retry, decision->settlement.attempts + place->pool->pauses, accepted,
+        clock_wall_us(), outcome->verdict);
 
     decision->settlement.cause = verdict.cause;
     switch (verdict.kind) {

@@ -30,8 +30,8 @@ static bool job_knows_why(const struct job *job)
     const struct queued_message *message = job->hold->message;
 
     for (uint32_t i = 0; i < job->count; i++) {
-        if (job->place->last_cause != CAUSE_UNDECIDED &&
-            message->recipients[job->recipients[i]].cause != job->place->last_cause)
+        if (job->place->pool->last_cause != CAUSE_UNDECIDED &&
+            message->recipients[job->recipients[i]].cause != job->place->pool->last_cause)
             return false;
     }
     return true;
@@ -72,8 +72,8 @@ static void job_record_why(struct schedule *schedule, struct job *job)
                               .settlement = {.recipient = index,
                                              .state = RECIPIENT_WAITING,
                                              .next_wall_us = recipient->next_wall_us,
-                                             .cause = place->last_cause,
-                                             .reply = bytes_of_text(place->last_words),
+                                             .cause = place->pool->last_cause,
+                                             .reply = bytes_of_text(place->pool->last_words),
                                              .attempts = recipient->attempts,
                                              .attempt_wall_us = recipient->last_attempt_wall_us,
                                              .delay_notified = recipient->delay_notified}};
@@ -97,18 +97,18 @@ void job_postpone(struct schedule *schedule, struct job *job, int64_t until_wall
 /* ------------------------------------------------------------------ one attempt */
 
 /* What the attempt tells about the place. A 4yz to a message tells nothing; 421 asks for less. */
-static void slot_judge_place(struct slot *slot, const struct attempt *attempt, bool host_failed)
+static void slot_judge_place(struct place *place, const struct attempt *attempt, bool host_failed)
 {
     bool closing = false;
 
     for (uint32_t i = 0; i < attempt->recipient_count; i++)
         closing = closing || attempt->outcomes[i].code == 421;
     if (host_failed)
-        place_failed(slot->place, &attempt->outcomes[0]);
+        place_failed(place, &attempt->outcomes[0]);
     else if (closing)
-        place_slowed(slot->place);
+        place_slowed(place);
     else if (cause_row(attempt->outcomes[0].verdict.cause)->side != SIDE_OURS)
-        place_succeeded(slot->place);
+        place_succeeded(place);
 }
 
 /* Is the sender owed a word, or the message its end, though its destination pauses? */
@@ -130,12 +130,13 @@ static bool job_is_overdue(const struct job *job)
 /* Then the place's last answer to another message is the answer to this one. */
 static void attempt_answer(const struct place *place, struct attempt *attempt)
 {
-    const struct bytes words = arena_copy(attempt->arena, bytes_of_text(place->last_words));
+    const struct bytes words = arena_copy(attempt->arena, bytes_of_text(place->pool->last_words));
 
     for (uint32_t i = 0; i < attempt->recipient_count; i++)
-        attempt->outcomes[i] = (struct outcome){.verdict = verdict_with(place->last_cause, words),
-                                                .stage = STAGE_CONNECT,
-                                                .reply = words};
+        attempt->outcomes[i] =
+            (struct outcome){.verdict = verdict_with(place->pool->last_cause, words),
+                             .stage = STAGE_CONNECT,
+                             .reply = words};
 }
 
 static void slot_attempt(struct slot *slot, struct job *job)
@@ -163,7 +164,7 @@ static void slot_attempt(struct slot *slot, struct job *job)
         deliver_attempt(slot->channel, &attempt, &host_failed);
     const bool masked = fiber_mask_cancel(true); /* what was done is recorded, come what may */
     if (!slot->schedule->stopping && !answered)
-        slot_judge_place(slot, &attempt, host_failed);
+        slot_judge_place(job->place, &attempt, host_failed);
     if (!settle_attempt(slot->place, &attempt, clock_now_us() - begun_us))
         job->hold->stuck = true;
     fiber_mask_cancel(masked);
@@ -179,21 +180,69 @@ static int64_t suspended_until(const struct place *place)
     return clock_wall_us() + (int64_t)(lasts ? SUSPENDED_LOOK_US : 0);
 }
 
-static void slot_run(struct slot *slot, struct job *job)
+/* Its channel turns to the place; a bound that holds for another does not hold for this one. */
+static bool slot_serve(struct slot *slot, struct place *place)
 {
-    struct place *place = slot->place;
+    if (!slot->channel)
+        slot->channel = deliver_channel_open(place->deliver, &place->to);
+    if (!slot->channel)
+        return false;
+    deliver_channel_turn(slot->channel, &place->to);
+    slot->limit_known = slot->limit_known && slot->served == place->number;
+    slot->served = place->number;
+    place_join(slot, place);
+    return true;
+}
 
-    place->busy++;
+/* Gives the job back when those who have connections to the place's hosts can do it: a pool that
+ * was just joined is full, or somebody in it lingers. */
+static bool slot_yields(struct slot *slot, struct job *job, const struct pool *from)
+{
+    struct pool *pool = slot->pool;
+
+    if (pool == from || (pool->slots <= pool_limit(pool) && !pool->idle))
+        return false;
+    slot->leaves = true;
+    place_push_front(job->place, job);
+    return true;
+}
+
+static void slot_do(struct slot *slot, struct job *job)
+{
+    struct place *place = job->place;
     const int64_t bound = place->suspended ? 0 : limits_delay_until(slot);
+
     if (place->suspended)
         job_postpone(slot->schedule, job, suspended_until(place));
     else if (bound > 0)
         job_postpone(slot->schedule, job, bound);
     else if (place_pauses(place) && !job_is_overdue(job))
-        job_postpone(slot->schedule, job, place->resume_wall_us);
+        job_postpone(slot->schedule, job, place->pool->resume_wall_us);
     else
         slot_attempt(slot, job);
+}
+
+static void slot_run(struct slot *slot, struct job *job)
+{
+    struct place *place = job->place;
+    const struct pool *from = slot->pool;
+
+    place->busy++;
+    slot->pool->busy++;
+    slot->place = place;
+    if (!slot_serve(slot, place)) {
+        slot->leaves = true;
+        place_push_front(place, job);
+    } else if (!slot_yields(slot, job, from)) {
+        if (slot->pool != from)
+            slots_start(slot->pool); /* it may have brought more work along */
+        slot_do(slot, job);
+    }
+    slot->place = NULL;
+    slot->pool->busy--;
     place->busy--;
+    if (place->pool != slot->pool)
+        slots_start(place->pool);
     arena_clear(&slot->arena);
 }
 
@@ -201,7 +250,7 @@ static void slot_run(struct slot *slot, struct job *job)
 
 static void slot_leave_idle(struct slot *slot)
 {
-    struct slot **at = &slot->place->idle;
+    struct slot **at = &slot->pool->idle;
 
     while (*at && *at != slot)
         at = &(*at)->next_idle;
@@ -216,23 +265,23 @@ static bool slot_linger(struct slot *slot)
     const uint64_t deadline_us = deadline_in(SLOT_LINGER_US);
 
     if (slot->schedule->starved)
-        return slot->place->waiting > 0; /* others wait for this slot */
+        return slot->pool->waiting > 0; /* others wait for this slot */
     slot->idle = true;
-    slot->next_idle = slot->place->idle;
-    slot->place->idle = slot;
-    while (slot->idle && slot->place->waiting == 0) {
+    slot->next_idle = slot->pool->idle;
+    slot->pool->idle = slot;
+    while (slot->idle && slot->pool->waiting == 0) {
         if (fiber_park(deadline_us) != IO_OK)
             break;
     }
     if (slot->idle)
         slot_leave_idle(slot);
-    return slot->place->waiting > 0;
+    return slot->pool->waiting > 0;
 }
 
 static bool slot_goes_on(const struct slot *slot)
 {
-    return !slot->schedule->stopping && !fiber_cancelled() &&
-           slot->place->slots <= place_limit(slot->place);
+    return !slot->schedule->stopping && !fiber_cancelled() && !slot->leaves &&
+           slot->pool->slots <= pool_limit(slot->pool);
 }
 
 static void slot_unlink(struct slot *slot)
@@ -248,26 +297,25 @@ static void slot_unlink(struct slot *slot)
     schedule->slot_count--;
 }
 
-/* The place forgets the slot before the QUIT, which may sleep: no job waits for a slot that leaves.
- */
+/* The pool forgets the slot before the QUIT, which may sleep: no job waits for a slot that leaves.
+ * Without memory for a channel the sweep tries again, lest it be tried without a pause. */
 static void slot_main(void *argument)
 {
     struct slot *slot = argument;
-    struct place *place = slot->place;
 
-    slot->channel = deliver_channel_open(place->deliver, &place->to);
-    while (slot->channel && slot_goes_on(slot)) {
-        struct job *job = place_pop(place);
+    while (slot_goes_on(slot)) {
+        struct job *job = pool_pop(slot->pool);
         if (job)
             slot_run(slot, job);
         else if (!slot_linger(slot))
             break;
     }
+    struct pool *pool = slot->pool;
     limit_leave(slot);
-    place->slots--;
-    slot->place = NULL;
+    pool->slots--;
+    slot->pool = NULL;
     if (slot->channel)
-        slots_start(place); /* work that came meanwhile; without memory the sweep tries again */
+        slots_start(pool);
     deliver_channel_close(slot->channel);
     arena_clear(&slot->arena);
     slot_unlink(slot);
@@ -278,15 +326,15 @@ static void slot_main(void *argument)
     free(slot);
 }
 
-static bool slot_start(struct place *place)
+static bool slot_start(struct pool *pool)
 {
-    struct schedule *schedule = place->schedule;
+    struct schedule *schedule = pool->schedule;
     struct slot *slot = calloc(1, sizeof(*slot));
 
     if (!slot)
         return false;
     *slot = (struct slot){.schedule = schedule,
-                          .place = place,
+                          .pool = pool,
                           .arena = ARENA_WITH_LIMIT(SLOT_ARENA_BYTES),
                           .next = schedule->slots};
     slot->fiber = fiber_start("delivery", slot_main, slot);
@@ -298,17 +346,17 @@ static bool slot_start(struct place *place)
         schedule->slots->previous = slot;
     schedule->slots = slot;
     schedule->slot_count++;
-    place->slots++;
+    pool->slots++;
     return true;
 }
 
-static unsigned idle_wake(struct place *place, unsigned most)
+static unsigned idle_wake(struct pool *pool, unsigned most)
 {
     unsigned count = 0;
 
-    while (place->idle && count < most) {
-        struct slot *slot = place->idle;
-        place->idle = slot->next_idle;
+    while (pool->idle && count < most) {
+        struct slot *slot = pool->idle;
+        pool->idle = slot->next_idle;
         slot->idle = false;
         fiber_wake(slot->fiber);
         count++;
@@ -317,18 +365,18 @@ static unsigned idle_wake(struct place *place, unsigned most)
 }
 
 /* Slots that are neither busy nor idle are on their way to the queue already. */
-void slots_start(struct place *place)
+void slots_start(struct pool *pool)
 {
-    struct schedule *schedule = place->schedule;
+    struct schedule *schedule = pool->schedule;
     unsigned idle = 0;
 
-    for (const struct slot *slot = place->idle; slot; slot = slot->next_idle)
+    for (const struct slot *slot = pool->idle; slot; slot = slot->next_idle)
         idle++;
-    const unsigned coming = place->slots - place->busy - idle;
-    unsigned wanted = place->waiting > coming ? place->waiting - coming : 0;
-    wanted -= idle_wake(place, wanted);
-    while (wanted-- > 0 && !schedule->stopping && place->slots < place_limit(place)) {
-        if (schedule->slot_count >= SCHEDULE_SLOTS_MAX || !slot_start(place)) {
+    const unsigned coming = pool->slots - pool->busy - idle;
+    unsigned wanted = pool->waiting > coming ? pool->waiting - coming : 0;
+    wanted -= idle_wake(pool, wanted);
+    while (wanted-- > 0 && !schedule->stopping && pool->slots < pool_limit(pool)) {
+        if (schedule->slot_count >= SCHEDULE_SLOTS_MAX || !slot_start(pool)) {
             schedule->starved = true;
             return;
         }

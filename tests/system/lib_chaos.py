@@ -63,12 +63,15 @@ class Chaos:
         """No more trouble from now on."""
         self.defer = self.cut = 0
 
-    def crashed(self, at=None):
-        """A server that was told of a delivery a moment before it died (`at`, time.monotonic()) may not have recorded it."""
-        at = at or time.monotonic()
+    def crashed(self, recorded=None):
+        """A server died that had been told of deliveries. recorded: the ids whose delivery it had in its journal, which it writes
+        when the record is durable; of the others it may know nothing. None: its journal is not known, so what it was told a moment
+        ago counts."""
+        now = time.monotonic()
         for ident, told in list(self.told.items()):
-            if at - RECENT_S < told:
+            if ident not in recorded if recorded is not None else now - RECENT_S < told:
                 self.ambiguous[ident] += 1
+                del self.told[ident]
 
     # ------------------------------------------------------------ one connection
 

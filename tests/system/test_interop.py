@@ -125,9 +125,9 @@ class Hold(Server):
         """chaos: what the server was told just now may be unrecorded."""
         self.kill()
         self.kills += 1
-        if chaos:
-            chaos.crashed()
         self.earlier = self.earlier + self.events()
+        if chaos:
+            chaos.crashed({event['from'].split('@')[0] for event in self.earlier if event.get('event') == 'delivery.done'})
         self.start()
 
     def all_events(self):
