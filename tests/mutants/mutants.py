@@ -29,7 +29,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 TEST_TIMEOUT_S = 300
-PROGRAMS = ['holdfast', 'tests/unit/spool_driver']  # what system tests start
+PROGRAMS = ['holdfast', 'tests/unit/spool_driver', 'tests/unit/locked_in']  # what system tests start
 
 
 class Mutant:

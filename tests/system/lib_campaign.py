@@ -144,8 +144,8 @@ class Campaign:
             self._keep({'scenario': course.scenario.name, 'measure': result})
 
     def _next(self, courses):
-        """The next thing to do, of the course that has most to do, so that all end together."""
-        for course in sorted(courses, key=lambda one: (one.measure is not None, one.stage, -len(one.queue))):
+        """The next thing to do, of one that is behind; of any of these, so that a part of the whole has a part of each."""
+        for course in sorted(courses, key=lambda one: (one.measure is not None, one.stage, self.chance.random())):
             point = course.next(self.chance, self.claimed)
             if point is not None:
                 course.out += 1

@@ -36,8 +36,9 @@ class FaultServer(Server):
         super().__init__(text=text, **more)
 
     def web_port(self):
-        found = re.findall(r'page and metrics on http://[0-9.]+:(\d+)/', '\n'.join(self.lines))
-        return self.web[1] or int(self._wait('the address of the page', lambda: found)[-1])
+        def found():
+            return re.findall(r'page and metrics on http://[0-9.]+:(\d+)/', '\n'.join(self.lines))
+        return self.web[1] or int(self._wait('the address of the page', found)[-1])
 
     def metric(self, name, **labels):
         """The sum of the samples of that name whose labels are as given; 0 when there is none."""

@@ -1,5 +1,6 @@
 /*
- * A disk that remembers in which order everything came to it: logdisk SIZE LOG MOUNTPOINT.
+ * A disk that remembers in which order everything came to it: logdisk SIZE LOG MOUNTPOINT [IMAGE].
+ * It begins as a copy of IMAGE, or empty.
  *
  * In MOUNTPOINT there are two files. `disk`, of SIZE bytes, goes under a loop device and holds a
  * file system; each write and each sync (the device's flush) is one entry of LOG. What is written
@@ -118,6 +119,21 @@ static int sync_it(const char *path, int data_only, struct fuse_file_info *file)
     return is_disk(path) ? log_add(KIND_SYNC, 0, NULL, 0) : 0;
 }
 
+static bool begin_as(const char *image)
+{
+    const int from = open(image, O_RDONLY | O_CLOEXEC);
+    size_t had = 0;
+    ssize_t got = 1;
+
+    while (from >= 0 && had < disk.size && got > 0) {
+        got = read(from, disk.bytes + had, disk.size - had);
+        had += got > 0 ? (size_t)got : 0;
+    }
+    if (from >= 0)
+        close(from);
+    return from >= 0 && had == disk.size;
+}
+
 int main(int count, char **words)
 {
     static const struct fuse_operations operations = {.getattr = get_facts,
@@ -127,13 +143,13 @@ int main(int count, char **words)
                                                       .read = read_some,
                                                       .write = write_some,
                                                       .fsync = sync_it};
-    if (count != 4)
+    if (count != 4 && count != 5)
         return 64;
     disk.size = strtoull(words[1], NULL, 10);
     disk.log = open(words[2], O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
     disk.bytes = mmap(NULL, disk.size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (disk.log < 0 || disk.bytes == MAP_FAILED) {
+    if (disk.log < 0 || disk.bytes == MAP_FAILED || (count == 5 && !begin_as(words[4]))) {
         perror("logdisk");
         return 1;
     }

@@ -2,7 +2,11 @@
 """Power cuts on real file systems. The spool works on an ext4 or xfs whose device (logdisk.c: a FUSE file under a loop device)
 logs every write and every flush, and, in the same order, what the program said. From that log come the disks that a power cut could
 have left: all that was flushed, and a random part of what was written since, in sectors. Each is mounted (the file
-system recovers), the spool is opened, and what was acknowledged before the cut has to be there, whole and once.
+system recovers), the spool is opened, and what was acknowledged before the cut has to be there, whole and once. Some of these disks are
+logged themselves while file system and spool recover, and cut again.
+
+The same for the whole server with its mailboxes on that disk: each message that was answered 250 before the cut has to be in its
+mailbox once after the next start, whole, and no other one more than once.
 
     test_power_cut.py [--draws N] [--seconds N] [--only ext4|xfs] [--seed N] [--write]
 
@@ -11,6 +15,7 @@ import argparse
 import datetime
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -19,13 +24,18 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import ROOT, wait_until  # noqa: E402
+from lib import ROOT, Client, wait_until  # noqa: E402
+from lib_faults import FaultServer  # noqa: E402
 from spool_crash import DRIVER, Said, compare  # noqa: E402
 
 LOGDISK = os.path.join(os.path.dirname(DRIVER), 'logdisk')
 WRITE, SYNC, MARK = 1, 2, 3
 SECTOR = 4096
+SLICE_S = 18            # of each file system and each of both, in a plain run
 MESSAGES = 60
+CUTS_AGAIN = 3          # of each recovery that is logged
+LETTERS, USERS = 24, ('alice', 'bob')
+LETTER = 'Subject: power\r\n\r\nThis is number {number}\r\n' + 'x' * 70 + '\r\nend\r\n'
 SYSTEMS = {'ext4': (96 << 20, ['mkfs.ext4', '-q', '-F', '-m', '0']), 'xfs': (320 << 20, ['mkfs.xfs', '-q', '-f'])}
 MEMORY = '/dev/shm' if os.path.isdir('/dev/shm') else None
 
@@ -34,26 +44,33 @@ def call(*words):
     return subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True).stdout.strip()
 
 
-class Work:
-    """The spool at work on a logged disk; afterwards only the log is left: self.entries."""
+def spool_works(mounted, mark):
+    subprocess.run([DRIVER, 'work', os.path.join(mounted, 'spool'), str(MESSAGES)], stdout=mark, stderr=subprocess.DEVNULL, check=True, timeout=120)
 
-    def __init__(self, folder, system):
-        size, make = SYSTEMS[system]
+
+def spool_recovers(mounted, mark):
+    subprocess.run([DRIVER, 'check', os.path.join(mounted, 'spool')], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+
+
+class Work:
+    """Somebody at work on a logged disk; afterwards only the log is left: self.entries. image: the disk is not made anew."""
+
+    def __init__(self, folder, system, size, work, image=None):
         self.size, log = size, os.path.join(folder, f'{system}.log')
         doors, mounted = os.path.join(folder, 'doors'), os.path.join(folder, 'at')
         os.makedirs(doors, exist_ok=True)
         os.makedirs(mounted, exist_ok=True)
-        daemon = subprocess.Popen([LOGDISK, str(size), log, doors])
+        daemon = subprocess.Popen([LOGDISK, str(size), log, doors, *([image] if image else [])])
         loop = None
         try:
             wait_until('the logged disk', lambda: os.path.exists(os.path.join(doors, 'disk')))
             loop = call('losetup', '-f', '--show', os.path.join(doors, 'disk'))
-            call(*make, loop)
+            if not image:
+                call(*SYSTEMS[system][1], loop)
             call('mount', loop, mounted)
             try:
                 with open(os.path.join(doors, 'mark'), 'ab', buffering=0) as mark:
-                    subprocess.run([DRIVER, 'work', os.path.join(mounted, 'spool'), str(MESSAGES)], stdout=mark, stderr=subprocess.DEVNULL,
-                                   check=True, timeout=120)
+                    work(mounted, mark)
             finally:
                 call('umount', mounted)
         finally:
@@ -63,6 +80,7 @@ class Work:
             daemon.wait(30)
         with open(log, 'rb') as file:
             self.entries = list(self._parse(file.read()))
+        os.remove(log)
 
     @staticmethod
     def _parse(data):
@@ -102,41 +120,132 @@ def tear(image, work, first, end, chance, share):
                 put(image, offset + at, data[at:at + SECTOR])
 
 
-def look(folder, image, said):
-    """Mounts what the cut left, opens the spool and compares. Problems as text."""
+def mounted_at(folder, image, look):
+    """What `look(mounted)` finds on what a cut left. Problems as text."""
     mounted = os.path.join(folder, 'cut')
     os.makedirs(mounted, exist_ok=True)
     made = subprocess.run(['mount', '-o', 'loop', image, mounted], capture_output=True, text=True)
     if made.returncode != 0:
-        return [] if not said.acked else [f'the file system cannot be mounted: {made.stderr.strip()}']
+        return [f'the file system cannot be mounted: {made.stderr.strip()}']
     try:
-        if not os.path.isdir(os.path.join(mounted, 'spool')) and not said.acked:
-            return []
-        found = []
-        for _ in range(2):      # the second opening has to read what the first one did
-            done = subprocess.run([DRIVER, 'check', os.path.join(mounted, 'spool')], capture_output=True, text=True, timeout=60)
-            found.append([line.split() for line in done.stdout.split('\n') if line])
-        problems = compare(said, found[0])
-        if sorted(found[0]) != sorted(found[1]):
-            problems.append('opened twice, read differently')
-        return problems
+        return look(mounted)
     finally:
-        subprocess.run(['umount', mounted], check=False)
+        wait_until('the disk to be free', lambda: subprocess.run(['umount', mounted], stderr=subprocess.DEVNULL).returncode == 0)
+
+
+class Spool:
+    """The spool alone."""
+
+    name, size = '{}', lambda self, system: SYSTEMS[system][0]
+    works = staticmethod(spool_works)
+
+    def promised(self, work, until):
+        said = Said(work.said(until))
+        return said, len(said.acked)
+
+    def look(self, folder, image, said):
+        def inside(mounted):
+            if not os.path.isdir(os.path.join(mounted, 'spool')) and not said.acked:
+                return []
+            found = []
+            for _ in range(2):      # the second opening has to read what the first one did
+                done = subprocess.run([DRIVER, 'check', os.path.join(mounted, 'spool')], capture_output=True, text=True, timeout=60)
+                found.append([line.split() for line in done.stdout.split('\n') if line])
+            problems = compare(said, found[0])
+            if sorted(found[0]) != sorted(found[1]):
+                problems.append('opened twice, read differently')
+            return problems
+        return mounted_at(folder, image, inside)
+
+    def again(self, folder, system, image, said, chance, result):
+        """The recovery is logged and cut in turn; what was promised has to survive that as well."""
+        work = Work(folder, system, self.size(system), spool_recovers, image)
+        windows = work.windows()
+        for first, last in chance.sample(windows, min(CUTS_AGAIN, len(windows))):
+            second, until = image + '.again', chance.randint(first, last)
+            call('cp', '--sparse=always', image, second)
+            with open(second, 'r+b') as torn:
+                tear(torn, work, 0, first, chance, None)
+                tear(torn, work, first, until, chance, chance.choice((0, 0.3, 0.7, 1)))
+            result.again += 1
+            yield from (f'cut again at entry {until} of {len(work.entries)} of the recovery: {problem}' for problem in self.look(folder, second, said))
+            os.remove(second)
+
+
+class House:
+    """The whole server, its mailboxes on the same disk."""
+
+    name = '{}, the server and its mailboxes'
+
+    def size(self, system):
+        return 420 << 20
+
+    @staticmethod
+    def server(mounted):
+        return FaultServer(folder=os.path.join(mounted, 'house'), web=0, secure=False)
+
+    @classmethod
+    def works(cls, mounted, mark):
+        os.makedirs(os.path.join(mounted, 'house'))
+        with cls.server(mounted) as server:
+            wait_until('both spares', lambda: os.path.exists(os.path.join(mounted, 'house/spool/log/spare-1')))
+            mark.write(b'opened\n')
+            with Client(server.address()) as client:
+                client.command('EHLO client.example')
+                for number in range(LETTERS):
+                    client.command('MAIL FROM:<a@client.example>')
+                    client.command(f'RCPT TO:<{USERS[number % len(USERS)]}@home.example>')
+                    client.command('DATA')
+                    if client.command(LETTER.format(number=number) + '.').code == 250:
+                        mark.write(f'acked {number}\n'.encode())
+            wait_until('all to be delivered', lambda: server.metric('holdfast_queue_messages') == 0)
+
+    def promised(self, work, until):
+        acked = {int(words[1]) for words in work.said(until) if words[0] == 'acked'}
+        return acked, len(acked)
+
+    @staticmethod
+    def counts(server):
+        """{number: how often it is there}; -1: those that are not whole."""
+        seen = {}
+        for mail in (mail.decode(errors='replace').replace('\r\n', '\n') for user in USERS for mail in server.mails(user, 'home.example')):
+            found = re.search(r'number (\d+)\n', mail)
+            number = int(found.group(1)) if found and LETTER.format(number=found.group(1)).replace('\r\n', '\n') in mail else -1
+            seen[number] = seen.get(number, 0) + 1
+        return seen
+
+    def look(self, folder, image, acked):
+        def inside(mounted):
+            with self.server(mounted) as server:
+                try:
+                    wait_until('all of them', lambda: acked <= set(self.counts(server)))
+                except AssertionError:
+                    pass        # it is said below what is lost
+                wait_until('the queue to be empty', lambda: server.metric('holdfast_queue_messages') == 0)
+                seen = self.counts(server)
+            problems = [f'{count} mails are not whole' for number, count in seen.items() if number < 0]
+            problems += [f'{number} was acknowledged and is lost' for number in acked if number not in seen]
+            problems += [f'{number} is there {count} times' for number, count in seen.items() if number >= 0 and count > 1]
+            return problems
+        return mounted_at(folder, image, inside)
+
+    def again(self, folder, system, image, said, chance, result):
+        return []
 
 
 class Result:
     def __init__(self, system):
-        self.system, self.syncs, self.writes, self.boundaries, self.images, self.acked, self.problems = system, 0, 0, 0, 0, 0, []
+        self.system, self.syncs, self.writes, self.boundaries, self.images, self.again, self.acked, self.problems = system, 0, 0, 0, 0, 0, 0, []
 
 
-def cut(folder, system, draws, seconds, chance):
-    work = Work(folder, system)
-    windows = [window for window in work.windows() if any(kind == WRITE for kind, _, _ in work.entries[window[0]:window[1]])]
-    opened = next((number for number, (kind, _, data) in enumerate(work.entries) if kind == MARK and b'opened' in data), 0)
+def cut(kind, folder, system, draws, seconds, chance):
+    work = Work(folder, system, kind.size(system), kind.works)
+    windows = [window for window in work.windows() if any(entry == WRITE for entry, _, _ in work.entries[window[0]:window[1]])]
+    opened = next((number for number, (entry, _, data) in enumerate(work.entries) if entry == MARK and b'opened' in data), 0)
     windows = [one for one in windows if one[1] > opened]      # before that nothing was promised
     chosen = chance.sample(windows, len(windows) if draws else min(30, len(windows)))
-    result, end = Result(system), time.monotonic() + seconds
-    result.syncs, result.writes = (sum(1 for kind, _, _ in work.entries if kind == one) for one in (SYNC, WRITE))
+    result, end = Result(kind.name.format(system)), time.monotonic() + seconds
+    result.syncs, result.writes = (sum(1 for entry, _, _ in work.entries if entry == one) for one in (SYNC, WRITE))
     made, image = os.path.join(folder, 'made'), os.path.join(folder, 'image')
     with open(made, 'wb') as file:
         file.truncate(work.size)
@@ -153,17 +262,19 @@ def cut(folder, system, draws, seconds, chance):
             with open(image, 'r+b') as torn:
                 tear(torn, work, start, first, chance, None)
                 tear(torn, work, first, until, chance, 0 if draw == 0 else chance.choice((0.3, 0.7, 1)))
-            said = Said(work.said(until))
+            said, count = kind.promised(work, until)
             result.images += 1
-            result.acked += len(said.acked)
-            result.problems += [f'{system}: cut at entry {until} of {len(work.entries)}, behind sync at {first}, draw {draw}: {problem}'
-                                for problem in look(folder, image, said)]
+            result.acked += count
+            recovered = list(kind.again(folder, system, image, said, chance, result)) if draw == 1 else []
+            result.problems += [f'{result.system}: cut at entry {until} of {len(work.entries)}, behind sync at {first}, draw {draw}: {problem}'
+                                for problem in recovered + kind.look(folder, image, said)]
     return result
 
 
 def document(results):
-    lines = ['| file system | writes logged | syncs logged | boundaries cut at | images | acknowledged messages looked for | problems |', '|---|---|---|---|---|---|---|']
-    lines += [f'| {one.system} | {one.writes} | {one.syncs} | {one.boundaries} | {one.images} | {one.acked:,} | {len(one.problems)} |' for one in results]
+    lines = ['| file system | writes logged | syncs logged | boundaries cut at | images | of recoveries that were cut | acknowledged messages looked for | problems |',
+             '|---|---|---|---|---|---|---|---|']
+    lines += [f'| {one.system} | {one.writes} | {one.syncs} | {one.boundaries} | {one.images} | {one.again} | {one.acked:,} | {len(one.problems)} |' for one in results]
     path = os.path.join(ROOT, 'docs', 'durability.md')
     text = open(path, encoding='utf-8').read()
     begin, end = '<!-- power -->\n', '<!-- end power -->'
@@ -200,18 +311,19 @@ def main():
             print(f'SKIP {SYSTEMS[system][1][0]} is not installed')
             skipped += 1
             continue
-        folder = tempfile.mkdtemp(prefix='holdfast-power-', dir=MEMORY)
-        try:
-            one = cut(folder, system, options.draws, options.seconds or (600 if options.draws else 40), chance)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        results.append(one)
-        fine = not one.problems and one.acked > 0
-        passed, failed = passed + fine, failed + (not fine)
-        print(f'{"ok" if fine else "not ok"} power cuts on {system}: {one.images} images at {one.boundaries} of {one.syncs} syncs, '
-              f'{one.acked} acknowledged messages looked for, {len(one.problems)} problems', flush=True)
-        for problem in one.problems[:10]:
-            print('    ' + problem)
+        for kind in (Spool(), House()):
+            folder = tempfile.mkdtemp(prefix='holdfast-power-', dir=MEMORY)
+            try:
+                one = cut(kind, folder, system, options.draws, options.seconds or (600 if options.draws else SLICE_S), chance)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            results.append(one)
+            fine = not one.problems and one.acked > 0
+            passed, failed = passed + fine, failed + (not fine)
+            print(f'{"ok" if fine else "not ok"} power cuts on {one.system}: {one.images} images at {one.boundaries} of {one.syncs} syncs, and {one.again} of recoveries '
+                  f'that were cut, {one.acked} acknowledged messages looked for, {len(one.problems)} problems', flush=True)
+            for problem in one.problems[:10]:
+                print('    ' + problem)
     if options.write and not failed and results:
         document(results)
     print(f'{passed} passed, {failed} failed, {skipped} skipped')

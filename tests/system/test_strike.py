@@ -72,7 +72,7 @@ def finish(run, strikes):
 
 class Crash:
     name, about = 'crash', 'killed before or after a step'
-    heads = ('steps', 'points', 'struck', 'not reached', 'struck again in recovery', 'steps of recovery', 'problems')
+    heads = ('steps', 'points', 'struck', 'not reached', 'struck again in recovery', 'at steps of it', 'problems')
 
     def measure(self, place, scenario):
         return max(counted(place, scenario, COUNT)['steps'] for _ in range(2))      # no two runs make quite as many
@@ -124,7 +124,7 @@ class Crash:
         firsts = [one for point, one in course.results.items() if point[0] == 'first']
         agains = {point: one for point, one in course.results.items() if point[0] == 'again' and one['struck']}
         beyond = sum(1 for point, one in course.results.items() if point[0] == 'first' and not one['struck'] and course.is_done(point))
-        return (steps, 2 * steps, sum(one['struck'] for one in firsts), beyond, len(agains), len({point[3:] for point in agains}) // 2 if agains else 0, len(course.problems()))
+        return (steps, 2 * steps, sum(one['struck'] for one in firsts), beyond, len(agains), len({point[3] for point in agains}), len(course.problems()))
 
 
 class Failure:
