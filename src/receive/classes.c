@@ -32,17 +32,29 @@ struct fates {
 
 /* ------------------------------------------------------------------ judging and storing */
 
+static uint32_t recipients_of(const struct envelope *whole, uint8_t which)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < whole->recipient_count; i++)
+        count += whole->recipients[i].policy_class == which ? 1 : 0;
+    return count;
+}
+
+/* False: no memory. */
 MUST_USE static bool envelope_part(struct fates *fates, uint8_t which)
 {
+    const struct envelope *whole = &fates->whole;
+    const uint32_t count = recipients_of(whole, which);
     struct envelope *part = &fates->each[which].envelope;
-    struct arena *arena = &fates->session->transaction_arena;
 
-    *part = fates->whole;
-    part->recipients = ARENA_NEW_ARRAY(arena, fates->whole.recipient_count, struct recipient);
+    *part = *whole;
     part->recipient_count = 0;
-    for (uint32_t i = 0; part->recipients && i < fates->whole.recipient_count; i++)
-        if (fates->whole.recipients[i].policy_class == which)
-            part->recipients[part->recipient_count++] = fates->whole.recipients[i];
+    part->recipients =
+        ARENA_NEW_ARRAY(&fates->session->transaction_arena, MAX_OF(count, 1u), struct recipient);
+    for (uint32_t i = 0; part->recipients && i < whole->recipient_count; i++)
+        if (whole->recipients[i].policy_class == which)
+            part->recipients[part->recipient_count++] = whole->recipients[i];
     return part->recipients != NULL;
 }
 
