@@ -143,7 +143,9 @@ struct schedule {
     struct order *retired_orders; /* a place may still go by what they say */
     unsigned order_count;
     bool orders_saving;
-    struct limit *limits; /* one a `destination` section, or NULL */
+    bool orders_stale, orders_tidying; /* the file holds some that have ended; a fiber writes it */
+    uint64_t orders_tidy_us;           /* not before */
+    struct limit *limits;              /* one a `destination` section, or NULL */
     struct flush *flushes;
     unsigned flush_count;
     struct slot *slots;
@@ -228,6 +230,8 @@ struct order {
 };
 void orders_load(struct schedule *schedule); /* Sleeps. */
 void orders_free(struct schedule *schedule);
+void orders_message_ended(struct schedule *schedule, uint64_t message);
+void orders_tidy(struct schedule *schedule); /* once a second */
 const struct order *order_that_suspends(const struct schedule *schedule, const char *key,
                                         struct bytes domain);
 const struct order *order_that_routes(const struct schedule *schedule, uint64_t message,

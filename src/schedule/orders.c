@@ -13,6 +13,7 @@
 
 #define ORDERS_FILE_MAX (8 * MIB)
 #define LOAD_TRIES 30
+#define TIDY_PAUSE_US (10 * US_PER_S)
 #define FORGET_AFTER_US (30 * 86400 * (int64_t)US_PER_S)
 
 static struct order **bucket_of(const struct schedule *schedule, struct bytes what)
@@ -341,4 +342,40 @@ struct lookup order_reroute(struct schedule *schedule, const struct order_route 
     if (!changed)
         return lookup_absent();
     return orders_save(schedule) ? lookup_found() : not_recorded();
+}
+
+/* ------------------------------------------------------------------ orders that have come to an
+ * end */
+
+/* What was ordered for one message ends with it. The file is written a little later, for many. */
+void orders_message_ended(struct schedule *schedule, uint64_t message)
+{
+    char id[ID_TEXT_MAX + 1] = "#";
+
+    if (schedule->order_count == 0)
+        return;
+    id_print(message, id + 1, sizeof(id) - 1);
+    struct order *order = order_find(schedule, true, bytes_of_text(id));
+    if (!order)
+        return;
+    order_retire(schedule, order);
+    schedule->orders_stale = true;
+}
+
+static void tidy_main(void *argument)
+{
+    struct schedule *schedule = argument;
+
+    schedule->orders_stale = !orders_save(schedule);
+    schedule->orders_tidying = false;
+}
+
+/* In a fiber of its own: a disk that hangs must not keep the taker. */
+void orders_tidy(struct schedule *schedule)
+{
+    if (!schedule->orders_stale || schedule->orders_tidying ||
+        clock_now_us() < schedule->orders_tidy_us)
+        return;
+    schedule->orders_tidy_us = deadline_in(TIDY_PAUSE_US);
+    schedule->orders_tidying = fiber_start("orders", tidy_main, schedule) != NULL;
 }

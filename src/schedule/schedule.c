@@ -329,6 +329,7 @@ static void taker_sweep(struct schedule *schedule)
     schedule->swept_us = clock_now_us();
     places_sweep(schedule);
     flush_watch_clock(schedule);
+    orders_tidy(schedule);
 }
 
 static void taker_wait_for_room(struct schedule *schedule)
@@ -484,7 +485,7 @@ static void stop_on_loop(void *argument)
     rescans_cancel(schedule);
     const bool masked = fiber_mask_cancel(true);
     while ((schedule->slot_count > 0 || schedule->flush_count > 0 || schedule->rescan_count > 0 ||
-            !schedule->taker_ended) &&
+            schedule->orders_tidying || !schedule->taker_ended) &&
            clock_now_us() < stop->deadline_us) {
         const uint64_t soon_us = deadline_in(10 * US_PER_MS);
         const enum io_status status = fiber_sleep_until(MIN_OF(soon_us, stop->deadline_us));
@@ -522,7 +523,7 @@ bool schedule_close(struct schedule *schedule)
     if (!schedule)
         return true;
     if (schedule->slot_count > 0 || schedule->flush_count > 0 || schedule->rescan_count > 0 ||
-        !schedule->taker_ended)
+        schedule->orders_tidying || !schedule->taker_ended)
         return false; /* somebody is still past the dot: the end of the process frees it */
     holds_free(schedule);
     places_free(schedule);

@@ -233,6 +233,14 @@ static void report_apply(const struct report *report)
     }
 }
 
+static bool message_has_ended(const struct queued_message *message)
+{
+    for (uint32_t i = 0; i < message->envelope.recipient_count; i++)
+        if (message->recipients[i].state == RECIPIENT_WAITING)
+            return false;
+    return true;
+}
+
 bool settle_report(struct report *report)
 {
     const bool recorded = report_record(report);
@@ -243,6 +251,8 @@ bool settle_report(struct report *report)
     }
     if (recorded)
         report_apply(report);
+    if (recorded && message_has_ended(report->message))
+        orders_message_ended(report->schedule, report->message->id);
     return recorded;
 }
 

@@ -85,6 +85,11 @@ def choosing():
         assert any(re.fullmatch(r'bounce by \S+: dest=two\.example: 1 message\(s\)', text) for text in told), told
 
 
+def orders_of(server):
+    with open(f'{server.folder}/spool/orders') as file:
+        return file.read()
+
+
 def reroute():
     """By destination for what comes later too, by id for that message alone; it survives a restart, and ends."""
     port = free_port()      # the worker's locks know it from a route
@@ -95,6 +100,7 @@ def reroute():
         via = ('--via', f'smtp:127.0.0.1:{new.port}')
         act(server, 'reroute', one, *via, touched=1)
         server.wait_events('delivery.done', 1, message=one)
+        wait_until('the order for a message to end with it', lambda: f'#{one}' not in orders_of(server))
         act(server, 'reroute', '--dest', 'two.example', *via, touched=1)
         server.wait_events('delivery.done', 1, message=two)
         server.stop()
