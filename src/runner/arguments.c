@@ -26,6 +26,9 @@ static void add_quoted(struct buffer *into, const char *address)
     buffer_add_text(into, at ? at : "");
 }
 
+static const char HYPHEN[] =
+    "the address begins with a hyphen, which the command would read as an option";
+
 static char *argument_fill(struct arena *arena, const char *setting,
                            const struct runner_values *values, const char **why)
 {
@@ -44,10 +47,13 @@ static char *argument_fill(struct arena *arena, const char *setting,
         else if (leads && which == PIPE_SENDER)
             add_quoted(&text, value);
         else if (leads)
-            *why = "the address begins with a hyphen, which the command would read as an option";
+            *why = HYPHEN;
         else
             buffer_add_text(&text, value);
     }
+    /* "{tag}-{user}" of somebody without a tag. */
+    if (text.count > 0 && text.at[0] == '-' && setting[0] != '-')
+        *why = HYPHEN;
     return text.failed ? NULL : arena_text(arena, buffer_view(&text));
 }
 

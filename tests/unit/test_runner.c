@@ -70,6 +70,11 @@ static void test_hyphen(void **state UNUSED)
     static const char WHY[] =
         "why: the address begins with a hyphen, which the command would read as an option";
 
+    /* Nor by what stands behind a value that is empty. */
+    static const struct runner_values bare = {
+        {"rf", "a.example", "", "", "rf@a.example", "", "", "ID"}};
+    check("\"/bin/x\", \"{tag}-{user}\"", &bare, WHY);
+    check("\"/bin/x\", \"-{user}\"", &bare, "/bin/x|-rf");
     check("\"/bin/x\", \"{sender}\"", &evil, "/bin/x|\"-f\\\"\\\\\"@x.example");
     check("\"/bin/x\", \"--user={user}\", \"x{recipient}\"", &evil,
           "/bin/x|--user=-oQ|x-r@a.example");
