@@ -135,10 +135,27 @@ struct owner {
     bool given;
 };
 
+/* Of a folder that was just made. Who can write in the one above may have put a link in its place
+ * since, to have root give away what it leads to: no link is followed. The owner comes first, since
+ * a change of it takes the set-group-id bit away. */
+static bool folder_give(const char *path, const struct owner *owner, mode_t mode)
+{
+    const int folder = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    const bool fine = folder >= 0 &&
+                      (!owner->given || fchown(folder, owner->uid, owner->gid) == 0) &&
+                      fchmod(folder, mode) == 0;
+    const int error = errno;
+
+    if (folder >= 0)
+        close(folder);
+    errno = error;
+    return fine;
+}
+
 static bool folder_make_one(const char *path, const struct owner *owner)
 {
     if (mkdir(path, owner ? 0700 : 0755) == 0)
-        return !owner || !owner->given || chown(path, owner->uid, owner->gid) == 0;
+        return !owner || !owner->given || folder_give(path, owner, 0700);
     return errno == EEXIST;
 }
 
@@ -189,8 +206,7 @@ static void drop_prepare(const struct config *config, const struct owner *owner)
     config_drop_path(config->spool, path, sizeof path);
     if (mkdir(path, 0700) != 0 && errno == EEXIST)
         return;
-    /* The owner first: a change of it takes the set-group-id bit away. */
-    if ((owner->given && chown(path, owner->uid, owner->gid) != 0) || chmod(path, 03733) != 0)
+    if (!folder_give(path, owner, 03733))
         observe_note(LOG_WARNING, "parent", "drop %s: %s: sendmail cannot leave mail there", path,
                      strerror(errno));
 }

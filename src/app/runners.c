@@ -83,9 +83,13 @@ static bool bind_somewhere(const struct config *config, struct runner_place *pla
 static bool listen_in_spool(const struct config *config, struct runner_place *place, char *why,
                             size_t why_room)
 {
+    const mode_t usual = umask(0177); /* so the socket is made with its mode */
+
     place->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (place->listener >= 0 && bind_somewhere(config, place) && chmod(place->path, 0600) == 0 &&
-        (geteuid() != 0 || chown(place->path, worker_user(config), (gid_t)-1) == 0) &&
+    const bool bound = place->listener >= 0 && bind_somewhere(config, place);
+    umask(usual);
+    /* The worker can write in the spool: a link that it put there meanwhile is not followed. */
+    if (bound && (geteuid() != 0 || lchown(place->path, worker_user(config), (gid_t)-1) == 0) &&
         listen(place->listener, SOMAXCONN) == 0)
         return true;
     snprintf(why, why_room, "socket for pipes in %s: %s", config->spool, strerror(errno));

@@ -45,7 +45,7 @@ def _one(kind, number, point):
             if 'Address already in use' in str(wrong) and attempt < 3:      # somebody else's port
                 continue
             if not point:
-                raise
+                return str(wrong)
             return {'struck': True, 'what': f'at {list(point)}', 'recovered': 1, 'ended': False, 'problems': [str(wrong)]}
     return None
 
@@ -59,6 +59,7 @@ class Course:
         self.results = {}       # point -> what came of the last try
         self.tries = {}
         self.first = None       # the points of stage 0
+        self.wrong = []         # what is wrong without a strike
 
     def is_done(self, point):
         return point in self.results and (self.results[point]['struck'] or self.tries[point] >= TRIES)
@@ -93,7 +94,7 @@ class Course:
         return self.stage == 2 and not self.queue and not self.out
 
     def problems(self):
-        return [f'{self.scenario.name}: {result["what"]}: {problem}' for result in self.results.values() for problem in result['problems']]
+        return self.wrong + [f'{self.scenario.name}: {result["what"]}: {problem}' for result in self.results.values() for problem in result['problems']]
 
 
 class Campaign:
@@ -139,6 +140,9 @@ class Campaign:
             self._keep({'scenario': course.scenario.name, 'point': point, 'result': result})
             for problem in result['problems']:
                 print(f'    {course.scenario.name}: {result["what"]}: {problem}', flush=True)
+        elif isinstance(result, str):
+            course.wrong, course.stage = [result], 2
+            print('    ' + result, flush=True)
         else:
             course.measure = result
             self._keep({'scenario': course.scenario.name, 'measure': result})

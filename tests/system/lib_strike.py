@@ -197,9 +197,23 @@ def lmtp(hop, number):
         hop.say('250-hop\r\n250 PIPELINING' if verb == 'LHLO' else '250 ok')
 
 
-def deferring_first(hop, number):
+def until(hop, verb, answer):
+    """One answer, and the end of the session: or the next try would come by the same one."""
     hop.say('220 hop')
-    hop.serve(mail='451 4.3.0 later' if number < 2 else '250 ok')
+    while True:
+        line = hop.line()
+        if not line:
+            return
+        hop.say(answer if line[:4].upper() == verb else '250 hop')
+        if line[:4].upper() == verb:
+            return
+
+
+def deferring_first(hop, number):
+    if number < 2:
+        until(hop, 'MAIL', '451 4.3.0 later')
+    else:
+        taking(hop, number)
 
 
 def busy_first(hop, number):
@@ -215,8 +229,7 @@ def refusing(hop, number):
 
 
 def deferring(hop, number):
-    hop.say('220 hop')
-    hop.serve(rcpt='450 4.2.0 later')
+    until(hop, 'RCPT', '450 4.2.0 later')
 
 
 def silent_first(hop, number):
@@ -260,6 +273,9 @@ def mixed(hop, number):
             if body is None:
                 return
             hop.owner.messages.append((sender, recipients, body))
+            if number < 2:
+                hop.say('250 ok')
+                return
         hop.say('250 ok')
 
 
