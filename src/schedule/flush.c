@@ -18,7 +18,7 @@ struct flush {
     struct id_list list;
     bool has_key;
     uint64_t beyond_us;
-    char key[320], domain[256], cause[64], sender[MAIL_ADDRESS_MAX];
+    char key[320], domain[256], aside[256], cause[64], sender[MAIL_ADDRESS_MAX];
 };
 
 /* ------------------------------------------------------------------ what is brought back */
@@ -41,6 +41,9 @@ static bool goes_there(struct collect *collect, struct bytes domain)
 
     if (!collect->request->key)
         return true;
+    const char *aside = collect->request->aside;
+    if (aside && (strcmp(aside, ANY_DOMAIN) == 0 || bytes_equal_text_nocase(domain, aside)))
+        return true; /* who takes it looks whether it really goes there */
     if (bytes_equal_text(domain, collect->last_domain))
         return collect->last_matched;
     deliver_route(collect->schedule->deliver, &anybody, &to);
@@ -170,6 +173,7 @@ static void flush_main(void *argument)
     struct flush *flush = argument;
     const struct flush_request request = {.key = flush->has_key ? flush->key : NULL,
                                           .domain = text_or_null(flush->domain),
+                                          .aside = text_or_null(flush->aside),
                                           .cause = text_or_null(flush->cause),
                                           .sender = text_or_null(flush->sender),
                                           .beyond_us = flush->beyond_us};
@@ -207,6 +211,7 @@ bool flush_start(struct schedule *schedule, const struct flush_request *request)
                             .list = {request->ids, request->id_count, request->id_count}};
     snprintf(flush->key, sizeof(flush->key), "%s", request->key ? request->key : "");
     snprintf(flush->domain, sizeof(flush->domain), "%s", request->domain ? request->domain : "");
+    snprintf(flush->aside, sizeof(flush->aside), "%s", request->aside ? request->aside : "");
     snprintf(flush->cause, sizeof(flush->cause), "%s", request->cause ? request->cause : "");
     snprintf(flush->sender, sizeof(flush->sender), "%s", request->sender ? request->sender : "");
     schedule->flushes = flush;

@@ -94,6 +94,7 @@ struct place {
     struct pool *pool;
     struct place *next_waiting, *previous_waiting; /* in its pool */
     uint64_t asked_us;                             /* when its hosts are asked for again */
+    char aside[256];                               /* as in struct flush_request */
     struct lane lanes[PLACE_LANES];
     unsigned turn; /* the lane that is looked at first */
     unsigned waiting, busy;
@@ -185,6 +186,7 @@ void place_push_front(struct place *place, struct job *job); /* it goes next of 
 struct job *place_pop(struct place *place);
 struct job *place_cut_half(struct place *place); /* the later half of each lane, linked by next */
 void place_withdraw(struct place *place, struct job *job);
+void place_note_aside(struct place *place, struct bytes domain);
 /* What waits for it in the spool need not wait longer: now, or when fewer flushes run. */
 void place_flush(struct place *place);
 void places_sweep(struct schedule *schedule); /* starts what waits, forgets what is idle */
@@ -257,11 +259,14 @@ int64_t limits_delay_until(struct slot *slot);
 void limit_leave(struct slot *slot); /* the slot ends */
 
 /* flush.c: brings back what waits in the spool for its next time, as fast as it can be tried. */
+#define ANY_DOMAIN "*"
 struct flush_request {
     const char *key;                     /* only for this destination; NULL: all of the message */
     const char *domain, *cause, *sender; /* what is chosen; NULL: any */
-    uint64_t beyond_us;                  /* only what is not due for so long; 0: any */
-    uint64_t *ids;                       /* or these, of malloc: the flush frees them */
+    const char *aside;  /* mail for this domain, or ANY_DOMAIN, may go there by an order or by its
+                           user's own way; NULL: none does */
+    uint64_t beyond_us; /* only what is not due for so long; 0: any */
+    uint64_t *ids;      /* or these, of malloc: the flush frees them */
     size_t id_count;
 };
 bool flush_start(struct schedule *schedule, const struct flush_request *request);

@@ -195,10 +195,20 @@ static void place_forget(struct place **at)
     free(place);
 }
 
+/* Mail came here by another way than the configuration's for its domain. */
+void place_note_aside(struct place *place, struct bytes domain)
+{
+    if (*place->aside == 0)
+        snprintf(place->aside, sizeof place->aside, "%.*s", BYTES_PRINT(domain));
+    else if (!bytes_equal_text_nocase(domain, place->aside))
+        snprintf(place->aside, sizeof place->aside, "%s", ANY_DOMAIN);
+}
+
 void place_flush(struct place *place)
 {
     const struct flush_request request = {.key = place->to.key,
-                                          .domain = place->to.via ? NULL : place->to.domain};
+                                          .domain = place->to.via ? NULL : place->to.domain,
+                                          .aside = *place->aside ? place->aside : NULL};
 
     place->flush_due = !flush_start(place->schedule, &request);
     if (place->flush_due)

@@ -185,6 +185,16 @@ static void place_suspend(struct place *place, const struct order *order)
              order->who);
 }
 
+/* Another way than the configuration has for its domain? */
+static bool goes_aside(const struct schedule *schedule, const struct queued_message *message,
+                       uint32_t index)
+{
+    const struct recipient *recipient = &message->envelope.recipients[index];
+
+    return recipient->deliver.count > 0 ||
+           order_that_routes(schedule, message->id, recipient->address.domain) != NULL;
+}
+
 static bool hold_add_recipient(struct schedule *schedule, struct hold *hold, uint32_t index,
                                const struct destination *to)
 {
@@ -199,6 +209,8 @@ static bool hold_add_recipient(struct schedule *schedule, struct hold *hold, uin
         return false;
     if (suspends)
         place_suspend(place, suspends);
+    if (goes_aside(schedule, hold->message, index))
+        place_note_aside(place, domain);
     struct job *job = hold_find_job(hold, place, index);
     if (!job && place_is_full(place, hold)) {
         hold->postponed = true;

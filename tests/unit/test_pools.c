@@ -334,6 +334,41 @@ WORLD(test_names_are_its_own)
     return 0;
 }
 
+/* Users with a next hop of their own wait for it as others do for their domain's, and are brought
+ * back as well. */
+WORLD(test_own_next_hop_recovers)
+{
+    struct house *house = house_new();
+    struct config_domain domain = {.name = "home.example", .users = ""};
+    struct config_retry_step steps[] = {{US_PER_S, 4 * US_PER_S}, {3600 * US_PER_S, 0}};
+    const struct endpoint host = at(HOST);
+    const struct sim_net_fault fault = {.kind = SIM_NET_REFUSE, .at = &host};
+    struct fake_message *messages[8];
+    uint64_t touched = 0;
+
+    house->config.domains = &domain;
+    house->config.domain_count = 1;
+    house->config.retry.steps = steps;
+    house->config.retry.step_count = COUNT_OF(steps);
+    const int slot = sim_net_fault_add(&fault);
+    for (unsigned i = 0; i < COUNT_OF(messages); i++) {
+        messages[i] = send_to(house, "home.example");
+        messages[i]->envelope.recipients[0].deliver = BYTES_LITERAL("smtp:192.0.2.25:25");
+    }
+    house_open(house);
+    pass(30 * US_PER_S);
+    sim_net_fault_end(slot);
+    pass(30 * US_PER_S);
+    CHECK(house->host.messages == 0); /* their next time is far */
+    const struct schedule_request retry = {.action = ACTION_RETRY, .id = messages[0]->id};
+    CHECK(schedule_act(house->schedule, &retry, &touched).status == LOOKUP_FOUND);
+    pass(30 * US_PER_S);
+    for (unsigned i = 0; i < COUNT_OF(messages); i++)
+        CHECK(delivered(messages[i]));
+    house_end(house);
+    return 0;
+}
+
 /* ------------------------------------------------------------------ what is not shared */
 
 /* A domain that demands TLS is never served by a session in clear, and its failures are its own. */
@@ -386,6 +421,7 @@ int main(void)
         cmocka_unit_test(test_preferences_part),
         cmocka_unit_test(test_death_and_recovery_are_shared),
         cmocka_unit_test(test_names_are_its_own),
+        cmocka_unit_test(test_own_next_hop_recovers),
         cmocka_unit_test(test_policy_is_not_shared),
         cmocka_unit_test(test_how_we_show_up_is_not_shared),
     };
