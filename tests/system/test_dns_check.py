@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import ssl
 import struct
@@ -17,6 +18,7 @@ import xml.etree.ElementTree
 
 import lib_dns
 from lib import HOLDFAST, Checks, Client, Server
+from lib_dmarc import faults
 from lib_dns import SERVFAIL, ScriptedDns
 
 D = 'shop.example'
@@ -315,6 +317,9 @@ def report(checks, server):
               value('record/row/policy_evaluated/dkim') == ['pass'] and value('record/row/policy_evaluated/spf') == ['fail'] and
               value('record/row/policy_evaluated/disposition') == ['pass'], text)
     checks.ok('dmarc report: the policy', value('policy_published/p') == ['reject'] and value('policy_published/domain') == [D], text)
+    checks.ok('dmarc report: the form of RFC 9990', not faults(text), faults(text))
+    checks.ok('dmarc report: that form is looked at', faults(text.replace('<count>', '<tally>').replace('</count>', '</tally>')) and
+              faults(text.replace('<p>reject', '<p>refuse')) and faults(re.sub('(?s)<policy_published>.*</policy_published>', '', text)), text)
     code, text, errors = server.run('dmarc', 'report', 'nobody.example')
     checks.ok('dmarc report: nothing of others', code == 0 and '<record>' not in text, text + errors)
 
