@@ -19,6 +19,7 @@
 enum {
     LOOK_EVERY_MS = 1000,
     FILES_AT_ONCE = 100,
+    UNFINISHED_AT_ONCE = 32,
     HEAD_BYTES = 512 * 1024,
     PIECE_BYTES = 64 * 1024,
     RETURNED_BYTES = 64 * 1024,
@@ -29,6 +30,8 @@ enum {
     REPLY_S = 330, /* above after_dot's default and what a filter may take */
     NAME_ROOM = 128,
 };
+#define UNFINISHED_LIFE_US ((int64_t)24 * 3600 * 1000000)
+#define SWEEP_EVERY_US (3600 * US_PER_S)
 
 /* ------------------------------------------------------------------ the directory */
 
@@ -91,6 +94,7 @@ struct later {
 };
 
 struct pickup {
+    uint64_t sweep_us; /* when what was never finished is looked for next */
     struct receive *receive;
     struct config_listen listen;
     char directory[CONFIG_DROP_ROOM];
@@ -137,12 +141,17 @@ struct listing {
     struct pickup *pickup;
     char names[FILES_AT_ONCE][NAME_ROOM];
     unsigned count;
+    char unfinished[UNFINISHED_AT_ONCE][NAME_ROOM];
+    unsigned unfinished_count;
 };
 
 static bool list_one(void *argument, const char *name)
 {
     struct listing *listing = argument;
 
+    if (strncmp(name, PICKUP_OPEN, sizeof PICKUP_OPEN - 1) == 0 && strlen(name) < NAME_ROOM &&
+        listing->unfinished_count < UNFINISHED_AT_ONCE)
+        snprintf(listing->unfinished[listing->unfinished_count++], NAME_ROOM, "%s", name);
     if (strncmp(name, PICKUP_READY, sizeof PICKUP_READY - 1) != 0 || strlen(name) >= NAME_ROOM)
         return true;
     const struct later *row = later_find(listing->pickup, name);
@@ -523,6 +532,22 @@ static bool pickup_prepare(struct pickup *pickup)
     return it.error == 0;
 }
 
+/* Left by a program that died while it wrote: nobody was told that it is taken. */
+static void unfinished_sweep(const struct pickup *pickup, const struct listing *listing)
+{
+    char path[CONFIG_DROP_ROOM + NAME_ROOM];
+
+    for (unsigned i = 0; i < listing->unfinished_count; i++) {
+        struct file_facts facts = {0};
+        snprintf(path, sizeof path, "%s/%s", pickup->directory, listing->unfinished[i]);
+        if (disk_facts(path, &facts).status == IO_OK &&
+            clock_wall_us() - facts.modified_wall_us > UNFINISHED_LIFE_US &&
+            disk_remove(path).status == IO_OK)
+            observe_note(LOG_INFO, "receive", "drop %s: never finished, removed after a day",
+                         listing->unfinished[i]);
+    }
+}
+
 static void pickup_look(struct pickup *pickup)
 {
     struct listing *listing = calloc(1, sizeof *listing);
@@ -536,6 +561,10 @@ static void pickup_look(struct pickup *pickup)
                      io_result_text(listed));
     for (unsigned i = 0; i < listing->count && !fiber_cancelled(); i++)
         pickup_take(pickup, listing->names[i]);
+    if (clock_now_us() >= pickup->sweep_us && !fiber_cancelled()) {
+        unfinished_sweep(pickup, listing);
+        pickup->sweep_us = deadline_in(SWEEP_EVERY_US);
+    }
     free(listing);
 }
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import Checks, HOLDFAST, Server, wait_until
@@ -193,7 +194,15 @@ def other_user(server, commands):
     os.chmod(path, 0o640)
     checks.ok('nor read or remove what others left', run('cat', path).returncode != 0 and run('rm', '-f', path).returncode != 0 and
               os.path.exists(path))
-    os.remove(path)
+    os.utime(path, (1, time.time() - 25 * 3600))
+    fresh = os.path.join(drop_of(server), 'new-fresh')
+    with open(fresh, 'w') as file:
+        file.write('x')
+    server.stop()
+    server.start()      # it looks at once, then hourly
+    wait_until('what was never finished to go', lambda: not os.path.exists(path))
+    checks.ok('what is being written stays', os.path.exists(fresh))
+    os.remove(fresh)
 
 
 def main():
