@@ -218,8 +218,10 @@ void house_end_life(void);            /* and nothing may be left of it. Sleeps. 
 /* ------------------------------------------------------------------ TLS */
 
 struct tls_context;
-void tls_begin(uint64_t seed);             /* of a seed's run: all of OpenSSL's chance */
-struct tls_context *tls_open(bool server); /* freed by tls_context_free */
+void tls_begin(uint64_t seed); /* of a seed's run: all of OpenSSL's chance */
+void tls_end(void);
+struct tls_context *tls_of_clients(void), *tls_of_hops(void); /* of the run */
+struct tls_context *tls_open(bool server);                    /* freed by tls_context_free */
 /* The server's handshake; what it gives closes without closing `below`. NULL: it failed. Sleeps. */
 struct stream *tls_serve(struct tls_context *context, struct stream *below);
 

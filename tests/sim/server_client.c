@@ -16,7 +16,6 @@ enum door { DOOR_SMTP = 0, DOOR_SUBMISSION, DOOR_LMTP };
 struct visit {
     struct line_reader reader;
     enum door door;
-    struct tls_context *tls; /* NULL: in clear */
     struct letter *letter;
     struct attempt_note *attempt;
     unsigned asked[WANTED_MOST]; /* indexes of the recipients of this attempt */
@@ -448,8 +447,7 @@ static bool go_under_tls(struct visit *visit)
 
     if (!say_text(visit, "STARTTLS\r\n") || !hear(visit) || visit->code != 220)
         return false;
-    visit->tls = tls_open(false);
-    const struct io_result done = tls_connect(visit->tls, &nothing, &visit->reader.stream,
+    const struct io_result done = tls_connect(tls_of_clients(), &nothing, &visit->reader.stream,
                                               deadline_in(60 * US_PER_S), &facts);
     if (done.status != IO_OK)
         tale_add(0, (int)visit->letter->number, "no TLS: %s", io_result_text(done));
@@ -516,7 +514,6 @@ static void visit_server(unsigned client, struct letter *letter)
     if (dialled.status == IO_OK) {
         hold_session(visit, client);
         stream_close(visit->reader.stream);
-        tls_context_free(visit->tls);
     }
     if (letter_is_open(letter) && letter->due_us <= clock_now_us())
         put_off(letter);

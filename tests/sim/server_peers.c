@@ -7,8 +7,6 @@
 #include <stdarg.h>
 #include <string.h>
 
-#include "crypto/crypto.h"
-
 static unsigned moods[PEER_KINDS]; /* of misbehaviour, at each stage; parts per million */
 
 void peers_behave(void)
@@ -73,7 +71,6 @@ struct hop {
     enum place places[WANTED_MOST * 4];
     unsigned place_count;
     bool null_sender, secret; /* secret: under TLS */
-    struct tls_context *tls;
     struct buffer content;
 };
 
@@ -229,8 +226,7 @@ static bool hop_secures(struct hop *hop)
         return false;
     if (!fine)
         return true;
-    hop->tls = tls_open(true);
-    hop->reader.stream = tls_serve(hop->tls, below);
+    hop->reader.stream = tls_serve(tls_of_hops(), below);
     hop->secret = hop->reader.stream != NULL;
     buffer_clear(&hop->reader.heard);
     hop->reader.used = 0;
@@ -276,7 +272,6 @@ static void hop_serve(void *argument, struct stream *stream)
         lives = hop_command(hop, line);
     if (hop->reader.stream != stream)
         stream_close(hop->reader.stream);
-    tls_context_free(hop->tls);
     buffer_free(&hop->reader.heard);
     buffer_free(&hop->content);
     free(hop);

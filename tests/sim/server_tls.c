@@ -99,6 +99,30 @@ struct tls_context *tls_open(bool server)
     return context;
 }
 
+/* They are dear to make, and remember their peers, so there is one of each kind a run. */
+static struct tls_context *of_clients, *of_hops;
+
+struct tls_context *tls_of_clients(void)
+{
+    if (!of_clients)
+        of_clients = tls_open(false);
+    return of_clients;
+}
+
+struct tls_context *tls_of_hops(void)
+{
+    if (!of_hops)
+        of_hops = tls_open(true);
+    return of_hops;
+}
+
+void tls_end(void)
+{
+    tls_context_free(of_clients);
+    tls_context_free(of_hops);
+    of_clients = of_hops = NULL;
+}
+
 /* ------------------------------------------------------------------ a stream that is another's */
 
 struct lent {

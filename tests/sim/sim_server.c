@@ -339,6 +339,7 @@ static uint64_t play(uint64_t seed, struct scenario_tally *tally, bool faults)
     tally->simulated_us += clock_now_us();
     const uint64_t hash = sim_trace_hash();
     sim_close();
+    tls_end();
     return hash;
 }
 
