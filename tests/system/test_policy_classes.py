@@ -23,8 +23,9 @@ def house(clamav, spam, more=''):
     text = ''.join(f'domain "{name}" {{ users = "file:{{folder}}/users"  aliases = "file:{{folder}}/aliases"  filters = {filters}\n'
                    '    deliver = "maildir:{folder}/mail/{domain}/{user}" }\n' for name, filters in DOMAINS.items())
     server = FaultServer(f'{text}listen lmtp {{ address = "127.0.0.1:0"  kind = lmtp }}\n'
-                         f'filter clamav {{ speaks = clamd  address = "{clamav}"  timeout = 20s }}\n'
-                         f'filter spam {{ speaks = spamd  address = "{spam}"  reject_score = 100  timeout = 20s }}\n{more}', start=False)
+                         f'filter clamav {{ speaks = clamd  address = "{clamav}"  timeout = 100s  connect_timeout = 60s }}\n'
+                         f'filter spam {{ speaks = spamd  address = "{spam}"  reject_score = 100  timeout = 100s  connect_timeout = 60s }}\n'
+                         f'limits {{ after_dot = 500s }}\n{more}', start=False)
     write_file(server, 'users', 'alice\nbob\n')
     write_file(server, 'aliases', 'list: alice@virus.example\n')
     return server
@@ -41,6 +42,7 @@ def begin(server, kind, sender='a@[127.0.0.1]', source='127.0.0.5'):
     else:
         client = FromAddress(server.address(), source)
         assert client.command('EHLO client.example').code == 250
+    client.socket.settimeout(520)       # spamd is slow on a busy machine, and is asked once for each class
     assert client.command(f'MAIL FROM:<{sender}>{" PRDR" if kind == "prdr" else ""}').code == 250
     return client
 
