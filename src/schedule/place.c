@@ -218,7 +218,7 @@ void place_flush(struct place *place)
 
 void places_sweep(struct schedule *schedule)
 {
-    for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS && schedule->place_count > 0; i++) {
         for (struct place **at = &schedule->buckets[i]; *at;) {
             struct place *place = *at;
             if (place->flush_due)
