@@ -105,8 +105,10 @@ static void serve(const struct runner *runner, int listener, int life, unsigned 
                                  {.fd = alive && count < most ? listener : -1, .events = POLLIN}};
         if (poll(ready, COUNT_OF(ready), -1) < 0 && errno != EINTR)
             return;
-        if (ready[0].revents)
-            count -= MIN_OF(reap(signals), count);
+        if (ready[0].revents) {
+            const unsigned ended = reap(signals); /* not within MIN_OF, which asks twice */
+            count -= MIN_OF(ended, count);
+        }
         if (ready[1].revents)
             alive = false;
         if (alive && ready[2].revents && take_one(runner, listener, life, asker))

@@ -215,6 +215,12 @@ def test_alone(server):
     assert not os.path.exists(f'{server.folder}/out/overlap')
 
 
+def test_many(server):
+    """More runs than may be at once: each that has ended makes room."""
+    for message in [send(server, 'a@early.example') for _ in range(60)]:
+        server.wait_events('delivery.done', 1, message=message)
+
+
 def test_runner_lost(server):
     message = send(server, 'a@slow.example')
     wait_until('the command to begin', lambda: os.path.exists(f'{server.folder}/out/begun'))
@@ -295,7 +301,7 @@ def test_dovecot():
 
 def main():
     with PipeServer() as server:
-        for test in (test_success, test_exits, test_story, test_ends, test_hostile, test_aliases, test_alone, test_large, test_runner_lost, test_reload):
+        for test in (test_success, test_exits, test_story, test_ends, test_hostile, test_aliases, test_alone, test_many, test_large, test_runner_lost, test_reload):
             checks.run(test.__name__[5:].replace('_', ' '), lambda: test(server))
     checks.run('what may not run is refused at start', refused_at_start)
     checks.run('dovecot', test_dovecot)
