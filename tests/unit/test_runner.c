@@ -85,6 +85,7 @@ static void test_hyphen(void **state UNUSED)
     /* An empty value in front leaves the next one in front. */
     const struct runner_values empty = {{"", "-d", "", "", "", "", "", ""}};
     check("\"/bin/x\", \"{user}{domain}\"", &empty, WHY);
+    check("\"/bin/x\", \"{user}-x\"", &empty, WHY);
 }
 
 static void test_control(void **state UNUSED)
