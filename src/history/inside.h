@@ -40,6 +40,7 @@ enum kept_text {
 /* In memory kind, stage and cause are the enums' numbers; on disk they are rows of `names`. */
 struct kept {
     uint64_t kind, message;
+    uint64_t mail; /* in memory only: the ledger has it */
     int64_t wall_us;
     uint64_t numbers[KEPT_NUMBERS];
     struct bytes texts[KEPT_TEXTS];
@@ -113,7 +114,8 @@ struct store {
     const char *directory;
     sqlite3 *database;
     sqlite3_stmt *begin, *commit, *rollback, *insert, *prune_rows, *prune_age, *bounds;
-    sqlite3_stmt *ledger_update, *ledger_insert, *ledger_close, *ledger_overdue, *ledger_prune;
+    sqlite3_stmt *ledger_update, *ledger_insert, *ledger_close, *ledger_rest, *ledger_overdue,
+        *ledger_prune;
     uint64_t kind_names[EVENT_KIND_COUNT], stage_names[STAGE_COUNT], cause_names[CAUSE_COUNT];
     uint64_t keep_rows, keep_us;
     bool may_prune;         /* rows came since, or the last slice took some out */

@@ -2,6 +2,10 @@
  * The ledger's writing side: a deferral opens or continues a row, an acceptance or a refusal of the
  * same mail ends it. A set of open fingerprints in memory keeps plain mail from asking the table:
  * while nothing is deferred nothing is looked up.
+ *
+ * The same mail is: from the same network, sender and recipient, and, where both times are after
+ * the header, with the same Message-ID. What was deferred before its header came may be any of
+ * them.
  */
 #include "history/inside.h"
 
@@ -76,7 +80,8 @@ static void set_remove(struct ledger *ledger, uint64_t fingerprint)
 struct print {
     char network[ENDPOINT_TEXT_MAX];
     struct bytes from, to;
-    uint64_t fingerprint; /* never 0 */
+    uint64_t mail;        /* 0: its header has not been seen, or has no Message-ID */
+    uint64_t fingerprint; /* of the others; never 0 */
 };
 
 void ledger_network(struct bytes client, char into[ENDPOINT_TEXT_MAX])
@@ -102,10 +107,11 @@ static uint64_t mix(uint64_t hash, struct bytes text)
     return (hash ^ bytes_hash_nocase(text)) * UINT64_C(0x9e3779b97f4a7c15);
 }
 
-static void print_make(struct print *print, struct bytes from, struct bytes to)
+static void print_make(struct print *print, struct bytes from, struct bytes to, uint64_t mail)
 {
     print->from = from;
     print->to = to;
+    print->mail = mail;
     print->fingerprint = mix(mix(mix(1, bytes_of_text(print->network)), from), to) | 1;
 }
 
@@ -117,20 +123,27 @@ bool ledger_prepare(struct store *store)
 
     return store_prepare(database,
                          "UPDATE ledger SET last_us = max(last_us, ?5), attempts = attempts + 1,"
-                         " cause = ?6, session = ?7, incident = ?8, dependency = ?9 WHERE "
-                         "fingerprint = ?1 AND state = 0"
-                         " AND network = ?2 AND sender = ?3 AND recipient = ?4",
+                         " cause = ?6, session = ?7, incident = ?8, dependency = ?9,"
+                         " mail = CASE ?10 WHEN 0 THEN mail ELSE ?10 END WHERE id ="
+                         " (SELECT id FROM ledger WHERE fingerprint = ?1 AND state = 0"
+                         " AND network = ?2 AND sender = ?3 AND recipient = ?4"
+                         " AND (?10 = 0 OR mail IN (0, ?10))"
+                         " ORDER BY mail = ?10 DESC, id DESC LIMIT 1)",
                          &store->ledger_update) &&
            store_prepare(database,
                          "INSERT INTO ledger(fingerprint, network, sender, recipient, first_us,"
-                         " last_us, cause, session, attempts, incident, dependency)"
-                         " VALUES(?1,?2,?3,?4,?5,?5,?6,?7,1,?8,?9)",
+                         " last_us, cause, session, attempts, incident, dependency, mail)"
+                         " VALUES(?1,?2,?3,?4,?5,?5,?6,?7,1,?8,?9,?10)",
                          &store->ledger_insert) &&
            store_prepare(database,
                          "UPDATE ledger SET state = ?5, ended_us = ?6, message = ?7"
                          " WHERE fingerprint = ?1 AND state = 0"
-                         " AND network = ?2 AND sender = ?3 AND recipient = ?4",
+                         " AND network = ?2 AND sender = ?3 AND recipient = ?4"
+                         " AND (?8 = 0 OR mail IN (0, ?8))",
                          &store->ledger_close) &&
+           store_prepare(database,
+                         "SELECT 1 FROM ledger WHERE fingerprint = ?1 AND state = 0 LIMIT 1",
+                         &store->ledger_rest) &&
            store_prepare(database, "SELECT count(*) FROM ledger WHERE state = 0 AND first_us < ?",
                          &store->ledger_overdue) &&
            store_prepare(database,
@@ -161,7 +174,9 @@ static bool ledger_defer(struct store *store, const struct print *print, const s
         store_bind(statement, 6, bytes_of_text(cause));
         sqlite3_bind_int64(statement, 7, (int64_t)kept->numbers[KEPT_SESSION]);
         sqlite3_bind_int64(statement, 8, (int64_t)store->incident_now);
-        store_bind(statement, 9, bytes_of_text(incident ? incident->subject : ""));
+        store_bind(statement, 9,
+                   incident ? bytes_of_text(incident->subject) : kept->texts[KEPT_FILTER]);
+        sqlite3_bind_int64(statement, 10, (int64_t)print->mail);
         if (!store_step(statement))
             return false;
         if (round == 0 && sqlite3_changes(store->database) > 0)
@@ -170,6 +185,17 @@ static bool ledger_defer(struct store *store, const struct print *print, const s
     set_add(&store->ledger, print->fingerprint);
     store->ledger.still_out++;
     return true;
+}
+
+/* Has other mail of the same sender to the same recipient been deferred and not come back? */
+static bool ledger_has_rest(const struct store *store, const struct print *print)
+{
+    if (print->mail == 0)
+        return false;
+    sqlite3_bind_int64(store->ledger_rest, 1, (int64_t)print->fingerprint);
+    const int result = sqlite3_step(store->ledger_rest);
+    sqlite3_reset(store->ledger_rest);
+    return result != SQLITE_DONE;
 }
 
 static bool ledger_end(struct store *store, const struct print *print, const struct kept *kept,
@@ -183,10 +209,12 @@ static bool ledger_end(struct store *store, const struct print *print, const str
     sqlite3_bind_int64(statement, 5, (int)state);
     sqlite3_bind_int64(statement, 6, kept->wall_us);
     sqlite3_bind_int64(statement, 7, (int64_t)kept->message);
+    sqlite3_bind_int64(statement, 8, (int64_t)print->mail);
     if (!store_step(statement))
         return false;
     const int ended = sqlite3_changes(store->database);
-    set_remove(&store->ledger, print->fingerprint);
+    if (!ledger_has_rest(store, print))
+        set_remove(&store->ledger, print->fingerprint);
     store->ledger.still_out -= ended;
     if (state == LEDGER_CAME_BACK)
         store->ledger.came_back += ended;
@@ -209,15 +237,15 @@ static bool ledger_end_all(struct store *store, struct print *print, const struc
     if (!ledger_is_open(&store->ledger))
         return true;
     ledger_network(kept->texts[KEPT_CLIENT], print->network);
-    print_make(print, from, to);
+    print_make(print, from, to, kept->mail);
     if (!ledger_end(store, print, kept, state))
         return false;
-    print_make(print, from, BYTES_EMPTY);
+    print_make(print, from, BYTES_EMPTY, kept->mail);
     if (!ledger_end(store, print, kept, state))
         return false;
     if (state != LEDGER_CAME_BACK)
         return true;
-    print_make(print, BYTES_EMPTY, BYTES_EMPTY);
+    print_make(print, BYTES_EMPTY, BYTES_EMPTY, kept->mail);
     return ledger_end(store, print, kept, state);
 }
 
@@ -238,7 +266,7 @@ bool ledger_take(struct store *store, const struct kept *kept)
 
     if (is_deferral(kept)) {
         ledger_network(kept->texts[KEPT_CLIENT], print.network);
-        print_make(&print, kept->texts[KEPT_FROM], kept->texts[KEPT_TO]);
+        print_make(&print, kept->texts[KEPT_FROM], kept->texts[KEPT_TO], kept->mail);
         return ledger_defer(store, &print, kept);
     }
     if (kept->kind == EVENT_MESSAGE_ACCEPTED || kept->kind == EVENT_RECIPIENT_ACCEPTED ||

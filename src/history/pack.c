@@ -20,7 +20,7 @@ static const uint16_t TEXT_MAX[KEPT_TEXTS] = {[KEPT_CLIENT] = 128,
                                               [KEPT_TRANSCRIPT] = HISTORY_TRANSCRIPT_MAX};
 
 struct head {
-    uint64_t kind, message;
+    uint64_t kind, message, mail;
     int64_t wall_us;
     uint64_t numbers[KEPT_NUMBERS];
     uint16_t lengths[KEPT_TEXTS];
@@ -61,6 +61,7 @@ void kept_write(const struct event *event, uint8_t *at)
     const bool fate = event->has_verdict && event->verdict.kind != VERDICT_ACCEPT;
     struct head head = {.kind = event->kind,
                         .message = event->message ? event->message : event->incident,
+                        .mail = event->mail,
                         .wall_us = event->wall_us,
                         .numbers = {[KEPT_STAGE] = event->stage,
                                     [KEPT_CAUSE] = fate ? (uint64_t)event->verdict.cause + 1 : 0,
@@ -91,7 +92,10 @@ bool kept_read(struct bytes *rest, struct kept *kept)
         return false;
     memcpy(&head, rest->at, sizeof head);
     *rest = bytes_skip(*rest, sizeof head);
-    *kept = (struct kept){.kind = head.kind, .message = head.message, .wall_us = head.wall_us};
+    *kept = (struct kept){.kind = head.kind,
+                          .message = head.message,
+                          .mail = head.mail,
+                          .wall_us = head.wall_us};
     memcpy(kept->numbers, head.numbers, sizeof kept->numbers);
     for (size_t i = 0; i < KEPT_TEXTS; i++) {
         kept->texts[i] = bytes_slice(*rest, 0, head.lengths[i]);

@@ -26,7 +26,7 @@ static const char SCHEMA[] =
     " last_us INTEGER NOT NULL, ended_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL,"
     " state INTEGER NOT NULL DEFAULT 0, session INTEGER NOT NULL,"
     " message INTEGER NOT NULL DEFAULT 0, incident INTEGER NOT NULL DEFAULT 0,"
-    " dependency TEXT NOT NULL DEFAULT '');"
+    " dependency TEXT NOT NULL DEFAULT '', mail INTEGER NOT NULL DEFAULT 0);"
     "CREATE INDEX IF NOT EXISTS ledger_open ON ledger(fingerprint) WHERE state = 0;"
     "CREATE INDEX IF NOT EXISTS ledger_first ON ledger(first_us) WHERE state = 0;"
     "CREATE INDEX IF NOT EXISTS ledger_last ON ledger(last_us);"
@@ -36,6 +36,7 @@ static const char SCHEMA[] =
 static const char *const ADDITIONS[] = {
     "ALTER TABLE ledger ADD COLUMN incident INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE ledger ADD COLUMN dependency TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE ledger ADD COLUMN mail INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE incidents ADD COLUMN recipient TEXT NOT NULL DEFAULT ''",
 };
 static const char LATER_INDEX[] =
@@ -192,9 +193,10 @@ bool store_open(struct store *store, char *why, size_t why_room)
 void store_close(struct store *store)
 {
     sqlite3_stmt **const all[] = {
-        &store->begin,         &store->commit,       &store->rollback,       &store->insert,
-        &store->prune_rows,    &store->prune_age,    &store->bounds,         &store->ledger_update,
-        &store->ledger_insert, &store->ledger_close, &store->ledger_overdue, &store->ledger_prune};
+        &store->begin,         &store->commit,       &store->rollback,    &store->insert,
+        &store->prune_rows,    &store->prune_age,    &store->bounds,      &store->ledger_update,
+        &store->ledger_insert, &store->ledger_close, &store->ledger_rest, &store->ledger_overdue,
+        &store->ledger_prune};
 
     for (size_t i = 0; i < COUNT_OF(all); i++) {
         sqlite3_finalize(*all[i]);

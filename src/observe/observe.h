@@ -49,6 +49,7 @@ struct event {
     struct verdict verdict;    /* used by kinds that carry a fate */
     bool has_verdict;
     uint64_t incident; /* id, of what is told about an incident */
+    uint64_t mail; /* for the ledger: which mail it is, the same when it comes again; 0: unknown */
     struct bytes client, helo, from, to, mx, filter;
     struct bytes destination; /* where it goes: the unit that queues are counted by */
     struct bytes tls;         /* of a session with a next hop: version and cipher */

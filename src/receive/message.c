@@ -52,6 +52,8 @@ struct verdict message_check_header(struct session *session)
         fields++;
         if (bytes_equal_text_nocase(field.name, "Received"))
             hops++;
+        if (bytes_equal_text_nocase(field.name, "Message-ID") && field.value.count > 0)
+            session->intake.mail = bytes_hash_nocase(bytes_trim(field.value)) | 1;
         if (bytes_equal_text_nocase(field.name, "Delivered-To") && deliveries++ < DELIVERIES_MAX &&
             message_was_delivered(session, field.value))
             return verdict_with(CAUSE_MESSAGE_LOOP, BYTES_LITERAL("it was delivered here before"));

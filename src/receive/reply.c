@@ -101,6 +101,7 @@ void session_event(const struct session *session, struct event *event)
     event->session = session->client.session;
     event->client = bytes_of_text(session->client_text);
     event->helo = session->client.helo;
+    event->mail = session->intake.mail;
     if (session->transaction.client) {
         address_print(&from, envelope->from);
         /* The null sender is told from "no sender yet". */

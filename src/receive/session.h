@@ -90,6 +90,7 @@ struct intake {
     uint64_t begin_us;         /* of this DATA or BDAT */
     uint64_t begin_count;      /* octets before it */
     uint64_t count;            /* octets of the message so far, kept or not */
+    uint64_t mail;             /* of its Message-ID; 0: none, or not seen yet */
     bool after_cr;             /* BDAT: the last octet was CR */
     bool objected;
     struct verdict objection;

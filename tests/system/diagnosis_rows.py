@@ -12,9 +12,10 @@ import lib
 import test_diagnosis
 import test_diagnosis_faults
 import test_diagnosis_host
+import test_diagnosis_more
 import test_diagnosis_tls
 
-PARTS = (test_diagnosis, test_diagnosis_faults, test_diagnosis_host, test_diagnosis_tls)
+PARTS = (test_diagnosis, test_diagnosis_faults, test_diagnosis_host, test_diagnosis_tls, test_diagnosis_more)
 DOCS = os.path.join(lib.ROOT, 'docs', 'diagnosis.md')
 INCIDENT = re.compile(r'^[0-9A-Z]{13}  \w+ +(?:receiving|sending): (\S+) \(side: (\w+)\)', re.M)
 ATTEMPT = re.compile(r'cause (\S+) \((\w+)\)')

@@ -3,16 +3,17 @@
     names = ScriptedDns({('good.example', 'MX'): '10 mx.good.example', ('sick.example', None): SERVFAIL})
     names.port, names.close()
 
-A row for (name, None) stands for every type of that name; what has no row does not exist (NXDOMAIN). Rows may be changed
-while it runs; TTLs are one second (ttl=). dead = True: nothing is answered at all.
+A row for (name, None) stands for every type of that name; what has no row does not exist (NXDOMAIN). Alias('other.example')
+is a CNAME; TRUNCATED says "come by TCP", where nobody listens. Rows may be changed while it runs; TTLs are one second (ttl=). dead = True: nothing is answered at all.
 """
 import ipaddress
 import socket
 import struct
 import threading
 
-SILENT, SERVFAIL, NXDOMAIN, EMPTY = 'silent', 'SERVFAIL', 'NXDOMAIN', 'EMPTY'
-RCODES = {EMPTY: 0, SERVFAIL: 2, NXDOMAIN: 3}
+SILENT, SERVFAIL, NXDOMAIN, EMPTY, REFUSED, TRUNCATED = 'silent', 'SERVFAIL', 'NXDOMAIN', 'EMPTY', 'REFUSED', 'TRUNCATED'
+RCODES = {EMPTY: 0, TRUNCATED: 0, SERVFAIL: 2, NXDOMAIN: 3, REFUSED: 5}
+TC = 0x0200
 TYPES = {'A': 1, 'NS': 2, 'CNAME': 5, 'SOA': 6, 'PTR': 12, 'MX': 15, 'TXT': 16, 'AAAA': 28, 'TLSA': 52}
 NAMES = {number: name for name, number in TYPES.items()}
 
@@ -32,6 +33,10 @@ def pack_data(kind, text):
         data = text if isinstance(text, bytes) else text.encode()
         return b''.join(bytes([len(part)]) + part for part in (data[at:at + 255] for at in range(0, len(data), 255))) or b'\0'
     return pack_name(text)
+
+
+class Alias(str):
+    """A CNAME to that name."""
 
 
 def unpack_question(packet):
@@ -74,9 +79,10 @@ class ScriptedDns:
         if row == SILENT:
             return None
         rows = [] if row in RCODES else [row] if isinstance(row, str) else row
-        header = packet[:2] + struct.pack('>HHHHH', 0x8180 | RCODES.get(row if isinstance(row, str) else '', 0), 1, len(rows), 0, 0)
-        answers = b''.join(b'\xc0\x0c' + struct.pack('>HHIH', number, 1, self.ttl, len(data)) + data
-                           for data in (pack_data(kind, text) for text in rows))
+        flags = 0x8180 | RCODES.get(row if isinstance(row, str) else '', 0) | (TC if row == TRUNCATED else 0)
+        header = packet[:2] + struct.pack('>HHHHH', flags, 1, len(rows), 0, 0)
+        answers = b''.join(b'\xc0\x0c' + struct.pack('>HHIH', TYPES['CNAME'] if isinstance(text, Alias) else number, 1, self.ttl, len(data)) + data
+                           for text, data in ((text, pack_data('CNAME' if isinstance(text, Alias) else kind, text)) for text in rows))
         return header + packet[12:end] + answers
 
     def close(self):

@@ -65,13 +65,14 @@ class FromAddress(Client):
 
 
 class Mail:
-    """One transaction; `source` is the client's address."""
+    """One transaction; `source` is the client's address, `identity` its Message-ID."""
 
-    def __init__(self, sender='a@[127.0.0.1]', to='alice@home.example', body='hello', source='127.0.0.1'):
-        self.sender, self.to, self.body, self.source = sender, to, body, source
+    def __init__(self, sender='a@[127.0.0.1]', to='alice@home.example', body='hello', source='127.0.0.1', identity=None):
+        self.sender, self.to, self.body, self.source, self.identity = sender, to, body, source, identity
 
     def text(self):
-        return f'From: <a@client.example>\r\nTo: <{self.to}>\r\nSubject: test\r\n\r\n{self.body}\r\n'
+        named = f'Message-ID: {self.identity}\r\n' if self.identity else ''
+        return f'From: <a@client.example>\r\nTo: <{self.to}>\r\n{named}Subject: test\r\n\r\n{self.body}\r\n'
 
     def play(self, server, before_dot=None):
         """The first reply of 4yz or 5yz, else the last one, and the stage it came at."""

@@ -54,6 +54,17 @@ static void defer(const char *to, enum cause cause)
     observe_event(&event);
 }
 
+/* The same, or its acceptance, by a mail whose header was seen. */
+static void tell_mail(enum event_kind kind, uint64_t message, uint64_t mail)
+{
+    struct event event = event_of(kind, message, "bob@b.example");
+
+    event.mail = mail;
+    event.verdict = verdict_of(CAUSE_FILTER_POISON);
+    event.has_verdict = kind == EVENT_MESSAGE_DEFERRED;
+    observe_event(&event);
+}
+
 static void accept_at(uint64_t message, const char *to, const char *client)
 {
     struct event event = event_of(EVENT_MESSAGE_ACCEPTED, message, to);
@@ -237,6 +248,51 @@ static int early_main(void *argument UNUSED)
     return 0;
 }
 
+static unsigned still_out(struct history *history)
+{
+    const struct ledger_told *told = NULL;
+    unsigned out = 0;
+
+    history_flush(history);
+    told = ledger_now();
+    for (size_t i = 0; i < told->count; i++)
+        out += told->rows[i].state == LEDGER_STILL_OUT;
+    CHECK(metric_get(COUNTER_LEDGER_OUT) == out);
+    return out;
+}
+
+/* Between the same two people one mail comes back and another does not. */
+static int same_people_main(void *argument UNUSED)
+{
+    fresh("same_people");
+    struct history *history = open_with(0, 0);
+
+    tell_mail(EVENT_MESSAGE_DEFERRED, 0, 11);
+    tell_mail(EVENT_MESSAGE_DEFERRED, 0, 11);
+    tell_mail(EVENT_MESSAGE_DEFERRED, 0, 22);
+    CHECK(still_out(history) == 2 && ledger_now()->count == 2);
+    tell_mail(EVENT_MESSAGE_ACCEPTED, 31, 33); /* a third one, never deferred */
+    CHECK(still_out(history) == 2);
+    history_close(history);
+    history = open_with(0, 0); /* which mail it is survives a restart */
+    tell_mail(EVENT_MESSAGE_ACCEPTED, 32, 22);
+    CHECK(still_out(history) == 1);
+    tell_mail(EVENT_MESSAGE_ACCEPTED, 33, 11);
+    CHECK(still_out(history) == 0);
+
+    /* Deferred at RCPT, it may be any mail of theirs; at the dot it becomes the one it is. */
+    tell_mail(EVENT_MESSAGE_DEFERRED, 0, 0);
+    tell_mail(EVENT_MESSAGE_DEFERRED, 0, 44);
+    tell_mail(EVENT_MESSAGE_DEFERRED, 0, 0);
+    CHECK(still_out(history) == 1);
+    tell_mail(EVENT_MESSAGE_ACCEPTED, 34, 55);
+    CHECK(still_out(history) == 1);
+    tell_mail(EVENT_MESSAGE_ACCEPTED, 35, 44);
+    CHECK(still_out(history) == 0);
+    history_close(history);
+    return 0;
+}
+
 /* Older than a day: overdue, in the view and in the gauge. */
 static int overdue_main(void *argument UNUSED)
 {
@@ -264,6 +320,7 @@ static void test_ledger(void **state UNUSED)
     in_world(ledger_main, NULL, 1);
     in_world(early_main, NULL, 1);
     in_world(overdue_main, NULL, 1);
+    in_world(same_people_main, NULL, 1);
 }
 
 /* Many open rows, ended in another order: the set in memory and the table agree. */
