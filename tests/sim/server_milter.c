@@ -114,7 +114,7 @@ static bool misbehaves(struct milter_session *session, struct bytes answer)
                                             BYTES_LITERAL("\0\0\0\0"),
                                             BYTES_LITERAL("\0\0\0\1Z"),
                                             BYTES_LITERAL("\0\0\0\3hX\0"),
-                                            BYTES_LITERAL("\0\0\0\1c\0\0\0\1c"),
+                                            BYTES_LITERAL("\0\0\0\2cc\0\0\0\1c"),
                                             BYTES_LITERAL("421 no milter here\r\n")};
 
     if (!peer_strikes(PEER_MILTER))
