@@ -92,10 +92,8 @@ bool kept_read(struct bytes *rest, struct kept *kept)
         return false;
     memcpy(&head, rest->at, sizeof head);
     *rest = bytes_skip(*rest, sizeof head);
-    *kept = (struct kept){.kind = head.kind,
-                          .message = head.message,
-                          .mail = head.mail,
-                          .wall_us = head.wall_us};
+    *kept = (struct kept){
+        .kind = head.kind, .message = head.message, .mail = head.mail, .wall_us = head.wall_us};
     memcpy(kept->numbers, head.numbers, sizeof kept->numbers);
     for (size_t i = 0; i < KEPT_TEXTS; i++) {
         kept->texts[i] = bytes_slice(*rest, 0, head.lengths[i]);
