@@ -167,22 +167,22 @@ static void check_domain_filters(struct config *config, struct scan *scan)
                        config->filters[i].name,
                        i >= CONFIG_FILTERS_MAX ? "no more than 64 are possible"
                                                : "\"all\" means each of them and is no name");
-    for (unsigned i = 0; i < MIN_OF(config->filter_count, (unsigned)CONFIG_FILTERS_MAX); i++)
-        config->all_filters |= UINT64_C(1) << i;
     for (unsigned i = 0; i < config->domain_count; i++) {
         struct config_domain *domain = &config->domains[i];
+        uint64_t judging = 0;
         const struct statement *said = scan_find(scan, SECTION_DOMAIN, i, row);
         for (unsigned k = 0; k < domain->filter_count; k++) {
             const bool all = strcmp(domain->filters[k], "all") == 0;
-            const uint64_t bit = all ? config->all_filters : filter_bit(config, domain->filters[k]);
-            if (bit == 0 && !all && said)
+            const uint64_t bit = all ? UINT64_MAX : filter_bit(config, domain->filters[k]);
+            if (bit == 0 && said)
                 errors_add(scan->errors, said->at,
                            "domain \"%s\": filters: \"%.80s\" is none of the filters here",
                            domain->name, domain->filters[k]);
-            domain->filter_bits |= bit;
+            judging |= bit;
         }
+        domain->spared_filters = ~judging;
         for (unsigned k = 0; k < MIN_OF(config->filter_count, (unsigned)CONFIG_FILTERS_MAX); k++)
-            if (!(domain->filter_bits & UINT64_C(1) << k))
+            if (domain->spared_filters >> k & 1)
                 config->filters[k].partial = true;
     }
 }

@@ -354,6 +354,15 @@ void config_drop_path(const char *spool, char *into, size_t room)
     snprintf(into, room, "%s-drop", spool);
 }
 
+uint64_t config_filters_of(const struct config *config, const struct config_domain *domain)
+{
+    const uint64_t all = config->filter_count >= CONFIG_FILTERS_MAX
+                             ? UINT64_MAX
+                             : (UINT64_C(1) << config->filter_count) - 1;
+
+    return domain ? all & ~domain->spared_filters : all;
+}
+
 const struct config_domain *config_find_domain(const struct config *config, struct bytes domain)
 {
     return find_sorted(config->domains, config->domain_count, sizeof *config->domains, domain);

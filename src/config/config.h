@@ -96,7 +96,7 @@ struct config_domain {
     char tag_separator;          /* '+' by default, 0 = none */
     const char **filters;        /* names, or "all" */
     unsigned filter_count;
-    uint64_t filter_bits; /* the same: bit i is config.filters[i]; set by the checks */
+    uint64_t spared_filters; /* those that do not judge its mail: bit i is config.filters[i] */
 };
 enum { CONFIG_FILTERS_MAX = 64 };
 
@@ -233,7 +233,6 @@ struct config {
     unsigned route_count;
     struct config_filter *filters;
     unsigned filter_count;
-    uint64_t all_filters; /* as config_domain.filter_bits */
     struct config_sign *signs;
     unsigned sign_count;
     struct config_destination *destinations;
@@ -290,6 +289,8 @@ void config_drop_path(const char *spool, char *into, size_t room);
 MUST_USE bool config_parse_deliver(struct bytes text, struct config_deliver *deliver);
 /* The next of `own_delivery`; false at the end, or at what is none. */
 MUST_USE bool config_next_delivery(struct bytes *rest, struct config_deliver *deliver);
+/* Who judges the mail of a domain of ours, or of any other (NULL): bit i is config.filters[i]. */
+uint64_t config_filters_of(const struct config *config, const struct config_domain *domain);
 const struct config_domain *config_find_domain(const struct config *config, struct bytes domain);
 const struct config_route *config_find_route(const struct config *config, struct bytes domain);
 const struct config_pipe *config_find_pipe(const struct config *config, struct bytes name);

@@ -133,6 +133,12 @@ static uint64_t fold_sign(int64_t value)
     return ((uint64_t)value << 1) ^ (value < 0 ? UINT64_MAX : 0);
 }
 
+/* Unsigned differences: a clock that was set may be any distance away. */
+static uint64_t fold_distance(int64_t time_us, int64_t base_us)
+{
+    return fold_sign((int64_t)((uint64_t)time_us - (uint64_t)base_us));
+}
+
 static int64_t unfold_sign(uint64_t value)
 {
     return (int64_t)((value >> 1) ^ (value & 1 ? UINT64_MAX : 0));
@@ -155,12 +161,12 @@ void kept_pack(struct buffer *into, const struct kept *kept, int64_t base_us)
     const uint64_t mask = fields_present(kept);
 
     add_varint(into, kept->kind);
-    add_varint(into, fold_sign(kept->wall_us - base_us));
+    add_varint(into, fold_distance(kept->wall_us, base_us));
     add_varint(into, mask);
     for (unsigned i = 0; i < KEPT_NUMBERS; i++) {
         if (kept->numbers[i] == 0)
             continue;
-        add_varint(into, i == KEPT_NEXT ? fold_sign((int64_t)kept->numbers[i] - kept->wall_us)
+        add_varint(into, i == KEPT_NEXT ? fold_distance((int64_t)kept->numbers[i], kept->wall_us)
                                         : kept->numbers[i]);
     }
     for (unsigned i = 0; i < KEPT_TRANSCRIPT; i++) {

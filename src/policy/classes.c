@@ -17,7 +17,7 @@ static uint64_t filters_of_domain(const struct policy *policy, struct bytes name
     const struct config_domain *domain =
         name.count > 0 ? config_find_domain(policy->settings.config, name) : NULL;
 
-    return domain ? domain->filter_bits : policy->settings.config->all_filters;
+    return config_filters_of(policy->settings.config, domain);
 }
 
 /* Where an alias leads out of here, the domain that was asked for speaks for its mail. */

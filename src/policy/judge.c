@@ -455,9 +455,9 @@ struct verdict policy_rescan(struct policy *policy, struct arena *arena,
         filtering_close(transaction.filtering);
         return verdict_of(CAUSE_SERVER_BUSY);
     }
-    const struct verdict verdict =
-        rescan_by_all(policy, &transaction,
-                      wanted ? wanted : scanners_of(policy, policy->settings.config->all_filters));
+    const struct verdict verdict = rescan_by_all(
+        policy, &transaction,
+        wanted ? wanted : scanners_of(policy, config_filters_of(policy->settings.config, NULL)));
     *objector = arena_copy(arena, transaction.filter);
     filtering_close(transaction.filtering);
     return verdict;

@@ -77,7 +77,7 @@ struct transaction {
     uint32_t accepted_commands;  /* RCPT commands accepted, counted by receive (an alias may add
                                    several recipients) */
     enum policy_replies replies; /* how the dot is answered */
-    uint64_t classes[POLICY_CLASSES_MAX]; /* the filters of each: config_domain.filter_bits */
+    uint64_t classes[POLICY_CLASSES_MAX]; /* the filters of each: config_filters_of */
     unsigned class_count;
     uint8_t *command_classes; /* of each accepted RCPT, in the arena; and of the one at hand */
     uint32_t command_room;

@@ -75,9 +75,10 @@ static void check_names(const struct config *config)
     assert_int_equal(domain->deliver.endpoint.family, ENDPOINT_UNIX);
     assert_int_equal(domain->tag_separator, '+');
     assert_int_equal(config_find_domain(config, BYTES_LITERAL("a.example"))->tag_separator, 0);
-    assert_int_equal(domain->filter_bits, 1);
-    assert_int_equal(config_find_domain(config, BYTES_LITERAL("a.example"))->filter_bits, 0);
-    assert_true(config->filters[0].partial && config->all_filters == 1);
+    assert_int_equal(config_filters_of(config, domain), 1);
+    assert_int_equal(
+        config_filters_of(config, config_find_domain(config, BYTES_LITERAL("a.example"))), 0);
+    assert_true(config->filters[0].partial && config_filters_of(config, NULL) == 1);
     assert_null(config_find_domain(config, BYTES_LITERAL("example.co")));
     assert_null(config_find_domain(config, BYTES_EMPTY));
 }
@@ -461,11 +462,15 @@ static int remove_entry(const char *path, const struct stat *facts UNUSED, int k
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_contract), cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_quotes),   cmocka_unit_test(test_errors),
-           cmocka_unit_test(test_nul),
-        cmocka_unit_test(test_include),  cmocka_unit_test(test_include_circle),
-        cmocka_unit_test(test_cuts),     cmocka_unit_test(test_manual),
+        cmocka_unit_test(test_contract),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_quotes),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_nul),
+        cmocka_unit_test(test_include),
+        cmocka_unit_test(test_include_circle),
+        cmocka_unit_test(test_cuts),
+        cmocka_unit_test(test_manual),
     };
 
     if (!mkdtemp(folder))
