@@ -152,7 +152,7 @@ def receiving():
         opened = server.wait_events('incident.open')
         assert opened[0]['cause'] == 'filter.unreachable' and opened[0]['side'] == 'ours' and opened[0]['filter'] == 'av', opened
         server.wait_events('incident.mark', 3)
-        assert server.metric('holdfast_incidents', state='escalated') == 1
+        wait_until('the gauge, which follows the line', lambda: server.metric('holdfast_incidents', state='escalated') == 1)
         code, text, _ = server.run('why', '--in')
         for words in ('By dependency:', 'av: 3 deferred, 0 came back', 'By client network:', '127.0.0.0/24', 'ESCALATED',
                       'holdfast filter test av', 'means:', 'side: ours'):
