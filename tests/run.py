@@ -112,7 +112,7 @@ def sanitized(totals, build):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--full', action='store_true')
-    parser.add_argument('--build', required=True)
+    parser.add_argument('--build', type=os.path.abspath, required=True)
     parser.add_argument('only', nargs='*', help='run only the tests whose name contains one of these')
     options = parser.parse_args()
     totals = Totals(options.full)
