@@ -3,12 +3,14 @@
  * the struct itself; what comes from the worker is checked as input from outside.
  */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "app/processes.h"
+#include "runtime/runtime.h"
 
 union control {
     struct cmsghdr head;
@@ -69,6 +71,22 @@ static size_t receive_with(int socket, struct iovec part, int *descriptors, unsi
     return (size_t)got;
 }
 
+bool channel_pair(int ends[2])
+{
+    const struct timeval patience = {.tv_sec = CHANNEL_PATIENCE_S};
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return false;
+    for (unsigned i = 0; i < 2; i++) {
+        if (setsockopt(ends[i], SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) == 0)
+            continue;
+        close(ends[0]);
+        close(ends[1]);
+        return false;
+    }
+    return true;
+}
+
 bool channel_send(int channel, const struct channel_packet *packet)
 {
     const struct iovec part = {(void *)(uintptr_t)packet,
@@ -104,40 +122,73 @@ struct helpers channel_helpers(const struct channel_packet *packet)
 
 /* ------------------------------------------------------------------ files */
 
-enum { PATH_ROOM = 1024 };
+struct broker_reply {
+    uint32_t number;
+    int error;
+};
+
+/* Until the answer to this question; those to questions that were given up are closed. */
+static bool answer_take(uint32_t number, struct broker_reply *reply, int *descriptor)
+{
+    const uint64_t until_us = clock_now_us() + CHANNEL_PATIENCE_S * US_PER_S;
+    struct pollfd ready = {.fd = WORKER_BROKER, .events = POLLIN};
+
+    for (uint64_t now = clock_now_us(); now < until_us; now = clock_now_us()) {
+        unsigned count = 0;
+        *descriptor = -1;
+        if (poll(&ready, 1, (int)((until_us - now) / US_PER_MS) + 1) <= 0)
+            continue;
+        if (receive_with(WORKER_BROKER, (struct iovec){reply, sizeof *reply}, descriptor, 1,
+                         &count) != sizeof *reply) {
+            reply->error = EACCES;
+            return false;
+        }
+        if (reply->number == number)
+            return true;
+        if (count == 1)
+            close(*descriptor);
+    }
+    reply->error = ETIMEDOUT;
+    return false;
+}
 
 int broker_ask(const char *path)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static uint32_t asked; /* under the lock */
     const size_t length = strlen(path);
-    int descriptor = -1, error = EACCES;
-    unsigned count = 0;
+    struct broker_question question = {0};
+    struct broker_reply reply = {.error = EACCES};
+    int descriptor = -1;
 
-    if (length >= PATH_ROOM) {
+    if (length >= sizeof question.path) {
         errno = ENAMETOOLONG;
         return -1;
     }
+    memcpy(question.path, path, length);
     pthread_mutex_lock(&lock);
-    const struct iovec question = {(void *)(uintptr_t)path, length};
-    if (!send_with(WORKER_BROKER, question, NULL, 0) ||
-        receive_with(WORKER_BROKER, (struct iovec){&error, sizeof error}, &descriptor, 1, &count) !=
-            sizeof error)
-        error = EACCES;
+    question.number = ++asked;
+    const struct iovec part = {&question, offsetof(struct broker_question, path) + length};
+    const bool answered = send_with(WORKER_BROKER, part, NULL, 0) &&
+                          answer_take(question.number, &reply, &descriptor);
     pthread_mutex_unlock(&lock);
-    errno = error;
-    return count == 1 ? descriptor : -1;
+    errno = reply.error;
+    return answered ? descriptor : -1;
 }
 
-bool broker_receive(int broker, char *path, size_t room)
+bool broker_receive(int broker, struct broker_question *question)
 {
+    const size_t head = offsetof(struct broker_question, path);
     unsigned count = 0;
-    const size_t got = receive_with(broker, (struct iovec){path, room - 1}, NULL, 0, &count);
 
-    path[got] = 0;
-    return got > 0;
+    memset(question, 0, sizeof *question);
+    return receive_with(broker, (struct iovec){question, sizeof *question - 1}, NULL, 0, &count) >=
+           head;
 }
 
-bool broker_answer(int broker, int descriptor, int error)
+bool broker_answer(int broker, uint32_t number, int descriptor, int error)
 {
-    return send_with(broker, (struct iovec){&error, sizeof error}, &descriptor, descriptor >= 0);
+    struct broker_reply reply = {.number = number, .error = error};
+
+    return send_with(broker, (struct iovec){&reply, sizeof reply}, &descriptor, descriptor >= 0);
 }

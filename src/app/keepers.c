@@ -36,18 +36,6 @@ __attribute__((noreturn)) static void keeper_main(const struct key_keeper_settin
     _exit(ready ? 0 : 1);
 }
 
-/* Nothing of the parent's stays open in the child but what it needs. */
-static void close_others(int socket, int status)
-{
-    const int low = MIN_OF(socket, status), high = MAX_OF(socket, status);
-
-    if (low > STDERR_FILENO + 1)
-        close_range(STDERR_FILENO + 1, (unsigned)low - 1, 0);
-    if (high > low + 1)
-        close_range((unsigned)low + 1, (unsigned)high - 1, 0);
-    close_range((unsigned)high + 1, ~0u, 0);
-}
-
 /* What the child says first; false with its `why`, or when it died before. */
 static bool keeper_is_ready(int status, char *why, size_t why_room)
 {
@@ -85,7 +73,7 @@ static bool keeper_fork(const struct config *config, const struct key_keeper_set
     }
     keeper->process = fork();
     if (keeper->process == 0) {
-        close_others(sockets[1], status[1]);
+        guard_close_others(sockets[1], status[1]);
         keeper_main(settings, config->user, sockets[1], status[1]);
     }
     close(sockets[1]);

@@ -135,9 +135,9 @@ static bool worker_start(struct parent *parent)
 
     parent->ready = false;
     parent->started_us = clock_now_us();
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0)
+    if (!channel_pair(channel))
         return false;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, broker) != 0) {
+    if (!channel_pair(broker)) {
         close(channel[0]);
         close(channel[1]);
         return false;
@@ -181,16 +181,16 @@ static int open_for_worker(const struct parent *parent, const char *path)
 
 static void serve_broker(struct parent *parent)
 {
-    char path[1024];
+    static struct broker_question question;
 
-    if (!broker_receive(parent->broker, path, sizeof path)) {
+    if (!broker_receive(parent->broker, &question)) {
         close(parent->broker);
         parent->broker = -1;
         return;
     }
-    const int file = open_for_worker(parent, path);
+    const int file = open_for_worker(parent, question.path);
     const int error = file < 0 ? errno : 0;
-    if (!broker_answer(parent->broker, file, error))
+    if (!broker_answer(parent->broker, question.number, file, error))
         observe_note(LOG_WARNING, "parent", "the worker did not take a file");
     if (file >= 0)
         close(file);

@@ -56,14 +56,27 @@ struct helpers {
 };
 /* Of BEGIN and RELOAD. */
 struct helpers channel_helpers(const struct channel_packet *packet);
-/* False at the end, or when it cannot be sent. Descriptors stay the sender's. They block. */
+/* A pair of ends, the parent's first; to send waits for the other at most CHANNEL_PATIENCE_S, so
+ * that who does not read holds up nobody. False with errno. */
+enum { CHANNEL_PATIENCE_S = 5 };
+MUST_USE bool channel_pair(int ends[2]);
+/* False at the end, or when it cannot be sent. Descriptors stay the sender's. To receive blocks. */
 MUST_USE bool channel_send(int channel, const struct channel_packet *packet);
 MUST_USE bool channel_receive(int channel, struct channel_packet *packet);
-/* One request for a file of the parent's: a descriptor, or -1 with errno. From any thread. */
+/*
+ * One request for a file of the parent's: a descriptor, or -1 with errno. From any thread; waits at
+ * most CHANNEL_PATIENCE_S once its turn has come. An answer bears its question's number: one that
+ * never comes, or comes late, costs its own question and no other.
+ */
 int broker_ask(const char *path);
-/* The parent's answer to it; false at the end. `descriptor` -1: errno is sent. */
-MUST_USE bool broker_receive(int broker, char *path, size_t room);
-MUST_USE bool broker_answer(int broker, int descriptor, int error);
+/* The parent's side: false at the end. `descriptor` -1: errno is sent. */
+enum { BROKER_PATH_ROOM = 1024 };
+struct broker_question {
+    uint32_t number;
+    char path[BROKER_PATH_ROOM];
+};
+MUST_USE bool broker_receive(int broker, struct broker_question *question);
+MUST_USE bool broker_answer(int broker, uint32_t number, int descriptor, int error);
 
 /* ------------------------------------------------------------------ the parent */
 

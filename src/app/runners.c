@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "app/processes.h"
+#include "guard/guard.h"
 #include "observe/observe.h"
 #include "runner/runner.h"
 
@@ -96,23 +97,12 @@ static bool listen_in_spool(const struct config *config, struct runner_place *pl
     return false;
 }
 
-static void close_others(int listener, int life)
-{
-    const int low = MIN_OF(listener, life), high = MAX_OF(listener, life);
-
-    if (low > STDERR_FILENO + 1)
-        close_range(STDERR_FILENO + 1, (unsigned)low - 1, 0);
-    if (high > low + 1)
-        close_range((unsigned)low + 1, (unsigned)high - 1, 0);
-    close_range((unsigned)high + 1, ~0u, 0);
-}
-
 bool runner_fork(const struct config *config, struct runner_place *place)
 {
     place->started_us = clock_now_us();
     place->process = fork();
     if (place->process == 0) {
-        close_others(place->listener, place->life[0]);
+        guard_close_others(place->listener, place->life[0]);
         runner_serve(config, place->listener, place->life[0], worker_user(config));
     }
     if (place->process > 0)

@@ -11,6 +11,17 @@
 
 #include "guard/inside.h"
 
+void guard_close_others(int one, int other)
+{
+    const int low = MIN_OF(one, other), high = MAX_OF(one, other);
+
+    if (low > STDERR_FILENO + 1)
+        close_range(STDERR_FILENO + 1, (unsigned)low - 1, 0);
+    if (high > low + 1)
+        close_range((unsigned)low + 1, (unsigned)high - 1, 0);
+    close_range((unsigned)high + 1, ~0u, 0);
+}
+
 bool guard_become(const char *user, char *why, size_t why_room)
 {
     if (!*user || geteuid() != 0)

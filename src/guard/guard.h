@@ -38,6 +38,9 @@ MUST_USE bool guard_plan_covers(const struct guard_plan *had, const struct guard
 
 /* ------------------------------------------------------------------ giving up */
 
+/* In a child, right after the fork: nothing of the parent's stays open but these and 0 to 2. */
+void guard_close_others(int one, int other);
+
 /* From root to this user, its group and its groups; "" or not root: nothing changes. */
 MUST_USE bool guard_become(const char *user, char *why, size_t why_room);
 

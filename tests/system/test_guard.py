@@ -167,14 +167,14 @@ def closed_memory(checks, name, pid, uid):
 
 
 def ask_parent(broker, path):
-    """As the worker would (channel.c): a path goes, a descriptor or an error comes."""
-    broker.send(path.encode())
+    """As the worker would (channel.c): a number and a path go, the number and a descriptor or an error come."""
+    broker.send(struct.pack('I', 7) + path.encode())
     data, ancillary, _, _ = broker.recvmsg(16, socket.CMSG_SPACE(4))
     if ancillary:
         descriptor, = struct.unpack('i', ancillary[0][2][:4])
         os.close(descriptor)
         return 'ok'
-    return errno.errorcode.get(struct.unpack('i', data[:4])[0], '?')
+    return errno.errorcode.get(struct.unpack('Ii', data)[1], '?')
 
 
 def parent_gives(checks, server):

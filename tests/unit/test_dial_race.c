@@ -2,11 +2,10 @@
  * Connections to a host with several addresses, in the simulated world, where a family leads
  * nowhere and time is exact: who is dialled when, who wins, what is left behind, and what is told.
  */
-#include "world_check.h"
+#include "seeded_world.h"
 #include "fake_spool.h"
 
 #include "deliver/deliver.h"
-#include "sim/sim.h"
 
 #define V6 "2001:db8::25"
 #define V4 "192.0.2.25"
@@ -136,20 +135,6 @@ static bool went_to(const struct scene *scene, const char *ip)
                 BYTES_PRINT(scene->outcome.reply));
     return there && scene->outcome.verdict.cause == CAUSE_DELIVERED && !scene->host_failed;
 }
-
-#define WORLD(name)                                                                                \
-    static int name##_main(void *argument);                                                        \
-    static void name(void **state)                                                                 \
-    {                                                                                              \
-        (void)state;                                                                               \
-        observe_configure(LOG_NONE, LOG_ERROR);                                                    \
-        for (uint64_t seed = 1; seed <= 5; seed++) {                                               \
-            sim_open(seed);                                                                        \
-            in_world(name##_main, NULL, 1);                                                        \
-            sim_close();                                                                           \
-        }                                                                                          \
-    }                                                                                              \
-    static int name##_main(void *argument UNUSED)
 
 /* ------------------------------------------------------------------ who wins */
 

@@ -2,11 +2,10 @@
  * Domains that share their mail hosts, in the simulated world: how many connections the hosts see,
  * what one domain's troubles do to the other, and what a session opened for one may not carry.
  */
-#include "world_check.h"
+#include "seeded_world.h"
 #include "fake_spool.h"
 
 #include "schedule/schedule.h"
-#include "sim/sim.h"
 #include "wire/wire.h"
 
 #define HOST "192.0.2.25"
@@ -196,20 +195,6 @@ static unsigned failures_of(struct house *house, const char *key)
             return rows[i].failures;
     return 0;
 }
-
-#define WORLD(name)                                                                                \
-    static int name##_main(void *argument);                                                        \
-    static void name(void **state)                                                                 \
-    {                                                                                              \
-        (void)state;                                                                               \
-        observe_configure(LOG_NONE, LOG_ERROR);                                                    \
-        for (uint64_t seed = 1; seed <= 3; seed++) {                                               \
-            sim_open(seed);                                                                        \
-            in_world(name##_main, NULL, 1);                                                        \
-            sim_close();                                                                           \
-        }                                                                                          \
-    }                                                                                              \
-    static int name##_main(void *argument UNUSED)
 
 /* ------------------------------------------------------------------ sharing */
 
