@@ -133,7 +133,7 @@ static bool judge_line(struct arena *arena, struct bytes line, struct dovecot_an
             *answer = failed(arena, "its challenge is no base 64");
     } else if (bytes_equal_text(word, "FAIL")) {
         answer->result = is_temporary(rest) ? DOVECOT_FAILED : DOVECOT_DENIED;
-        answer->words = field_find(rest, "reason", &value)
+        answer->words = field_find(rest, "reason", &value) && value.count > 0
                             ? arena_copy(arena, value)
                             : arena_print(arena, "it said FAIL%s",
                                           is_temporary(rest) ? " for the time being" : "");

@@ -187,6 +187,7 @@ def one_failed_sync():
     """EIO from one fdatasync: the message of that batch is deferred, the next one is taken on a fresh segment."""
     with FaultServer() as server:
         expect_accepted(server, Mail())
+        server.wait_events('message.ended', 1)  # or the record of this delivery would get the failed sync
         trace = subprocess.Popen(['strace', '-f', '-qq', '-e', 'trace=fdatasync', '-e', 'inject=fdatasync:error=EIO:when=1',
                                   '-o', os.path.join(server.folder, 'trace'), '-p', str(server.worker_pid)],
                                  stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -169,6 +169,8 @@ static void test_dovecot(void **unused UNUSED)
         {HELLO "FAIL\t1\tuser=u\n", DOVECOT_DENIED},
         {HELLO "FAIL\t1\tuser=u\ttemp\n", DOVECOT_FAILED},
         {HELLO "FAIL\t1\tuser=u\tcode=temp_fail\n", DOVECOT_FAILED},
+        {HELLO "FAIL\t1\ttemp\treason\n", DOVECOT_FAILED},
+        {HELLO "FAIL\t1\treason=\n", DOVECOT_DENIED},
         {HELLO "OK\t1\n", DOVECOT_FAILED},
         {HELLO "FAIL\t2\tuser=u\nOK\t1\tuser=u\n", DOVECOT_OK},
         {HELLO "OK\t2\tuser=u\n", DOVECOT_FAILED},
@@ -179,8 +181,13 @@ static void test_dovecot(void **unused UNUSED)
     };
     struct arena arena = ARENA_WITH_LIMIT(4 * MIB);
 
-    for (size_t i = 0; i < COUNT_OF(rows); i++)
-        assert_int_equal(ask(&arena, bytes_of_text(rows[i].said)).result, rows[i].right);
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        const struct dovecot_answer answer = ask(&arena, bytes_of_text(rows[i].said));
+
+        assert_int_equal(answer.result, rows[i].right);
+        if (answer.result == DOVECOT_FAILED || answer.result == DOVECOT_DENIED)
+            assert_true(answer.words.count > 0); /* an operator reads them */
+    }
     /* Half an answer is none: neither a login nor a refusal. */
     for (size_t i = 0; i < 2; i++)
         for (size_t cut = 0; rows[i].said[cut + 1]; cut++)
