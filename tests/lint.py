@@ -32,11 +32,11 @@ ROOMS = {
     'deliver': 'base runtime observe config verdict mail crypto wire resolve fetch auth directory spool history',
     'receive': 'base runtime observe config verdict mail crypto wire resolve auth directory spool history policy',
     'schedule': 'base runtime observe config verdict mail spool history deliver',
-    'diagnose': 'base runtime observe config verdict mail crypto wire resolve fetch auth directory spool history policy deliver',
+    'diagnose': 'base runtime observe config guard verdict mail crypto wire resolve fetch auth directory spool history policy deliver',
     'console': 'base runtime observe config verdict wire spool history schedule diagnose policy',
     'kernel': 'base runtime',
     'sim': 'base runtime config verdict mail wire resolve fetch spool history directory observe',
-    'runner': 'base config wire',
+    'runner': 'base config guard wire',
     'app': None,  # main(), wiring and the command line may see every room but the worlds
 }
 PRIVATE_TO_WORLDS = 'runtime/world.h'

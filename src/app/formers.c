@@ -20,7 +20,7 @@ static void former_free(struct former *former)
 {
     house_leave(&former->house);
     serve_close_tls(&former->house);
-    runner_forget(&former->helpers, true);
+    runner_forget(&former->helpers);
     config_free(former->config);
     free(former);
 }

@@ -307,6 +307,8 @@ static void reap(struct parent *parent)
             runner_ended(parent, &parent->runner);
         else if (parent->next_config && ended == parent->next_runner.process)
             runner_ended(parent, &parent->next_runner);
+        else
+            parent_forget_runner(parent, ended);
     }
 }
 
@@ -439,6 +441,7 @@ int parent_run(const char *config_file, struct config *config)
     if (parent.runner.listener >= 0)
         unlink(parent.runner.path);
     runner_leave(&parent.runner);
+    parent_forget_runner(&parent, 0);
     config_free(parent.config);
     return parent.exit_code;
 }

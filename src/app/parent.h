@@ -4,12 +4,20 @@
 
 #include "app/processes.h"
 
+/* The runner of a former configuration, until its last user has left it. */
+struct former_runner {
+    pid_t process;
+    char path[RUNNER_PATH_ROOM];
+    struct former_runner *next;
+};
+
 struct parent {
     const char *config_file; /* as on the command line */
     struct config *config;
     struct places places;
     struct keeper keeper;
     struct runner_place runner;
+    struct former_runner *former_runners;
     pid_t process, worker; /* worker 0: none */
     int self, signals;     /* our own program; signals as a descriptor */
     int channel, broker;   /* -1: none */
@@ -41,5 +49,9 @@ bool parent_may_reload(const struct parent *parent); /* not while it starts, sto
 void parent_heard(struct parent *parent, const struct channel_packet *packet);
 void parent_commit(struct parent *parent);
 void parent_abandon(struct parent *parent, const char *why);
+/* The present runner serves those who have it, to their end; then its socket goes. */
+void parent_retire_runner(struct parent *parent);
+/* This process was a former runner's; 0: all of them are over. */
+void parent_forget_runner(struct parent *parent, pid_t process);
 
 #endif

@@ -5,7 +5,7 @@
  *           library, no byte from the network.
  *   keeper  (the user of the configuration, locked in): has the private keys, signs when asked.
  *   worker  (the same user, locked in): everything else.
- *   runner  (root, with three of its powers; only where the configuration has pipes): starts the
+ *   runner  (the same user, with three of root's powers; only where there are pipes): starts the
  *           commands that mail is delivered to, each as its own user.
  *
  * All others are started by the parent and end with it. ADR 0006 tells why.

@@ -55,6 +55,37 @@ void parent_abandon(struct parent *parent, const char *why)
     refuse(parent, why);
 }
 
+void parent_retire_runner(struct parent *parent)
+{
+    struct former_runner *former = calloc(1, sizeof *former);
+
+    if (parent->runner.process <= 0 || !former) {
+        if (parent->runner.listener >= 0)
+            unlink(parent->runner.path); /* nobody is there, or nobody would remove it later */
+        free(former);
+    } else {
+        former->process = parent->runner.process;
+        snprintf(former->path, sizeof former->path, "%s", parent->runner.path);
+        former->next = parent->former_runners;
+        parent->former_runners = former;
+    }
+    runner_leave(&parent->runner);
+}
+
+void parent_forget_runner(struct parent *parent, pid_t process)
+{
+    for (struct former_runner **at = &parent->former_runners; *at;) {
+        struct former_runner *former = *at;
+        if (process != 0 && former->process != process) {
+            at = &former->next;
+            continue;
+        }
+        unlink(former->path);
+        *at = former->next;
+        free(former);
+    }
+}
+
 void parent_commit(struct parent *parent)
 {
     if (!parent->next_config)
@@ -63,7 +94,7 @@ void parent_commit(struct parent *parent)
     places_drop(&parent->places, &parent->next_places);
     if (parent->keeper.service >= 0)
         close(parent->keeper.service); /* it ends with the last session that uses it */
-    runner_leave(&parent->runner);     /* as does this, whose socket the worker then removes */
+    parent_retire_runner(parent);
     config_free(parent->config);
     parent->config = parent->next_config;
     parent->places = parent->next_places;
@@ -106,7 +137,8 @@ static const char *read_once(const struct parent *parent, const struct config *n
         found = "history";
     else if (!same_web)
         found = "web: address";
-    else if (strcmp(now->operator_command, next->operator_command) != 0)
+    else if (strcmp(now->operator_command, next->operator_command) != 0 ||
+             now->operator_set_user_id != next->operator_set_user_id)
         found = "operator: command"; /* its helper was made before the locks */
     else if (now->limits.memory != next->limits.memory)
         found = "limits: memory";

@@ -94,13 +94,10 @@ static bool open_console(struct server *server)
     return server->console != NULL;
 }
 
-void runner_forget(const struct helpers *helpers, bool for_good)
+void runner_forget(const struct helpers *helpers)
 {
-    if (helpers->runner_life < 0)
-        return;
-    close(helpers->runner_life);
-    if (for_good)
-        unlink(helpers->runner);
+    if (helpers->runner_life >= 0)
+        close(helpers->runner_life);
 }
 
 static void close_all(struct server *server)

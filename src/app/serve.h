@@ -39,8 +39,8 @@ struct server {
 /* The house's TLS and keys, by its configuration; false with its `why`. Closed by tls_leave. */
 MUST_USE bool serve_open_tls(struct house *house, int keeper);
 void serve_close_tls(struct house *house);
-/* The runner ends when nobody holds its life; its socket goes when nobody will need it any more. */
-void runner_forget(const struct helpers *helpers, bool for_good);
+/* The runner ends when nobody holds its life; then the parent removes its socket. */
+void runner_forget(const struct helpers *helpers);
 /* Until a signal or the parent's end; reloads meanwhile. Sleeps. */
 void worker_attend(struct server *server);
 /* For the console: asks the parent for a reload. Sleeps. */

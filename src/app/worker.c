@@ -176,7 +176,7 @@ static void reload(struct server *server, const struct channel_packet *packet)
     if (!next || !next->config) {
         if (helpers.keeper >= 0)
             close(helpers.keeper);
-        runner_forget(&helpers, false);
+        runner_forget(&helpers);
         free(next);
         tell(CHANNEL_REFUSED, "the worker could not read the configuration");
     } else if (renew(server, next, &helpers)) {
@@ -184,7 +184,7 @@ static void reload(struct server *server, const struct channel_packet *packet)
         tell(CHANNEL_RELOADED, "");
     } else {
         tell(CHANNEL_REFUSED, next->house.why);
-        runner_forget(&helpers, false);
+        runner_forget(&helpers);
         config_free(next->config);
         free(next);
     }

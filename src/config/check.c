@@ -342,6 +342,11 @@ static void check_pipe(const struct config_pipe *pipe, struct config_complaint c
                        "pipe \"%.80s\": command: \"%.80s\": nothing is filled in for \"%.20s\"",
                        pipe->name, pipe->command[i], mistake);
     }
+    for (unsigned i = 0; i < pipe->write_count; i++)
+        if (pipe->writes[i][0] != '/')
+            errors_add(complaint.errors, complaint.at,
+                       "pipe \"%.80s\": writes: \"%.80s\" has to be a whole path", pipe->name,
+                       pipe->writes[i]);
     if (strcmp(pipe->user, "root") == 0 || strcmp(pipe->user, "0") == 0)
         errors_add(complaint.errors, complaint.at, "pipe \"%.80s\": user: no command runs as root",
                    pipe->name);

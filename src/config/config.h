@@ -79,9 +79,11 @@ struct config_pipe {
     const char **command; /* one a argument: the program's path first; {user} and so on inside */
     unsigned command_count;
     const char *user, *group, *directory; /* "": our own user; the user's group */
+    const char **writes; /* below which alone it may change anything; none: anywhere */
+    unsigned write_count;
     uint64_t timeout_us, memory;
     uint32_t concurrency;
-    bool from_line;
+    bool from_line, network;
 };
 
 struct config_domain {
@@ -251,6 +253,7 @@ struct config {
     struct config_incidents incidents;
     const char *operator_mail, *operator_command; /* or "" */
     uint64_t operator_timeout_us;
+    bool operator_set_user_id;
     uint64_t transcripts_us, transcripts_bytes;
     struct config_directory directory;
     struct config_retry retry;

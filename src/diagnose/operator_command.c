@@ -4,9 +4,12 @@
  *
  * A locked-in process may start no program. So before it is locked in it makes a helper, the
  * caller, which knows the one command of the configuration and runs nothing else, whatever it is
- * sent.
+ * sent. The helper and its command have locks of their own, those of all who start the operator's
+ * programs, and it starts no more than CALLS_MOST in a minute: more marks than that is no human
+ * told of.
  */
 #include "diagnose/operator.h"
+#include "guard/guard.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +17,9 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -78,7 +83,7 @@ static void set_environment(struct run *run)
     }
 }
 
-/* A group of its own, so that what it starts ends with it; nothing of ours stays open in it. */
+/* A session of its own, so that what it starts ends with it; nothing of ours stays open in it. */
 static int spawn(struct run *run, int input)
 {
     posix_spawn_file_actions_t files;
@@ -93,9 +98,8 @@ static int spawn(struct run *run, int input)
         posix_spawn_file_actions_destroy(&files);
         return ENOMEM;
     }
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
-                                              POSIX_SPAWN_SETSIGDEF);
-    posix_spawnattr_setpgroup(&attributes, 0);
+    posix_spawnattr_setflags(&attributes,
+                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
     posix_spawn_file_actions_adddup2(&files, input, 0);
@@ -194,6 +198,7 @@ static void run_here(struct operator_command *command)
 /* ------------------------------------------------------------------ the caller */
 
 enum { FACT_ROOM = 300, INPUT_MOST = 1 << 20, ANSWER_SLACK_S = 10 };
+enum { CALLS_MOST = 60, CALLS_SPAN_S = 60, CALLER_FILES_MOST = 1024 };
 
 struct request {
     char incident[FACT_ROOM], state[FACT_ROOM], cause[FACT_ROOM], side[FACT_ROOM],
@@ -230,10 +235,46 @@ static bool write_all(int descriptor, const void *from, size_t count)
     return true;
 }
 
+/* False: as often as is bearable in this span. */
+static bool may_call(void)
+{
+    static uint64_t began_us;
+    static unsigned calls;
+
+    if (calls == 0 || monotonic_us() - began_us >= CALLS_SPAN_S * US_PER_S) {
+        began_us = monotonic_us();
+        calls = 0;
+    }
+    if (calls >= CALLS_MOST)
+        return false;
+    calls++;
+    return true;
+}
+
+static bool caller_lock(const struct config *config, char *why, size_t why_room)
+{
+    const struct rlimit files = {CALLER_FILES_MOST, CALLER_FILES_MOST};
+
+    umask(077);
+    if (setsid() < 0 || chdir("/") != 0) {
+        snprintf(why, why_room, "%s", strerror(errno));
+        return false;
+    }
+    if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+        errno = 0; /* it had fewer */
+    return config->operator_set_user_id || guard_enter_starter(NULL, why, why_room);
+}
+
+/* Says on `service` first whether it is locked: an answer like those to come. */
 static void caller_main(const struct config *config, int service)
 {
     static struct request request;
+    struct answer begun = {0};
     uint8_t *input = malloc(INPUT_MOST);
+
+    begun.done = input && caller_lock(config, begun.why, sizeof begun.why);
+    if (!write_all(service, &begun, sizeof begun) || !begun.done)
+        _exit(1);
 
     while (input && read_all(service, &request, sizeof request) &&
            request.input_count <= INPUT_MOST && read_all(service, input, request.input_count)) {
@@ -246,7 +287,11 @@ static void caller_main(const struct config *config, int service)
                                            .cause = request.cause,
                                            .side = request.side,
                                            .subject = request.subject};
-        run_here(&command);
+        if (may_call())
+            run_here(&command);
+        else
+            snprintf(command.why, sizeof command.why, "not started: %u times in %u s is enough",
+                     (unsigned)CALLS_MOST, (unsigned)CALLS_SPAN_S);
         answer.done = command.done;
         memcpy(answer.why, command.why, sizeof answer.why);
         if (!write_all(service, &answer, sizeof answer))
@@ -259,6 +304,7 @@ bool operator_caller_start(const struct config *config, char *why, size_t why_ro
 {
     const struct timeval patience = {.tv_sec = (time_t)(config->operator_timeout_us / US_PER_S) +
                                                ANSWER_SLACK_S};
+    struct answer begun = {0};
     int ends[2];
 
     if (!*config->operator_command)
@@ -281,6 +327,11 @@ bool operator_caller_start(const struct config *config, char *why, size_t why_ro
     }
     setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     setsockopt(ends[0], SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    if (!read_all(ends[0], &begun, sizeof begun) || !begun.done) {
+        snprintf(why, why_room, "operator: its helper cannot be locked in: %s", begun.why);
+        close(ends[0]);
+        return false;
+    }
     caller = ends[0];
     return true;
 }

@@ -84,7 +84,7 @@ bool guard_enter(const struct guard_plan *plan, uint64_t memory_bytes, struct gu
     if (!close_up(why, why_room) || !limit_memory(memory_bytes, why, why_room))
         return false;
     report->landlock = landlock_enter(plan, false);
-    report->seccomp = !is_watched && syscalls_enter(false);
+    report->seccomp = !is_watched && syscalls_enter(ROLE_WORKER);
     if (report->landlock > 0)
         snprintf(files, sizeof files, "Landlock %d with %u paths", report->landlock,
                  plan->path_count);
@@ -99,8 +99,36 @@ bool guard_enter_keeper(char *why, size_t why_room)
     if (!close_up(why, why_room) || !limit_memory(KEEPER_MEMORY, why, why_room))
         return false;
     const int files = landlock_enter(NULL, true);
-    if (is_watched || syscalls_enter(true) || files > 0)
+    if (is_watched || syscalls_enter(ROLE_KEEPER) || files > 0)
         return true;
     snprintf(why, why_room, "neither Landlock nor seccomp holds the keeper of keys");
     return false;
+}
+
+/* ------------------------------------------------------------------ who starts programs */
+
+bool guard_enter_starter(const struct guard_ids *ids, char *why, size_t why_room)
+{
+    if (!close_up(why, why_room))
+        return false;
+    const int scopes UNUSED = landlock_enter_scopes(); /* an old kernel has none */
+    if (is_watched || syscalls_enter_starter(ids))
+        return true;
+    snprintf(why, why_room, "no list of system calls: %s", strerror(errno));
+    return false;
+}
+
+bool guard_enter_watcher(void)
+{
+    /* No Landlock: its scope would put the program out of reach. */
+    return is_watched || syscalls_enter(ROLE_WATCHER);
+}
+
+bool guard_enter_program(const struct guard_reach *reach)
+{
+    const int scopes UNUSED =
+        landlock_enter_scopes(); /* of its own: away from who watches over it */
+
+    return (reach->write_count == 0 || landlock_enter_writes(reach->writes, reach->write_count)) &&
+           (reach->network || is_watched || syscalls_enter_without_network());
 }

@@ -55,4 +55,31 @@ MUST_USE bool guard_enter(const struct guard_plan *plan, uint64_t memory_bytes,
 /* The keeper of keys': no files, no network, no memory to run; only an open socket. */
 MUST_USE bool guard_enter_keeper(char *why, size_t why_room);
 
+/* ------------------------------------------------------------------ who starts programs */
+
+/* Users and groups that may be become; it is refused to become any other. */
+enum { GUARD_IDS_MAX = 200 };
+struct guard_ids {
+    uint32_t users[GUARD_IDS_MAX], groups[GUARD_IDS_MAX];
+    unsigned user_count, group_count;
+};
+/*
+ * Of a process that starts programs of the operator's, and so of those, too: no new privileges, no
+ * core file, none of the system calls that no such program needs, no signal to anybody outside.
+ * `ids` NULL: it becomes nobody, having no power to. What a program does with its user's files and
+ * with the network is its own affair.
+ */
+MUST_USE bool guard_enter_starter(const struct guard_ids *ids, char *why, size_t why_room);
+/* Of who watches over a program that runs: it opens and starts nothing any more. */
+MUST_USE bool guard_enter_watcher(void);
+/* Of one program, by its setting. False with errno. */
+struct guard_reach {
+    const char *const *writes; /* all that it may change lies below these */
+    unsigned write_count;      /* 0: what its user may */
+    bool network;              /* false: Unix sockets only */
+};
+MUST_USE bool guard_enter_program(const struct guard_reach *reach);
+/* Can this kernel hold a program to `writes`? */
+bool guard_holds_writes(void);
+
 #endif

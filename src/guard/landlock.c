@@ -46,23 +46,28 @@ static uint64_t rights_known(int abi)
     return rights;
 }
 
-/* A path that is not there needs no rule. */
-static bool add_path(int ruleset, const struct guard_path *path, uint64_t known)
+/* A path that is not there needs no rule, if it may be missing. */
+static bool allow_below(int ruleset, const char *path, uint64_t rights, bool may_miss)
 {
-    struct landlock_path_beneath_attr rule = {0};
+    struct landlock_path_beneath_attr rule = {.allowed_access = rights};
     struct stat facts;
-    const int descriptor = open(path->path, O_PATH | O_CLOEXEC);
 
-    if (descriptor < 0)
-        return true;
-    rule.parent_fd = descriptor;
-    rule.allowed_access = (path->access == GUARD_WRITE ? RIGHTS_WRITE : RIGHTS_READ) & known;
-    if (fstat(descriptor, &facts) == 0 && !S_ISDIR(facts.st_mode))
+    rule.parent_fd = open(path, O_PATH | O_CLOEXEC);
+    if (rule.parent_fd < 0)
+        return may_miss;
+    if (fstat(rule.parent_fd, &facts) == 0 && !S_ISDIR(facts.st_mode))
         rule.allowed_access &= RIGHTS_OF_FILE;
     const bool added =
         syscall(__NR_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) == 0;
-    close(descriptor);
+    close(rule.parent_fd);
     return added;
+}
+
+static bool add_path(int ruleset, const struct guard_path *path, uint64_t known)
+{
+    const uint64_t rights = path->access == GUARD_WRITE ? RIGHTS_WRITE : RIGHTS_READ;
+
+    return allow_below(ruleset, path->path, rights & known, true);
 }
 
 static bool add_port(int ruleset, uint16_t port, uint64_t access)
@@ -86,26 +91,80 @@ static bool add_rules(int ruleset, int abi, const struct guard_plan *plan)
     return fine;
 }
 
-int landlock_enter(const struct guard_plan *plan, bool nothing_at_all)
+static int abi_known(void)
 {
     const long abi =
         syscall(__NR_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-    const bool any_port = plan && plan->any_port;
 
-    if (abi <= 0 || (plan && plan->full))
-        return 0;
-    const struct ruleset_attributes attributes = {
-        .files = rights_known((int)abi),
-        .net = abi >= ABI_NET ? NET_BIND | (any_port ? 0 : NET_CONNECT) : 0,
-        .scopes = abi >= ABI_SCOPES ? SCOPE_ABSTRACT | SCOPE_SIGNAL : 0};
-    const size_t size = abi >= ABI_SCOPES ? sizeof attributes
+    return abi > 0 ? (int)abi : 0;
+}
+
+/* Each kernel takes as much of the struct as it knows. -1 with errno. */
+static int ruleset_make(const struct ruleset_attributes *attributes, int abi)
+{
+    const size_t size = abi >= ABI_SCOPES ? sizeof *attributes
                         : abi >= ABI_NET  ? 2 * sizeof(uint64_t)
                                           : sizeof(uint64_t);
-    const int ruleset = (int)syscall(__NR_landlock_create_ruleset, &attributes, size, 0);
+
+    return (int)syscall(__NR_landlock_create_ruleset, attributes, size, 0);
+}
+
+int landlock_enter(const struct guard_plan *plan, bool nothing_at_all)
+{
+    const int abi = abi_known();
+    const bool any_port = plan && plan->any_port;
+
+    if (abi == 0 || (plan && plan->full))
+        return 0;
+    const struct ruleset_attributes attributes = {
+        .files = rights_known(abi),
+        .net = abi >= ABI_NET ? NET_BIND | (any_port ? 0 : NET_CONNECT) : 0,
+        .scopes = abi >= ABI_SCOPES ? SCOPE_ABSTRACT | SCOPE_SIGNAL : 0};
+    const int ruleset = ruleset_make(&attributes, abi);
     if (ruleset < 0)
         return 0;
-    const bool fine = (nothing_at_all || add_rules(ruleset, (int)abi, plan)) &&
+    const bool fine = (nothing_at_all || add_rules(ruleset, abi, plan)) &&
                       syscall(__NR_landlock_restrict_self, ruleset, 0) == 0;
     close(ruleset);
-    return fine ? (int)abi : 0;
+    return fine ? abi : 0;
+}
+
+int landlock_enter_scopes(void)
+{
+    const struct ruleset_attributes attributes = {.scopes = SCOPE_ABSTRACT | SCOPE_SIGNAL};
+    const int abi = abi_known();
+    const int ruleset = abi >= ABI_SCOPES ? ruleset_make(&attributes, abi) : -1;
+
+    if (ruleset < 0)
+        return 0;
+    const bool fine = syscall(__NR_landlock_restrict_self, ruleset, 0) == 0;
+    close(ruleset);
+    return fine ? abi : 0;
+}
+
+/* ------------------------------------------------------------------ a program of the operator's */
+
+bool guard_holds_writes(void)
+{
+    return abi_known() >= ABI_REFER; /* before that no file went from one folder to another */
+}
+
+bool landlock_enter_writes(const char *const *folders, unsigned count)
+{
+    const int abi = abi_known();
+    const struct ruleset_attributes attributes = {.files = rights_known(abi)};
+    const uint64_t reads = RIGHTS_READ | LANDLOCK_ACCESS_FS_EXECUTE;
+    const uint64_t changes =
+        rights_known(abi) & ~(LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK);
+    const int ruleset = guard_holds_writes() ? ruleset_make(&attributes, abi) : -1;
+
+    if (ruleset < 0)
+        return false;
+    bool fine =
+        allow_below(ruleset, "/", reads, false) && allow_below(ruleset, "/dev/null", changes, true);
+    for (unsigned i = 0; fine && i < count; i++)
+        fine = allow_below(ruleset, folders[i], changes, false);
+    fine = fine && syscall(__NR_landlock_restrict_self, ruleset, 0) == 0;
+    close(ruleset);
+    return fine;
 }

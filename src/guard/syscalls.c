@@ -1,8 +1,11 @@
 /*
- * The list of system calls as a seccomp filter. A call that is not listed answers EPERM, so that a
+ * The lists of system calls as seccomp filters. A call that is not allowed answers EPERM, so that a
  * library which asks for too much goes on without it; a call by the numbers of another architecture
  * ends the process. The kernel remembers the answers that depend on the number alone, so they cost
  * nothing.
+ *
+ * The server's own processes have a list of what they may. Programs of the operator's have one of
+ * what they may not: nobody knows what else they need.
  */
 #include <errno.h>
 #include <linux/audit.h>
@@ -28,7 +31,7 @@
 #define OWN_ARCHITECTURE 0
 #endif
 
-enum { PROGRAM_MOST = 1024, OTHER_NUMBERS = 0x40000000 };
+enum { PROGRAM_MOST = 4000, OTHER_NUMBERS = 0x40000000 };
 
 struct program {
     struct sock_filter steps[PROGRAM_MOST];
@@ -132,9 +135,8 @@ static void add_worker(struct program *program)
 {
 #define CALL(name) allow(program, __NR_##name);
 #define KEEPER(name) allow(program, __NR_##name);
+#define SHARED(name) allow(program, __NR_##name);
 #include "guard/syscalls.def"
-#undef CALL
-#undef KEEPER
     add_partly(program);
 }
 
@@ -142,29 +144,133 @@ static void add_keeper(struct program *program)
 {
     const uint32_t self[] = {(uint32_t)getpid()};
 
-#define CALL(name)
 #define KEEPER(name) allow(program, __NR_##name);
 #include "guard/syscalls.def"
-#undef CALL
-#undef KEEPER
     allow_values(program, __NR_tgkill, 0, self, COUNT_OF(self));
 }
 
-bool syscalls_enter(bool keeper)
+static void add_watcher(struct program *program)
+{
+#define SHARED(name) allow(program, __NR_##name);
+#define WATCHER(name) allow(program, __NR_##name);
+#include "guard/syscalls.def"
+}
+
+/* ------------------------------------------------------------------ who starts programs */
+
+/* Allowed when each of its first arguments is one of these, or "as it is" (-1). */
+static void allow_ids(struct program *program, long number, unsigned arguments,
+                      const uint32_t *values, unsigned count)
+{
+    add(program, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 1, 0));
+    const unsigned over = program->count;
+    add(program, (struct sock_filter)BPF_STMT(BPF_JMP | BPF_JA, 0));
+    for (unsigned i = 0; i < arguments; i++) {
+        add_load(program, argument_at(i));
+        for (unsigned k = 0; k < count; k++)
+            add(program, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, values[k],
+                                                      (uint8_t)(count - k + 1), 0));
+        add(program, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, UINT32_MAX, 1, 0));
+        add_answer(program, SECCOMP_RET_ERRNO | EPERM);
+    }
+    add_answer(program, SECCOMP_RET_ALLOW);
+    program->steps[over].k = program->count - over - 1u;
+}
+
+static void add_ids(struct program *program, const struct guard_ids *ids)
+{
+    allow_ids(program, __NR_setuid, 1, ids->users, ids->user_count);
+    allow_ids(program, __NR_setfsuid, 1, ids->users, ids->user_count);
+    allow_ids(program, __NR_setreuid, 2, ids->users, ids->user_count);
+    allow_ids(program, __NR_setresuid, 3, ids->users, ids->user_count);
+    allow_ids(program, __NR_setgid, 1, ids->groups, ids->group_count);
+    allow_ids(program, __NR_setfsgid, 1, ids->groups, ids->group_count);
+    allow_ids(program, __NR_setregid, 2, ids->groups, ids->group_count);
+    allow_ids(program, __NR_setresgid, 3, ids->groups, ids->group_count);
+}
+
+/* Refused when the argument is one of these. */
+static void refuse_values(struct program *program, long number, unsigned index,
+                          const uint32_t *values, unsigned count)
+{
+    add(program, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0,
+                                              (uint8_t)(2 * count + 2)));
+    add_load(program, argument_at(index));
+    for (unsigned i = 0; i < count; i++)
+        refuse(program, (long)values[i], EPERM);
+    add_answer(program, SECCOMP_RET_ALLOW);
+}
+
+static void add_starter(struct program *program)
+{
+    static const uint32_t families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
+    static const uint32_t typing[] = {TIOCSTI, TIOCLINUX};
+
+#define NEVER(name) refuse(program, __NR_##name, EPERM);
+#include "guard/syscalls.def"
+    allow_values(program, __NR_socket, 0, families, COUNT_OF(families));
+    refuse_values(program, __NR_ioctl, 1, typing, COUNT_OF(typing));
+    allow_bits(program, __NR_clone, 0,
+               CLONE_NEWNS | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC |
+                   CLONE_NEWUTS | CLONE_NEWCGROUP,
+               false);
+    refuse(program, __NR_clone3, ENOSYS); /* its flags cannot be read here; clone stands in */
+}
+
+/* ------------------------------------------------------------------ entering */
+
+static bool program_enter(const struct program *program)
+{
+    struct sock_fprog filter = {.len = program->count,
+                                .filter = (struct sock_filter *)(uintptr_t)program->steps};
+
+    return syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0;
+}
+
+bool syscalls_enter_starter(const struct guard_ids *ids)
 {
     static struct program program;
-    struct sock_fprog filter = {.filter = program.steps};
 
     if (OWN_ARCHITECTURE == 0)
         return false;
     program.count = 0;
     add_head(&program);
-    if (keeper)
-        add_keeper(&program);
-    else
+    if (ids)
+        add_ids(&program, ids);
+    add_starter(&program);
+    add_answer(&program, SECCOMP_RET_ALLOW);
+    return program_enter(&program);
+}
+
+bool syscalls_enter_without_network(void)
+{
+    static const uint32_t families[] = {AF_UNIX};
+    static struct program program;
+
+    if (OWN_ARCHITECTURE == 0)
+        return false;
+    program.count = 0;
+    add_head(&program);
+    allow_values(&program, __NR_socket, 0, families, COUNT_OF(families));
+    add_answer(&program, SECCOMP_RET_ALLOW);
+    return program_enter(&program);
+}
+
+bool syscalls_enter(enum guard_role role)
+{
+    static struct program program;
+
+    if (OWN_ARCHITECTURE == 0)
+        return false;
+    program.count = 0;
+    add_head(&program);
+    if (role == ROLE_WORKER)
         add_worker(&program);
+    else
+        add_keeper(&program);
+    if (role == ROLE_WATCHER)
+        add_watcher(&program);
     add_memory(&program);
     add_answer(&program, SECCOMP_RET_ERRNO | EPERM);
-    filter.len = program.count;
-    return syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0;
+    return program_enter(&program);
 }

@@ -29,9 +29,6 @@ static void add_quoted(struct buffer *into, const char *address)
 static const char HYPHEN[] =
     "the address begins with a hyphen, which the command would read as an option";
 
-static const char IS_OPTION[] =
-    "the address begins with a hyphen, which the command would read as an option";
-
 static char *argument_fill(struct arena *arena, const char *setting,
                            const struct runner_values *values, const char **why)
 {
@@ -54,12 +51,10 @@ static char *argument_fill(struct arena *arena, const char *setting,
         else
             buffer_add_text(&text, value);
     }
-    /* "{tag}-{user}" of somebody without a tag. */
+    /* "{tag}-{user}" of somebody without a tag: a hyphen of the setting's own has come to the
+     * front. */
     if (text.count > 0 && text.at[0] == '-' && setting[0] != '-')
         *why = HYPHEN;
-    /* As when nothing is filled in before a hyphen of the setting's own. */
-    if (text.count > 0 && text.at[0] == '-' && setting[0] != '-')
-        *why = IS_OPTION;
     return text.failed ? NULL : arena_text(arena, buffer_view(&text));
 }
 

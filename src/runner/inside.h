@@ -18,23 +18,26 @@ struct runner_user {
 };
 MUST_USE bool runner_user_find(const struct config_pipe *pipe, struct runner_user *user, char *why,
                                size_t why_room);
-
 struct runner {
     const struct config *config;
     struct runner_user *users; /* one a pipe */
 };
+/* For good, without any power left. False with errno: then no power is left, either. */
+MUST_USE bool runner_user_become(const struct runner_user *user);
+/* As root: from now on the server's own user, with the powers to become those. False with `why`. */
+MUST_USE bool runner_keep_few_powers(const struct runner *runner, char *why, size_t why_room);
 
 char **runner_environment(struct arena *arena, const struct runner_user *user,
                           const struct runner_values *values);
 uint64_t runner_now_us(void);
 
-/* One run, from the request to the answer; the caller's process is its own. */
-void runner_run(const struct runner *runner, int connection);
+/* One run, from the request to the answer; the caller's process is its own, and ends with `loop`.
+ */
+void runner_run(const struct runner *runner, int connection, pid_t loop);
 
 /* In the new process: to the command, or a word to `started` why not. */
 struct runner_start {
     const struct config_pipe *pipe;
-    const struct runner_user *user;
     char **arguments, **environment;
     int message, output, started;
     pid_t starter;

@@ -1,6 +1,7 @@
 /*
  * One run, in a process of its own: the request, the whole message into memory, the command, its
- * end, the answer.
+ * end, the answer. The first that is read of a request is which pipe is meant; with that this
+ * process becomes the pipe's user, and reads the rest without any power.
  *
  * The message is complete before the command starts, so no fault of ours and no lost worker can
  * make a command take half a message for a whole one. This process adopts what the command leaves
@@ -22,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "guard/guard.h"
+
 #define INPUT_PATIENCE_US (60 * US_PER_S) /* for each piece of the request */
 #define TERM_PATIENCE_US (5 * US_PER_S)   /* between SIGTERM and SIGKILL */
 #define STRAY_PATIENCE_US (5 * US_PER_S)
@@ -36,6 +39,8 @@ struct run {
     struct runner_values values;
     struct pipe_answer answer;
     int connection, message, output, watch; /* watch: a pidfd of the command */
+    int children;                           /* the kernel's list of ours */
+    int refused;                            /* errno of becoming the user; 0: this is he */
     pid_t command;
 };
 
@@ -98,20 +103,27 @@ static bool take_text(struct run *run, size_t count, const char **text)
     return true;
 }
 
-static bool take_request(struct run *run)
+/* Which pipe, and with that who we are from now on. */
+static bool take_pipe(struct run *run, struct pipe_request *request)
 {
-    struct pipe_request request;
-    const char *texts[PIPE_FIELDS];
+    static const struct runner_user nobody_else = {0};
+    const char *name = NULL;
 
-    if (!take(run->connection, &request, sizeof request) || !pipe_request_is_sound(&request))
+    if (!take(run->connection, request, sizeof *request) || !pipe_request_is_sound(request) ||
+        !take_text(run, request->counts[0], &name))
         return false;
-    for (unsigned i = 0; i < PIPE_FIELDS; i++)
-        if (!take_text(run, request.counts[i], &texts[i]))
+    run->pipe = config_find_pipe(run->runner->config, bytes_of_text(name));
+    run->user =
+        run->pipe ? &run->runner->users[run->pipe - run->runner->config->pipes] : &nobody_else;
+    run->refused = runner_user_become(run->user) ? 0 : errno;
+    return true;
+}
+
+static bool take_values(struct run *run, const struct pipe_request *request)
+{
+    for (unsigned i = 1; i < PIPE_FIELDS; i++)
+        if (!take_text(run, request->counts[i], &run->values.of[i - 1]))
             return false;
-    run->pipe = config_find_pipe(run->runner->config, bytes_of_text(texts[0]));
-    memcpy(run->values.of, &texts[1], sizeof run->values.of);
-    if (run->pipe)
-        run->user = &run->runner->users[run->pipe - run->runner->config->pipes];
     return true;
 }
 
@@ -202,10 +214,15 @@ static bool launch(struct run *run, struct runner_start *start)
 static bool start(struct run *run)
 {
     const char *why = NULL;
-    struct runner_start begin = {.pipe = run->pipe, .user = run->user};
+    struct runner_start begin = {.pipe = run->pipe};
 
     if (!run->pipe) {
         answer_with(run, PIPE_NOT_STARTED, ENOENT, "there is no such pipe in the configuration");
+        return false;
+    }
+    if (run->refused) {
+        answer_with(run, PIPE_NOT_STARTED, (unsigned)run->refused, "%s: becoming its user: %s",
+                    run->pipe->command[0], strerror(run->refused));
         return false;
     }
     begin.arguments = runner_arguments(&run->arena, run->pipe, &run->values, &why);
@@ -244,11 +261,10 @@ static void kill_group(const struct run *run, int number)
 }
 
 /* Those who were left to us, whatever group they made themselves. */
-static void kill_strays(void)
+static void kill_strays(const struct run *run)
 {
     char text[STRAYS_ROOM];
-    const int file = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
-    const ssize_t got = file >= 0 ? read(file, text, sizeof text - 1) : -1;
+    const ssize_t got = pread(run->children, text, sizeof text - 1, 0);
     struct bytes rest = got > 0 ? bytes_of(text, (size_t)got) : BYTES_EMPTY, word;
     uint64_t number = 0;
 
@@ -257,8 +273,6 @@ static void kill_strays(void)
         if (bytes_to_u64(word, &number) && number > 1)
             kill((pid_t)number, SIGKILL);
     }
-    if (file >= 0)
-        close(file);
 }
 
 static void clear_away(const struct run *run)
@@ -273,7 +287,7 @@ static void clear_away(const struct run *run)
             continue;
         if (ended < 0 && errno == ECHILD)
             return;
-        kill_strays();
+        kill_strays(run);
         nanosleep(&moment, NULL);
     }
 }
@@ -327,7 +341,15 @@ static bool watch(struct run *run)
 
 /* ------------------------------------------------------------------ the whole */
 
-void runner_run(const struct runner *runner, int connection)
+/* All this process will open. False: nothing shall run that could not be cleared away. */
+static bool settle_down(struct run *run, pid_t loop)
+{
+    run->children = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+    return run->children >= 0 && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && getppid() == loop;
+}
+
+void runner_run(const struct runner *runner, int connection, pid_t loop)
 {
     struct run run = {.runner = runner,
                       .connection = connection,
@@ -335,13 +357,14 @@ void runner_run(const struct runner *runner, int connection)
                       .output = -1,
                       .watch = -1,
                       .arena = ARENA_WITH_LIMIT(MIB)};
+    struct pipe_request request;
 
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0 || !take_request(&run) ||
+    if (!take_pipe(&run, &request) || !settle_down(&run, loop) || !take_values(&run, &request) ||
         !take_message(&run))
         return;
     bool wanted = true;
     if (start(&run))
-        wanted = watch(&run);
+        wanted = guard_enter_watcher() && watch(&run);
     take_output(&run);
     if (run.command > 0)
         clear_away(&run);

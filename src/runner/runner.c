@@ -1,19 +1,19 @@
 /*
- * The loop of the runner: it takes connections and makes a process for each. Of root's powers it
- * keeps those to become a command's user and to end what that user started.
+ * The loop of the runner: it takes connections and makes a process for each. It is the server's
+ * user, and of root's powers it keeps those to become the users of its commands, and that its runs
+ * end with it.
  */
 #include "runner/inside.h"
 
 #include <errno.h>
-#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "guard/guard.h"
 
 enum { RUNS_SURPLUS = 4 }; /* of a former and a present configuration's place, while they change */
 
@@ -21,25 +21,17 @@ bool runner_check(const struct config *config, char *why, size_t why_room)
 {
     struct runner_user user;
 
-    for (unsigned i = 0; i < config->pipe_count; i++)
+    for (unsigned i = 0; i < config->pipe_count; i++) {
         if (!runner_user_find(&config->pipes[i], &user, why, why_room))
             return false;
-    return true;
-}
-
-/* False: they could not be given up, so nothing may be run. */
-static bool keep_few_powers(void)
-{
-    const unsigned kept = 1U << CAP_SETUID | 1U << CAP_SETGID | 1U << CAP_KILL;
-    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct sets[2] = {{.effective = kept, .permitted = kept}};
-
-    if (geteuid() != 0)
-        return true;
-    for (int power = 0; prctl(PR_CAPBSET_READ, power, 0, 0, 0) >= 0; power++)
-        if ((power > 31 || !(kept >> power & 1)) && prctl(PR_CAPBSET_DROP, power, 0, 0, 0) != 0)
+        if (config->pipes[i].write_count > 0 && !guard_holds_writes()) {
+            snprintf(why, why_room,
+                     "pipe \"%s\": writes: this kernel has no Landlock that holds it",
+                     config->pipes[i].name);
             return false;
-    return syscall(SYS_capset, &head, sets) == 0;
+        }
+    }
+    return true;
 }
 
 static bool is_of(int connection, unsigned asker)
@@ -73,8 +65,7 @@ static bool take_one(const struct runner *runner, int listener, int life, unsign
     if (child == 0) {
         close(listener);
         close(life);
-        if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && getppid() == self)
-            runner_run(runner, connection);
+        runner_run(runner, connection, self);
         _exit(0);
     }
     close(connection);
@@ -120,7 +111,7 @@ void runner_serve(const struct config *config, int listener, int life, unsigned 
 {
     struct runner runner = {.config = config,
                             .users = calloc(config->pipe_count, sizeof *runner.users)};
-    char why[256];
+    char why[256] = "signals";
     sigset_t watched;
     bool fine = runner.users != NULL;
 
@@ -131,7 +122,10 @@ void runner_serve(const struct config *config, int listener, int life, unsigned 
     const int signals = sigprocmask(SIG_BLOCK, &watched, NULL) == 0
                             ? signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK)
                             : -1;
-    if (fine && signals >= 0 && keep_few_powers())
+    fine = fine && signals >= 0 && runner_keep_few_powers(&runner, why, sizeof why);
+    if (fine)
         serve(&runner, listener, life, asker, signals);
+    else
+        fprintf(stderr, "holdfast: runner of commands: %s\n", why);
     _exit(fine ? 0 : 1);
 }

@@ -5,12 +5,15 @@
  *
  *     locked_in CONFIG KEY            as the worker
  *     locked_in CONFIG KEY keeper     as the keeper of keys
- *     locked_in CONFIG KEY free       as root, having given up nothing: shows that each try would
- *                                     succeed if nothing stood in its way
+ *     locked_in CONFIG KEY runner     as the runner of commands before it has read which one is
+ * meant locked_in CONFIG KEY inside PID as what started it, a command of the configuration's; PID:
+ * the parent locked_in CONFIG KEY free       as root, having given up nothing: shows that each try
+ * would succeed if nothing stood in its way
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/keyctl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -31,9 +34,11 @@
 
 #include "config/config.h"
 #include "guard/guard.h"
+#include "runner/inside.h"
+
+enum { COMMANDS_USER = 1, OTHER_USER = 2 }; /* daemon and bin of Debian */
 
 static pid_t parent; /* of the process that tries */
-static bool is_free;
 
 static void say(const char *what, bool done)
 {
@@ -85,6 +90,14 @@ static void *thread_main(void *argument)
     return argument;
 }
 
+static bool moves_file(void)
+{
+    const int made = open("/tmp/holdfast-moved", O_WRONLY | O_CREAT, 0600);
+
+    return made >= 0 && mkdir("/tmp/holdfast-folder", 0700) == 0 &&
+           rename("/tmp/holdfast-moved", "/tmp/holdfast-folder/moved") == 0;
+}
+
 static void try_files(const struct config *config, const char *key)
 {
     char path[1024];
@@ -96,6 +109,10 @@ static void try_files(const struct config *config, const char *key)
     try_open("list /root", "/root", O_RDONLY | O_DIRECTORY);
     try_open("make a file in /tmp", "/tmp/holdfast-escaped", O_WRONLY | O_CREAT);
     unlink("/tmp/holdfast-escaped");
+    say("move a file from folder to folder", moves_file());
+    unlink("/tmp/holdfast-folder/moved");
+    unlink("/tmp/holdfast-moved");
+    rmdir("/tmp/holdfast-folder");
     try_open("write /etc/passwd", "/etc/passwd", O_WRONLY);
     snprintf(path, sizeof path, "%s/tried", config->spool);
     try_open("make a file in the spool", path, O_WRONLY | O_CREAT);
@@ -107,26 +124,55 @@ static void try_files(const struct config *config, const char *key)
     try_open("read the parent's environment", path, O_RDONLY);
 }
 
-/* Without locks the program would take this one's place. */
-static bool starts_program(char *const *words)
+/* In a process of its own, if there may be one: who succeeds is another afterwards. */
+static bool alone(bool (*try)(void))
 {
-    int status = 1;
+    int status = 0;
     const pid_t child = fork();
 
+    if (child < 0)
+        return try();
     if (child == 0)
-        _exit(execve("/bin/sh", words, NULL));
-    return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+        _exit(try() ? 0 : errno);
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        continue;
+    errno = WIFEXITED(status) ? WEXITSTATUS(status) : ECHILD;
+    return errno == 0;
 }
 
-/* Whoever has done it has no rights outside any more. */
+static bool starts_program(void)
+{
+    char *const shell[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
+                           (char *)(uintptr_t) ":", NULL};
+
+    return execve("/bin/sh", shell, NULL) == 0;
+}
+
 static bool unshares(void)
 {
-    int status = 1;
-    const pid_t child = fork();
+    return unshare(CLONE_NEWUSER) == 0;
+}
 
-    if (child == 0)
-        _exit(unshare(CLONE_NEWUSER) != 0);
-    return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+static bool becomes_root(void)
+{
+    return setresuid(0, 0, 0) == 0 && geteuid() == 0;
+}
+
+static bool becomes_other(void)
+{
+    return setresuid(OTHER_USER, OTHER_USER, OTHER_USER) == 0;
+}
+
+static bool becomes_commands_user(void)
+{
+    return setresuid(COMMANDS_USER, COMMANDS_USER, COMMANDS_USER) == 0;
+}
+
+static bool joins_group(void)
+{
+    const gid_t group = OTHER_USER;
+
+    return setgroups(1, &group) == 0;
 }
 
 static void try_processes(void)
@@ -134,10 +180,7 @@ static void try_processes(void)
     char word[8];
     const struct iovec here = {word, sizeof word},
                        there = {(void *)(uintptr_t)thread_main, sizeof word};
-    char *const shell[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
-                           (char *)(uintptr_t) ":", NULL};
-
-    say("start a program", is_free ? starts_program(shell) : execve("/bin/sh", shell, NULL) == 0);
+    say("start a program", alone(starts_program));
     const long child = syscall(__NR_clone, SIGCHLD, 0, 0, 0, 0);
     if (child == 0)
         _exit(0);
@@ -149,7 +192,10 @@ static void try_processes(void)
     try_call("read the parent's memory", process_vm_readv(parent, &here, 1, &there, 1, 0));
     say("signal the parent", kill(parent, SIGUSR1) == 0);
     say("signal the parent's thread", syscall(__NR_tgkill, parent, parent, SIGUSR1) == 0);
-    say("become root", setuid(0) == 0 && geteuid() == 0);
+    say("become root", alone(becomes_root));
+    say("become the user of a command", alone(becomes_commands_user));
+    say("become somebody else", alone(becomes_other));
+    say("join a group", alone(joins_group));
 }
 
 static void try_kernel(const struct config *config)
@@ -159,7 +205,7 @@ static void try_kernel(const struct config *config)
 
     try_call("load a module", syscall(__NR_finit_module, 0, "", 0));
     try_call("mount", mount("none", config->spool, "tmpfs", 0, NULL));
-    say("a new user namespace", is_free ? unshares() : unshare(CLONE_NEWUSER) == 0);
+    say("a new user namespace", alone(unshares));
     try_call("bpf", syscall(__NR_bpf, 0, attributes, sizeof attributes));
     try_call("perf events", syscall(__NR_perf_event_open, attributes, 0, -1, -1, 0));
     try_call("io_uring", syscall(__NR_io_uring_setup, 1, attributes));
@@ -229,29 +275,48 @@ static void try_all(const struct config *config, const char *key)
     try_network();
 }
 
+/* By the code that the process itself runs. */
+static bool enter(const char *role, const struct config *config, const struct guard_plan *plan,
+                  struct guard_report *report)
+{
+    struct runner_user users[4];
+    const struct runner runner = {.config = config, .users = users};
+    char why[256] = "";
+
+    if (strcmp(role, "keeper") == 0)
+        return guard_enter_keeper(why, sizeof why);
+    if (strcmp(role, "worker") == 0)
+        return guard_enter(plan, config->limits.memory, report, why, sizeof why);
+    if (strcmp(role, "runner") != 0)
+        return true;
+    for (unsigned i = 0; i < config->pipe_count && i < COUNT_OF(users); i++)
+        if (!runner_user_find(&config->pipes[i], &users[i], why, sizeof why))
+            return false;
+    return runner_keep_few_powers(&runner, why, sizeof why);
+}
+
 int main(int count, char **arguments)
 {
     struct config_errors errors = {0};
     struct guard_report report = {0};
     char why[256] = "";
 
-    is_free = count > 3 && strcmp(arguments[3], "free") == 0;
+    const char *const role = count > 3 ? arguments[3] : "worker";
+    const bool is_inside = strcmp(role, "inside") == 0, is_runner = strcmp(role, "runner") == 0;
+    const bool is_free = strcmp(role, "free") == 0;
+
     if (is_free)
         stand_by();
-    parent = getppid();
+    parent = count > 4 ? atoi(arguments[4]) : getppid();
     struct config *config = count > 2 ? config_load(arguments[1], &errors) : NULL;
-    if (!config || (!is_free && !guard_become(config->user, why, sizeof why))) {
+    const bool stays = is_free || is_inside || is_runner;
+    if (!config || (!stays && !guard_become(config->user, why, sizeof why))) {
         fprintf(stderr, "locked_in: %s %.*s\n", why, BYTES_PRINT(buffer_view(&errors.text)));
         return 2;
     }
     struct guard_plan *plan = guard_plan_of(config);
-    const bool keeper = count > 3;
-    const bool locked =
-        plan && (is_free  ? true
-                 : keeper ? guard_enter_keeper(why, sizeof why)
-                          : guard_enter(plan, config->limits.memory, &report, why, sizeof why));
-    if (!locked) {
-        fprintf(stderr, "locked_in: %s\n", why);
+    if (!plan || !enter(role, config, plan, &report)) {
+        fprintf(stderr, "locked_in: it did not work\n");
         return 2;
     }
     printf("# landlock %d, seccomp %d\n", report.landlock, report.seccomp);

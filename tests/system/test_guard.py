@@ -22,7 +22,14 @@ PIDFD_GETFD, BROKER = 438, 4        # of x86-64 and of all others; processes.h
 # What is left: everything else has to be refused. Landlock's part depends on the kernel's ABI.
 WORKER_CAN = {'make a file in the spool', 'start a thread', 'connect to port 25'}
 KEEPER_CAN = set()
+# Who starts programs of the operator's can what they can; what they cannot is what no delivery needs. 'join a group': before it has become the command's user.
+STARTER_CAN = {'read the configuration', 'list /', 'make a file in /tmp', 'move a file from folder to folder', 'start a program', 'start a process', 'raise a limit', 'dump core again',
+               'start a thread', 'map memory to run', 'make memory run', 'take 64 GiB', 'connect to port 25', 'connect to port 22', 'connect to port 6379', 'serve port 2526'}
+RUNNER_CAN = STARTER_CAN | {'make a file in the spool', 'become the user of a command', 'join a group'}
+COMMAND_CAN = STARTER_CAN - {'take 64 GiB'} | {'become the user of a command'}         # it is he
+HELD_CAN = COMMAND_CAN - {'make a file in /tmp', 'move a file from folder to folder', 'connect to port 25', 'connect to port 22', 'connect to port 6379', 'serve port 2526'}
 FROM_ABI = {'connect to port 22': 4, 'connect to port 6379': 4, 'serve port 2526': 4, 'reach an abstract socket': 6}
+RUNNER_FROM_ABI = {'signal the parent': 6, "signal the parent's thread": 6, 'reach an abstract socket': 6}
 ENDED = {'EPERM', 'EACCES', 'ENOSYS', 'ENOMEM', 'EAGAIN', 'EXDEV'}     # EXDEV: Landlock's answer to a link that would widen what may be done
 # What somebody with every right is told by the kernel itself, since the try is not a whole one: no module, no programme, no terminal.
 FREE_TELLS = {'load a module': {'EBADF', 'EINVAL', 'ENOEXEC'}, 'bpf': {'EINVAL', 'EFAULT', 'E2BIG'}, 'perf events': {'EINVAL', 'ENOENT', 'E2BIG', 'EOPNOTSUPP'},
@@ -30,6 +37,11 @@ FREE_TELLS = {'load a module': {'EBADF', 'EINVAL', 'ENOEXEC'}, 'bpf': {'EINVAL',
 # What a container or a machine without the feature may refuse even so.
 MAY_BE_ABSENT = {'load a module', 'mount', 'a new user namespace', 'bpf', 'perf events', 'io_uring', 'userfaultfd', 'the keyring', "use the kernel's ciphers",
                  'put a letter into a terminal', 'ptrace the parent', 'take 64 GiB', "open the parent's memory", "read the parent's memory"}
+
+
+def rows_of(text):
+    head, *lines = text.strip().split('\n')
+    return head, {line[15:]: line[:15].strip() for line in lines}
 
 
 class Attempt:
@@ -44,7 +56,8 @@ class Attempt:
             file.write('secret\n')
         os.chmod(self.key, 0o600)
         with open(config, 'w') as file:
-            file.write(f'hostname = "mx.test"\nspool = "{spool}"\nuser = "{user}"\nlisten smtp {{ address = "127.0.0.1:0" }}\n')
+            file.write(f'hostname = "mx.test"\nspool = "{spool}"\nuser = "{user}"\nlisten smtp {{ address = "127.0.0.1:0" }}\n'
+                       + ('pipe "x" { command = {"/bin/true"}  user = "daemon" }\n' if user else ''))
         if user:
             facts = pwd.getpwnam(user)
             os.chown(spool, facts.pw_uid, facts.pw_gid)
@@ -57,19 +70,18 @@ class Attempt:
             outside.listen()
             done = subprocess.run([program, config, self.key, *role], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        self.head, *lines = done.stdout.strip().split('\n')
-        self.rows = {line[15:]: line[:15].strip() for line in lines}
+        self.head, self.rows = rows_of(done.stdout)
         shutil.rmtree(self.folder)
 
     def abi(self):
         return int(re.search(r'landlock (\d+)', self.head).group(1))
 
 
-def judge(checks, name, attempt, can, abi):
-    for what, result in attempt.rows.items():
+def judge(checks, name, rows, can, abi, from_abi=FROM_ABI):
+    for what, result in rows.items():
         if what in can:
             checks.ok(f'{name} can {what}', result == 'ok', result)
-        elif FROM_ABI.get(what, 1) > abi:
+        elif from_abi.get(what, 1) > abi:
             checks.skip(f'{name} cannot {what}', f'this kernel has Landlock {abi}')
         else:
             checks.ok(f'{name} cannot {what}', result in ENDED, result)
@@ -84,10 +96,90 @@ def can_fail(checks, attempt):
             checks.ok(f'who gave up nothing can {what}', result == 'ok' or result in FREE_TELLS.get(what, ()), result)
 
 
-def table(rows):
-    print('| tried | as the worker | as the keeper |\n|---|---|---|')
-    for what in rows[0].rows:
-        print(f'| {what} | {" | ".join("**can**" if row.rows[what] == "ok" else row.rows[what] for row in rows)} |')
+def table(columns):
+    print('| tried | as the worker | as the keeper | as the runner | as a command | `writes`, `network = no` |\n' + '|---' * (len(columns) + 1) + '|')
+    for what in columns[0]:
+        print(f'| {what} | {" | ".join("**can**" if rows[what] in ("ok", "-") else rows[what] for rows in columns)} |')
+
+
+PIPES = '''pipe "free" { command = {"{folder}/try.sh", "free"}  user = "daemon" }
+pipe "held" { command = {"{folder}/try.sh", "held"}  user = "daemon"  writes = {"{folder}/out"}  network = no }
+pipe "slow" { command = {"/bin/sleep", "600"}  user = "daemon" }
+operator { command = "{folder}/try.sh operator" }
+incidents { notice = 100ms }
+domain "free.test" { deliver = "pipe:free" }
+domain "held.test" { deliver = "pipe:held" }
+domain "slow.test" { deliver = "pipe:slow" }
+pipe "gone" { command = {"/no-such-program"}  user = "daemon" }
+domain "gone.test" { deliver = "pipe:gone" }
+'''
+
+
+class Commands:
+    """A running server whose commands try what they can, from inside; and who watches over one that runs."""
+
+    def __init__(self, checks, abi):
+        self.rows = {}
+        with Server(extra='user = "nobody"\n' + PIPES, start=False) as server:
+            os.chmod(server.folder, 0o755)
+            for name in ('key.pem', 'users'):
+                os.chmod(os.path.join(server.folder, name), 0o600)
+            os.mkdir(f'{server.folder}/out')
+            os.chmod(f'{server.folder}/out', 0o777)
+            shutil.copy(PROGRAM, f'{server.folder}/locked_in')
+            with open(f'{server.folder}/try.sh', 'w') as file:
+                file.write(f'#!/bin/sh\n{server.folder}/locked_in {server.config} {server.folder}/key.pem inside $(cat {server.folder}/pid) >{server.folder}/out/$1.part 2>&1\n'
+                           f'kill -0 $PPID; echo $? >{server.folder}/out/$1.kill\n'
+                           f'cat /proc/self/status >{server.folder}/out/$1.status\nmv {server.folder}/out/$1.part {server.folder}/out/$1\n')
+            os.chmod(f'{server.folder}/try.sh', 0o755)
+            server.start()
+            with open(f'{server.folder}/pid', 'w') as file:
+                file.write(str(server.process.pid))
+            with socket.socket(socket.AF_UNIX) as outside:
+                outside.bind('\0holdfast-outside')
+                outside.listen()
+                for name in ('free', 'held', 'slow', 'gone'):
+                    self.send(server, name)
+                for name in ('free', 'held', 'operator'):
+                    path = f'{server.folder}/out/{name}'
+                    wait_until(path, lambda: os.path.exists(path))
+                    self.rows[name] = rows_of(open(path).read())[1]
+                    with open(f'{path}.status') as file:
+                        text = file.read()
+                    checks.ok(f'{name}: no new privileges, a filter, no capability', re.search(r'^NoNewPrivs:\s+1$', text, re.M) and re.search(r'^Seccomp:\s+2$', text, re.M)
+                              and not re.search(r'^Cap(Prm|Eff|Bnd):\s+0*[1-9a-f]', text.replace('CapBnd', '' if name == 'operator' else 'CapBnd').replace('00000000000000e0', '0'), re.M), text)
+            if abi >= 6:
+                checks.ok('a command cannot signal who watches over it', open(f'{server.folder}/out/free.kill').read() == '1\n')
+            self.watched(checks, server)
+
+    @staticmethod
+    def send(server, name):
+        with Client(server.address('smtp')) as client:
+            for line in ('EHLO c.example', 'MAIL FROM:<a@b.example>', f'RCPT TO:<x@{name}.test>', 'DATA', b'Subject: x\r\n\r\nx\r\n.'):
+                reply = client.command(line)
+                assert reply.code in (250, 354), reply
+
+    @staticmethod
+    def watched(checks, server):
+        daemon, nobody = pwd.getpwnam('daemon').pw_uid, pwd.getpwnam('nobody').pw_uid
+
+        def find(pid, name):
+            return next((child for child in children(pid) if open(f'/proc/{child}/comm').read().strip() == name), None)
+        others = [pid for pid in children(server.process.pid) if pid != server.worker_pid]
+        runner = next(pid for pid in others if of_status(pid, 'CapEff') == ['00000000000000e0'])
+        checks.ok('the runner is the user of the server, with three powers', set(of_status(runner, 'Uid')) == {str(nobody)} and of_status(runner, 'CapPrm') == ['00000000000000e0']
+                  and of_status(runner, 'CapBnd') == ['00000000000000e0'])
+        checks.ok('the runner has no new privileges and a filter', of_status(runner, 'NoNewPrivs') == ['1'] and of_status(runner, 'Seccomp') == ['2'])
+        closed_memory(checks, 'runner', runner, nobody)
+        watcher = wait_until('a watcher', lambda: next((pid for pid in children(runner) if find(pid, 'sleep')), None))
+        checks.ok('who watches over a command is its user, without powers', set(of_status(watcher, 'Uid')) == {str(daemon)} and of_status(watcher, 'CapPrm') == ['0000000000000000'])
+        wait_until('its own filter, too', lambda: int(of_status(watcher, 'Seccomp_filters')[0]) == int(of_status(runner, 'Seccomp_filters')[0]) + 1)
+        checks.ok('and it starts and opens nothing any more', True)
+        closed_memory(checks, 'watcher', watcher, daemon)
+        command = find(watcher, 'sleep')
+        checks.ok('the command has a session of its own', os.getsid(command) == command)
+        os.kill(watcher, 9)
+        wait_until('the command to end with its watcher', lambda: not os.path.exists(f'/proc/{command}'))
 
 
 def of_status(pid, name):
@@ -266,12 +358,19 @@ def main():
     user = 'nobody' if os.geteuid() == 0 else ''
     # The key belongs to the worker's own user in one of them: then only the locks stand before it.
     worker, owner, keeper = Attempt(user), Attempt(user, own_key=True), Attempt(user, ('keeper',))
+    abi = worker.abi()
+    if os.geteuid() == 0:
+        runner, commands = Attempt(user, ('runner',)), Commands(checks, abi)
+        judge(checks, 'runner', runner.rows, RUNNER_CAN, abi, RUNNER_FROM_ABI)
+        judge(checks, 'command', commands.rows['free'], COMMAND_CAN, abi, RUNNER_FROM_ABI)
+        judge(checks, 'command with `writes` and no network', commands.rows['held'], HELD_CAN, abi, RUNNER_FROM_ABI)
+        judge(checks, "operator's command", commands.rows['operator'], STARTER_CAN | {'make a file in the spool'}, abi, RUNNER_FROM_ABI)
     if sys.argv[1:] == ['--table']:
-        table((worker, keeper))
+        table((worker.rows, keeper.rows, runner.rows, commands.rows['free'], commands.rows['held']))
         return
-    judge(checks, 'worker', worker, WORKER_CAN, worker.abi())
-    judge(checks, 'worker who owns the key', owner, WORKER_CAN, worker.abi())
-    judge(checks, 'keeper', keeper, KEEPER_CAN, 7)
+    judge(checks, 'worker', worker.rows, WORKER_CAN, abi)
+    judge(checks, 'worker who owns the key', owner.rows, WORKER_CAN, abi)
+    judge(checks, 'keeper', keeper.rows, KEEPER_CAN, 7)
     if os.geteuid() == 0:
         can_fail(checks, Attempt(user, ('free',)))
     else:

@@ -50,7 +50,7 @@ def pipe(name, *arguments, more=''):
 
 PIPES = (pipe('record', '-f', '{sender}', '{original}', 'x{user}', '{tag}|{domain}', '{client}', '{id}', '{recipient}', more='directory = "/usr"')
          + pipe('exit', '{user}') + pipe('crash') + pipe('hang', more='timeout = 500ms') + pipe('stray') + pipe('flood')
-         + pipe('early') + pipe('alone', more='concurrency = 1') + pipe('slow') + pipe('gone'))
+         + pipe('nowhere', more='writes = {"{folder}/none"}') + pipe('early') + pipe('alone', more='concurrency = 1') + pipe('slow') + pipe('gone'))
 NAMES = re.findall(r'pipe "(\w+)"', PIPES)
 TEXT = ('hostname = "mx.home.example"\nspool = "{folder}/spool"\n' + ('user = "nobody"\n' if ROOT else '')
         + 'listen smtp { address = "127.0.0.1:0" }\nrelay { from = {"127.0.0.0/8"} }\n'
@@ -176,6 +176,8 @@ def test_ends(server):
     server.wait_events('delivery.done', 1, message=send(server, 'a@early.example', body='Subject: x\r\n\r\n' + 'line\r\n' * 100000))
     deferred(server, send(server, 'a@gone.example'), 'pipe.misconfigured', 'gone.sh: starting the program: No such file')
     server.run('suspend', '--dest', 'pipe:gone')
+    deferred(server, send(server, 'a@nowhere.example'), 'pipe.misconfigured', 'nowhere.sh: writes, network: No such file')
+    server.run('suspend', '--dest', 'pipe:nowhere')
 
 
 def test_hostile(server):
@@ -249,6 +251,13 @@ def test_reload(server):
     code, out, error = server.run('reload')
     assert code != 0 and 'no-such-user' in out + error, (code, out, error)
     server.wait_events('delivery.done', 1, message=send(server, 'c@record.example'))
+    worker = server.worker_pid
+    with open(server.config, 'w') as file:
+        file.write(text + 'limits { memory = 7G }\n')    # for a new worker, with which the former runners' users are gone
+    server.run('reload')
+    wait_until('another worker', lambda: server.worker_pid != worker and server.worker_pid != server.process.pid)
+    server.wait_events('delivery.done', 1, message=send(server, 'd@record.example'))
+    wait_until('the sockets of the former runners to go', lambda: len(glob.glob(f'{server.folder}/spool/commands.*')) == 1)
 
 
 def test_large(server):
