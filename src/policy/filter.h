@@ -79,6 +79,9 @@ MUST_USE bool filtering_change(struct transaction *transaction,
 /* Takes away every field whose name begins so. */
 MUST_USE bool filtering_drop_fields(struct transaction *transaction, const char *prefix);
 
+/* A message from memory, to try a filter with. The pattern outlives it. */
+struct message_source filter_pattern(struct bytes *pattern);
+
 /* ------------------------------------------------------------------ by protocol */
 
 /* ---- memory.c */

@@ -79,22 +79,12 @@ bool clamd_instance_ping(const struct filter_instance *instance, struct arena *a
 }
 
 /* The EICAR pattern in two pieces, so that no scanner takes this program for it. */
-static struct io_result read_pattern(void *argument, struct span into, uint64_t offset)
-{
-    const struct bytes whole = *(const struct bytes *)argument;
-    const struct bytes piece = bytes_slice(whole, (size_t)offset, into.count);
-
-    for (size_t i = 0; i < piece.count; i++)
-        into.at[i] = piece.at[i];
-    return io_ok(piece.count);
-}
-
 struct verdict clamd_instance_test(struct filter_instance *instance, struct arena *arena)
 {
     const struct config_filter *filter = instance->filter;
     struct bytes pattern = arena_print(arena, "%s%s%s", "X5O!P%@AP[4\\PZX54(P^)7CC)7}",
                                        "$EICAR-STANDARD-ANTI", "VIRUS-TEST-FILE!$H+H*");
-    const struct message_source source = {read_pattern, &pattern, pattern.count};
+    const struct message_source source = filter_pattern(&pattern);
     const struct clamd_verdict answer =
         clamd_scan(arena, instance->at, &source, filter_deadlines_of(filter, DEADLINE_NEVER), NULL);
 

@@ -168,3 +168,20 @@ bool filtering_drop_fields(struct transaction *transaction, const char *prefix)
     changes.first = first;
     return !first || filtering_change(transaction, &changes, NULL);
 }
+
+/* ------------------------------------------------------------------ a message from memory */
+
+static struct io_result pattern_read(void *argument, struct span into, uint64_t offset)
+{
+    const struct bytes whole = *(const struct bytes *)argument;
+    const struct bytes piece = bytes_slice(whole, (size_t)offset, into.count);
+
+    for (size_t i = 0; i < piece.count; i++)
+        into.at[i] = piece.at[i];
+    return io_ok(piece.count);
+}
+
+struct message_source filter_pattern(struct bytes *pattern)
+{
+    return (struct message_source){pattern_read, pattern, pattern->count};
+}

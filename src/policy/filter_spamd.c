@@ -58,23 +58,13 @@ bool spamd_instance_ping(const struct filter_instance *instance, struct arena *a
 }
 
 /* The GTUBE pattern in two pieces, so that nobody takes this program for spam. */
-static struct io_result read_pattern(void *argument, struct span into, uint64_t offset)
-{
-    const struct bytes whole = *(const struct bytes *)argument;
-    const struct bytes piece = bytes_slice(whole, (size_t)offset, into.count);
-
-    for (size_t i = 0; i < piece.count; i++)
-        into.at[i] = piece.at[i];
-    return io_ok(piece.count);
-}
-
 struct verdict spamd_instance_test(struct filter_instance *instance, struct arena *arena)
 {
     const struct config_filter *filter = instance->filter;
     struct bytes pattern =
         arena_print(arena, "Subject: test\r\n\r\n%s%s\r\n", "XJS*C4JDBQADN1.NSBN3*2IDNEN*",
                     "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X");
-    const struct message_source source = {read_pattern, &pattern, pattern.count};
+    const struct message_source source = filter_pattern(&pattern);
     const struct spamd_verdict answer =
         spamd_scan(arena, instance->at, &source, filter_deadlines_of(filter, DEADLINE_NEVER), NULL);
 
