@@ -47,8 +47,8 @@ static void breaker_tell(const struct breaker *breaker, enum event_kind kind, en
                                 .filter = bytes_of_text(breaker->name),
                                 .text = bytes_of_text(words)};
 
+    breaker_show(breaker, kind == EVENT_BREAKER_OPEN); /* before the line that sends one to look */
     observe_event(&event);
-    breaker_show(breaker, kind == EVENT_BREAKER_OPEN);
 }
 
 static void breaker_close(struct breaker *breaker)

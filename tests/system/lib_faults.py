@@ -100,13 +100,13 @@ def expect(server, mail, reply, cause, stage, play=None):
     """The reply with its enhanced code and cause, one journal line more with the same, and one count more."""
     metric, event = family(reply)
     counted = server.metric(metric, cause=cause)
-    told = len(server.events(event))
+    row = {'cause': cause, 'code': int(reply[:3])}
+    told = sum(1 for one in server.events(event) if all(one.get(key) == value for key, value in row.items()))
     got, where = (play or mail.play)(server)
     line = got.lines[-1]
     assert line.startswith(reply + ' ') and line.endswith(f'({cause})'), f'wanted {reply} ... ({cause}), got {got.lines}'
     assert where == stage, f'wanted it at {stage}, got it at {where}'
-    events = server.wait_events(event, told + 1)[told:]
-    assert any(one.get('cause') == cause and one.get('code') == int(reply[:3]) for one in events), f'the journal has {events}'
+    events = server.wait_events(event, told + 1, **row)
     now = server.metric(metric, cause=cause)
     assert now == counted + 1, f'{metric}{{cause="{cause}"}} went from {counted} to {now}'
     return events[-1]

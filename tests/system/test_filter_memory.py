@@ -241,12 +241,16 @@ def id_of(answer):
     return re.search(r'Accepted as (\S+)', answer.lines[-1]).group(1)
 
 
-def again(server, first, how):
-    """`how`(client) leaves before the reply is read. The next time the first id is said, the time after it is a new message."""
-    accepted = server.metric('holdfast_messages_accepted_total')
+def again(server, clamd, first, how):
+    """`how`(client) leaves before the reply is written, which waits for the filter. The next time the first id is said, the time
+    after it is a new message."""
+    accepted, scans = server.metric('holdfast_messages_accepted_total'), clamd.scans
     client = begin(server)
+    clamd.let.clear()
     send(client, first)
+    wait_until('the filter to have it', lambda: clamd.scans > scans)
     how(client)
+    clamd.let.set()
     lost = server.wait_events('message.accepted', int(accepted) + 1)[-1]['message']
     server._wait('the loss to be noticed', lambda: any(f'the 250 for {lost} was lost' in line for line in server.lines))
     with begin(server, '127.0.0.7') as client:          # the same network
@@ -278,14 +282,16 @@ def quits_and_closes(client):
 
 def lost():
     ways = {'closed': Client.close, 'reset': Client.reset, 'quit-reset': quits_ahead, 'quit-closed': quits_and_closes}
-    with FaultServer() as server:
+    clamd = SlowClamd()
+    with FaultServer(f'filter scan {{ speaks = clamd  address = "{clamd.address}"  timeout = 30s }}\n') as server:
         for word, way in ways.items():
-            again(server, word, way)
+            again(server, clamd, word, way)
         assert server.metric('holdfast_messages_repeated_total') == len(ways)
         for word in ways:
             wait_until('both copies', lambda word=word: mails_with(server, word) == 2)       # the first and the new one
         wait_until('the queue to be empty', lambda: server.metric('holdfast_queue_messages') == 0)
         assert all(mails_with(server, word) == 2 for word in ways)
+    clamd.close()
 
 
 def not_lost():
@@ -304,10 +310,13 @@ def not_lost():
 
 def other_envelope():
     """Other recipients, another network: no repeat."""
-    with FaultServer() as server:
+    clamd = SlowClamd()
+    with FaultServer(f'filter scan {{ speaks = clamd  address = "{clamd.address}"  timeout = 30s }}\n') as server:
         client = begin(server)
         send(client, 'mine')
+        wait_until('the filter to have it', lambda: clamd.scans)
         client.reset()
+        clamd.let.set()
         server._wait('the loss to be noticed', lambda: any('was lost: a repeat' in line for line in server.lines))
         for source, to in (('127.0.1.1', ('alice',)), ('127.0.0.1', ('alice', 'bob'))):
             with begin(server, source) as client:
@@ -316,6 +325,7 @@ def other_envelope():
                 client.command('QUIT')
         assert not server.events('message.repeated')
         wait_until('three', lambda: mails_with(server, 'mine') == 3)
+    clamd.close()
 
 
 def main():
