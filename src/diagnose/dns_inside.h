@@ -55,11 +55,6 @@ void dns_check_sts_policy(struct dns_check *check, json_t *object);
 void dns_check_tlsrpt(struct dns_check *check);
 void dns_check_dane(struct dns_check *check); /* after dns_check_mx */
 void dns_check_dnssec(struct dns_check *check);
-/* Records as zone file text. Does this DS record name this key (RFC 4034 5.1.4)? */
-bool dnssec_ds_names_key(struct arena *arena, struct bytes zone, struct bytes ds_text,
-                         struct bytes key_text);
-/* When a signature ends, in seconds since 1970; 0: it cannot be read. */
-int64_t dnssec_signature_end(struct bytes text);
 void dns_check_learn(struct dns_check *check); /* before dns_check_dkim */
 void dns_check_own(struct dns_check *check);   /* after dns_check_mx */
 void dns_check_relay(struct dns_check *check, struct bytes host, const struct endpoint *to);

@@ -152,6 +152,8 @@ bool direct_decode(struct arena *arena, const struct direct_question *question,
     if (!answers_question(packet, question))
         return false;
     answer->octets = message.count;
+    if (question->dnssec)
+        answer->message = arena_copy(arena, message);
     answer->rcode =
         (unsigned)ldns_pkt_get_rcode(packet) | (unsigned)ldns_pkt_edns_extended_rcode(packet) << 4;
     answer->authoritative = ldns_pkt_aa(packet);

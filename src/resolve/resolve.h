@@ -147,7 +147,8 @@ struct direct_answer {
     struct io_result io;
     unsigned rcode;
     bool authoritative, truncated, recursion_available, authenticated, edns;
-    size_t octets; /* of the message */
+    size_t octets;        /* of the message */
+    struct bytes message; /* itself, when `dnssec` was asked for */
     struct direct_record *answers, *authorities;
     unsigned answer_count, authority_count;
 };
@@ -160,5 +161,49 @@ void resolve_direct(struct arena *arena, const struct direct_question *question,
 void resolve_direct_all(struct arena *arena, const struct direct_question *questions,
                         struct direct_answer *answers, unsigned count);
 const char *direct_rcode_name(unsigned rcode); /* "NOERROR", "SERVFAIL", ... */
+
+/* ------------------------------------------------------------------ a link of the chain of trust,
+ * looked into: for who has to say what is broken. Answers here were asked for with `dnssec`. */
+
+/* How a zone hangs on its parent. */
+enum dnssec_link {
+    DNSSEC_LINK_ABSENT = 0, /* no DS record */
+    DNSSEC_LINK_UNKNOWN,    /* only of algorithms or digests that validators pass over */
+    DNSSEC_LINK_STRANGE,    /* no DS record names a key that the zone has */
+    DNSSEC_LINK_NAMED,
+};
+enum dnssec_link dnssec_link_of(const struct direct_answer *ds, const struct direct_answer *keys);
+
+/* What is to be said of the best signature of a set; the later, the better. */
+enum dnssec_state {
+    DNSSEC_UNDECIDED = 0, /* an alias, an unreadable message, memory */
+    DNSSEC_ABSENT,        /* the records are not there, and nothing proves that */
+    DNSSEC_UNSIGNED,
+    DNSSEC_ALGORITHM,   /* nobody here knows it */
+    DNSSEC_KEY_MISSING, /* by a key that is not among those */
+    DNSSEC_WRONG, /* it does not fit the records: they were changed, or signed with another key */
+    DNSSEC_EARLY, /* it fits, and does not hold yet */
+    DNSSEC_EXPIRED,
+    DNSSEC_RIGHT,
+};
+struct dnssec_look {
+    enum dnssec_state state;
+    bool denied; /* it is about the proof that there are no such records (RFC 4035 5.4, 5155) */
+    unsigned key_tag, algorithm; /* of the signature */
+    int64_t from_s, until_s;     /* it holds, since 1970 */
+};
+struct dnssec_question {
+    const struct direct_answer *answer;
+    const struct direct_answer *keys; /* the DNSKEY records of the zone */
+    const struct direct_answer *ds;   /* only keys that these name; NULL: all */
+    struct bytes zone;                /* that signs */
+    struct bytes name;
+    uint16_t type;
+    int64_t now_s;
+};
+void dnssec_look_at(const struct dnssec_question *question, struct dnssec_look *look);
+/* The tags of the keys that may sign a zone (RFC 4034 appendix B). */
+unsigned dnssec_key_tags(const struct direct_answer *keys, uint16_t *tags, unsigned room);
+const char *dnssec_algorithm_name(unsigned algorithm); /* "ECDSAP256SHA256" */
 
 #endif

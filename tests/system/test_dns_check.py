@@ -335,59 +335,7 @@ def relay(checks):
             checks.ok('relay: no message is sent', not server.events('message.accepted'))
 
 
-# ------------------------------------------------------------------ DNSSEC
-
-class SignedDns(ScriptedDns):
-    """SOA answers carry the RRSIG row of their name."""
-
-    def answer(self, packet):
-        whole = super().answer(packet)
-        name, number, _ = lib_dns.unpack_question(packet)
-        signature = self.script.get((name, 'RRSIG'))
-        if not whole or number != lib_dns.TYPES['SOA'] or not signature:
-            return whole
-        count = struct.unpack('>H', whole[6:8])[0]
-        data = bytes.fromhex(signature)
-        return whole[:6] + struct.pack('>H', count + 1) + whole[8:] + b'\xc0\x0c' + struct.pack('>HHIH', 46, 1, 60, len(data)) + data
-
-
-def key_tag(data):
-    total = sum(byte << 8 if index % 2 == 0 else byte for index, byte in enumerate(data))
-    return (total + (total >> 16)) & 0xffff
-
-
-def chain(checks):
-    """The chain zone by zone, with keys and signatures made up: nobody validates here, the records are compared."""
-    lib_dns.TYPES.update({'DS': 43, 'RRSIG': 46, 'DNSKEY': 48})
-    lib_dns.NAMES.update({43: 'DS', 46: 'RRSIG', 48: 'DNSKEY'})
-    key = struct.pack('>HBB', 257, 3, 13) + bytes(range(64))
-    digest = hashlib.sha256(lib_dns.pack_name(D) + key).hexdigest()
-    ds = struct.pack('>HBB', key_tag(key), 13, 2).hex()
-    soa = Tlsa((lib_dns.pack_name('ns.shop.example') + lib_dns.pack_name('h.shop.example') + struct.pack('>IIIII', 1, 2, 3, 4, 5)).hex())
-    top = struct.pack('>HBB', 257, 3, 13) + bytes(64)
-    def signature(seconds):
-        return (struct.pack('>HBBIIIH', 6, 13, 2, 60, int(time.time()) + seconds, int(time.time()) - 9999, 1) + lib_dns.pack_name(D) + bytes(64)).hex()
-    rows = {**SOUND, ('example', 'SOA'): soa, ('example', 'DNSKEY'): Tlsa(top.hex()), ('example', 'RRSIG'): signature(999999), ('example', None): 'EMPTY',
-            ('example', 'DS'): Tlsa(struct.pack('>HBB', key_tag(top), 13, 2).hex() + hashlib.sha256(lib_dns.pack_name('example') + top).hexdigest()),
-            (D, 'SOA'): soa, (D, 'DNSKEY'): Tlsa(key.hex()), (D, 'DS'): Tlsa(ds + digest), (D, 'RRSIG'): signature(999999)}
-    def asked(more):
-        names = SignedDns({**rows, **more})
-        done = subprocess.run([HOLDFAST, 'dns', 'check', D, '--resolver', f'127.0.0.1@{names.port}', '--json'], capture_output=True, timeout=120)
-        names.close()
-        return json.loads(done.stdout)
-    answer = asked({})
-    zones = [(zone['zone'], zone['ds'], zone['keys'], zone['linked']) for zone in answer['dnssec']['chain']]
-    checks.ok('dnssec: an intact chain', zones == [('example', 1, 1, True), (D, 1, 1, True)] and
-              not any(one['id'].startswith('dnssec.') and one['severity'] != 'info' for one in answer['findings']), answer['dnssec'])
-    for name, more, finding in (
-            ('a DS of another key', {(D, 'DS'): Tlsa(ds + '00' * 32)}, 'dnssec.ds_names_no_key'), ('no DS', {(D, 'DS'): 'EMPTY'}, 'dnssec.no_ds'),
-            ('neither', {(D, 'DS'): 'EMPTY', (D, 'DNSKEY'): 'EMPTY'}, 'dnssec.chain_ends'), ('no keys', {(D, 'DNSKEY'): 'EMPTY'}, 'dnssec.no_keys'),
-            ('ended signatures', {(D, 'RRSIG'): signature(-5000)}, 'dnssec.signature_expired'),
-            ('signatures that end soon', {(D, 'RRSIG'): signature(5000)}, 'dnssec.signature_ends_soon'),
-            ('no signatures', {(D, 'RRSIG'): ''}, 'dnssec.unsigned')):
-        answer = asked(more)
-        checks.ok(f'dnssec: {name}', about(answer, finding), found(answer, 'error', 'warning', 'info'))
-
+# ------------------------------------------------------------------ what TLSA records match
 
 def key_digest(certificate):
     """SHA-256 of the public key, as `3 1 1` has it."""
@@ -410,7 +358,7 @@ def main():
     pack_tlsa()
     done = subprocess.run([HOLDFAST, 'dns', 'check', D, '--ip', 'nobody'], capture_output=True, timeout=60)
     checks.ok('usage', done.returncode == 2, done)
-    for part in (shape, spf, hosts, records, connect, policy, own, relay, chain):
+    for part in (shape, spf, hosts, records, connect, policy, own, relay):
         part(checks)
     return checks.done()
 

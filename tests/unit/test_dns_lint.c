@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <ldns/ldns.h>
 #include <string.h>
 
 #include "auth/auth.h"
@@ -174,42 +175,113 @@ static void test_answer_truncated(void **state)
 
 /* ------------------------------------------------------------------ DNSSEC */
 
-/* The example of RFC 4034 5.4. */
-static const char KEY[] = "256 3 5 AQOeiiR0GOMYkDshWoSKz9XzfwJr1AYtsmx3TGkJaNXVbfi/2pHm822aJ5iI9BMzNXxeYCmZDRD99WYwYqUSdjMm"
-                          "mAphXdvxegXd/M5+X7OrzKBaMbCVdFLUUh6DhweJBjEVv5f2wwjM9XzcnOf+EPbtG9DMBmADjFDc2w/rljwvFw== ;{id = 60485}";
-static const char DS[] = "60485 5 1 2BB183AF5F22588179A53B0A98631FAD1A292118";
+/* The example of RFC 6605 6.1. */
+#define ZONE_KEY                                                                                                                     \
+    "example.net. 3600 IN DNSKEY 257 3 13 GojIhhXUN/u4v54ZQqGSnyhWJwaubCvTmeexv7bR6edbkrSqQpF64cYbcB7wNcP+e+MAnLr+Wi9xMWyQLc8NAA=="
+#define ZONE_DS "example.net. 3600 IN DS 55648 13 2 b4c8c1fe2e7477127b27115656ad6256f424625bf5c1e2770ce6d6e37df61d17"
+#define ZONE_SET "www.example.net. 3600 IN A 192.0.2.1"
+#define ZONE_SIGNATURE                                                                                                               \
+    "www.example.net. 3600 IN RRSIG A 13 3 3600 20100909100439 20100812100439 55648 example.net. "                                    \
+    "qx6wLYqmh+l9oCKTN6qIc+bw6ya+KJ8oMz0YP107epXAyGmt+3SNruPFKG7tZoLBLlUzGGus7ZwmwWep666VCw=="
+/* RFC 5702 6.1: another zone's key. */
+#define OTHER_KEY                                                                                                                    \
+    "example.net. 3600 IN DNSKEY 256 3 8 AwEAAcFcGsaxxdgiuuGmCkVImy4h99CqT7jwY3pexPGcnUFtR2Fh36BponcwtkZ4cAgtvd4Qs8PkxUdp6p/DlUmObdk="
+enum { SIGNED_FROM = 1281607479, SIGNED_UNTIL = 1284026679 };
 
-static bool names(const char *zone, const char *ds, const char *key)
+/* A message with these records in its answer. */
+static struct direct_answer message_of(const char *const *rows, unsigned count)
 {
-    return dnssec_ds_names_key(&arena, bytes_of_text(zone), bytes_of_text(ds), bytes_of_text(key));
+    ldns_pkt *packet = ldns_pkt_new();
+    uint8_t *wire = NULL;
+    size_t octets = 0;
+
+    ldns_pkt_set_qr(packet, true);
+    for (unsigned i = 0; i < count; i++) {
+        ldns_rr *record = NULL;
+        assert_int_equal(ldns_rr_new_frm_str(&record, rows[i], 0, NULL, NULL), LDNS_STATUS_OK);
+        ldns_pkt_push_rr(packet, LDNS_SECTION_ANSWER, record);
+    }
+    assert_int_equal(ldns_pkt2wire(&wire, packet, &octets), LDNS_STATUS_OK);
+    const struct direct_answer answer = {.message = arena_copy(&arena, bytes_of(wire, octets))};
+    free(wire);
+    ldns_pkt_free(packet);
+    return answer;
+}
+#define MESSAGE(...)                                                                                                                 \
+    message_of((const char *const[]){__VA_ARGS__}, COUNT_OF(((const char *const[]){__VA_ARGS__})))
+
+static enum dnssec_state state_at(const struct direct_answer *answer, const struct direct_answer *keys, const struct direct_answer *ds,
+                                  int64_t now_s)
+{
+    struct dnssec_look look;
+
+    dnssec_look_at(&(struct dnssec_question){.answer = answer, .keys = keys, .ds = ds, .zone = BYTES_LITERAL("example.net"),
+                                             .name = BYTES_LITERAL("www.example.net"), .type = DNS_A, .now_s = now_s},
+                   &look);
+    assert_true(look.state < DNSSEC_ALGORITHM || (look.key_tag == 55648 && look.until_s == SIGNED_UNTIL && look.from_s == SIGNED_FROM));
+    return look.state;
+}
+
+static void test_dnssec_states(void **state)
+{
+    const struct direct_answer right = MESSAGE(ZONE_SET, ZONE_SIGNATURE), keys = MESSAGE(ZONE_KEY), ds = MESSAGE(ZONE_DS);
+    const struct direct_answer changed = MESSAGE("www.example.net. 3600 IN A 192.0.2.2", ZONE_SIGNATURE);
+    const struct direct_answer stripped = MESSAGE(ZONE_SET), absent = MESSAGE(ZONE_KEY), other = MESSAGE(OTHER_KEY);
+    const struct direct_answer nothing = message_of(NULL, 0), unread = {.message = BYTES_LITERAL("x")};
+    (void)state;
+
+    assert_int_equal(state_at(&right, &keys, NULL, SIGNED_FROM), DNSSEC_RIGHT);
+    assert_int_equal(state_at(&right, &keys, &ds, SIGNED_UNTIL - 1), DNSSEC_RIGHT);
+    assert_int_equal(state_at(&right, &keys, NULL, SIGNED_FROM - 1), DNSSEC_EARLY);
+    assert_int_equal(state_at(&right, &keys, NULL, SIGNED_UNTIL + 1), DNSSEC_EXPIRED);
+    assert_int_equal(state_at(&changed, &keys, NULL, SIGNED_FROM), DNSSEC_WRONG);
+    assert_int_equal(state_at(&right, &other, NULL, SIGNED_FROM), DNSSEC_KEY_MISSING);
+    assert_int_equal(state_at(&right, &keys, &other, SIGNED_FROM), DNSSEC_KEY_MISSING); /* no DS among those */
+    assert_int_equal(state_at(&stripped, &keys, NULL, SIGNED_FROM), DNSSEC_UNSIGNED);
+    assert_int_equal(state_at(&nothing, &keys, NULL, SIGNED_FROM), DNSSEC_ABSENT);
+    assert_int_equal(state_at(&absent, &keys, NULL, SIGNED_FROM), DNSSEC_UNDECIDED);
+    assert_int_equal(state_at(&unread, &keys, NULL, SIGNED_FROM), DNSSEC_UNDECIDED);
+    assert_int_equal(state_at(&right, &unread, NULL, SIGNED_FROM), DNSSEC_UNDECIDED);
+    assert_int_equal(state_at(&right, &keys, &unread, SIGNED_FROM), DNSSEC_UNDECIDED);
 }
 
 static void test_dnssec_links(void **state)
 {
+    const struct direct_answer keys = MESSAGE(ZONE_KEY, OTHER_KEY), ds = MESSAGE(ZONE_DS), nothing = message_of(NULL, 0);
+    const struct direct_answer strange = MESSAGE("example.net. 60 IN DS 55648 13 2 " "00000000000000000000000000000000" "00000000000000000000000000000000");
+    const struct direct_answer unknown = MESSAGE("example.net. 60 IN DS 55648 200 2 ab", "example.net. 60 IN DS 55648 13 99 ab");
+    uint16_t tags[2];
     (void)state;
-    assert_true(names("dskey.example.com", DS, KEY));
-    assert_false(names("other.example.com", DS, KEY));
-    assert_false(names("dskey.example.com", "60486 5 1 2BB183AF5F22588179A53B0A98631FAD1A292118", KEY));
-    assert_false(names("dskey.example.com", "60485 8 1 2BB183AF5F22588179A53B0A98631FAD1A292118", KEY));
-    assert_false(names("dskey.example.com", "60485 5 1 2BB183AF5F22588179A53B0A98631FAD1A292119", KEY));
-    assert_true(names("dskey.example.com", "60485 5 4 00", KEY)); /* a digest that we do not know */
-    for (size_t i = 0; i < sizeof DS - 1; i++)
-        assert_false(dnssec_ds_names_key(&arena, BYTES_LITERAL("dskey.example.com"), bytes_of(DS, i), BYTES_LITERAL(KEY)));
-    for (size_t i = 0; i < sizeof KEY - sizeof " ;{id = 60485}" - 1; i++)
-        assert_false(dnssec_ds_names_key(&arena, BYTES_LITERAL("dskey.example.com"), BYTES_LITERAL(DS), bytes_of(KEY, i)));
+
+    assert_int_equal(dnssec_link_of(&ds, &keys), DNSSEC_LINK_NAMED);
+    assert_int_equal(dnssec_link_of(&strange, &keys), DNSSEC_LINK_STRANGE);
+    assert_int_equal(dnssec_link_of(&ds, &nothing), DNSSEC_LINK_STRANGE);
+    assert_int_equal(dnssec_link_of(&unknown, &keys), DNSSEC_LINK_UNKNOWN);
+    assert_int_equal(dnssec_link_of(&nothing, &keys), DNSSEC_LINK_ABSENT);
+    assert_int_equal(dnssec_key_tags(&keys, tags, 2), 2);
+    assert_int_equal(tags[0], 55648);
+    assert_int_equal(tags[1], 9033);
+    assert_int_equal(dnssec_key_tags(&keys, tags, 1), 1);
 }
 
-static void test_dnssec_signature_end(void **state)
+/* Cut at every octet, no message makes a signature hold or a key be named. */
+static void test_dnssec_truncated(void **state)
 {
-    static const char text[] = "SOA 13 2 3600 20261231235959 20261201000000 1234 example. AAAA";
-
+    const struct direct_answer right = MESSAGE(ZONE_SET, ZONE_SIGNATURE), keys = MESSAGE(ZONE_KEY), ds = MESSAGE(ZONE_DS);
     (void)state;
-    assert_int_equal(dnssec_signature_end(BYTES_LITERAL(text)), 1798761599);
-    assert_int_equal(dnssec_signature_end(BYTES_LITERAL("SOA 13 2 3600 1798761599 1 1 . AAAA")), 1798761599);
-    assert_int_equal(dnssec_signature_end(BYTES_LITERAL("SOA 13 2 3600 soon")), 0);
-    for (size_t i = 0; i < sizeof text; i++) {
-        const int64_t end = dnssec_signature_end(bytes_of(text, i));
-        assert_true(end >= 0);
+
+    for (size_t i = 0; i < right.message.count; i++) {
+        const struct direct_answer cut = {.message = bytes_of(right.message.at, i)};
+        assert_int_not_equal(state_at(&cut, &keys, NULL, SIGNED_FROM), DNSSEC_RIGHT);
+    }
+    for (size_t i = 0; i < keys.message.count; i++) {
+        const struct direct_answer cut = {.message = bytes_of(keys.message.at, i)};
+        assert_int_not_equal(state_at(&right, &cut, NULL, SIGNED_FROM), DNSSEC_RIGHT);
+        assert_int_not_equal(dnssec_link_of(&ds, &cut), DNSSEC_LINK_NAMED);
+    }
+    for (size_t i = 0; i < ds.message.count; i++) {
+        const struct direct_answer cut = {.message = bytes_of(ds.message.at, i)};
+        assert_int_not_equal(dnssec_link_of(&cut, &keys), DNSSEC_LINK_NAMED);
     }
 }
 
@@ -220,7 +292,8 @@ int main(void)
         cmocka_unit_test_teardown(test_spf_truncated, clear), cmocka_unit_test_teardown(test_keys, clear),
         cmocka_unit_test_teardown(test_question, clear), cmocka_unit_test_teardown(test_answer, clear),
         cmocka_unit_test_teardown(test_answer_truncated, clear),
-        cmocka_unit_test_teardown(test_dnssec_links, clear), cmocka_unit_test(test_dnssec_signature_end),
+        cmocka_unit_test_teardown(test_dnssec_states, clear), cmocka_unit_test_teardown(test_dnssec_links, clear),
+        cmocka_unit_test_teardown(test_dnssec_truncated, clear),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
