@@ -95,15 +95,15 @@ def cmocka_counted(command):
     return [sys.executable, '-c', script, *command]
 
 
-def sanitized(totals, build):
-    """The other compiler, clang, with the address and undefined-behaviour sanitizers: all unit tests once more."""
-    folder = build.rstrip('/') + '-sanitized'
+def sanitized(totals, build, folder):
+    """The other compiler, clang, with the address and undefined-behaviour sanitizers: all unit tests once more. The fuzz targets
+    are built with them."""
     if not shutil.which('clang'):
         print('SKIP clang is not installed')
         totals.add('clang', 0, 0, 1, '')
         return
     if not os.path.exists(os.path.join(folder, 'build.ninja')):
-        run(totals, 'clang set-up', ['meson', 'setup', folder, ROOT, '-Db_sanitize=address,undefined', '-Db_lundef=false'], 300, {'CC': 'clang'})
+        run(totals, 'clang set-up', ['meson', 'setup', folder, ROOT, '-Dfuzz=true', '-Db_sanitize=address,undefined', '-Db_lundef=false'], 300, {'CC': 'clang'})
     run(totals, 'clang builds everything', ['ninja', '-C', folder], 1200)
     os.environ.setdefault('UBSAN_OPTIONS', 'halt_on_error=1:print_stacktrace=1')
     unit_tests(totals, folder, 'sanitized')
@@ -122,6 +122,7 @@ def main():
         env['HOLDFAST_FULL'] = '1'
 
     os.environ.update(env)
+    with_clang = options.build.rstrip('/') + '-sanitized'
 
     def wanted(name):
         return not options.only or any(word in name for word in options.only)
@@ -133,9 +134,9 @@ def main():
     if not options.only or 'unit' in options.only:
         unit_tests(totals, options.build)
     if not options.only or 'sanitized' in options.only:
-        sanitized(totals, options.build)
+        sanitized(totals, options.build, with_clang)
     if not options.only or 'fuzz' in options.only:
-        run(totals, 'fuzz, a slice', [sys.executable, 'scripts/fuzz.py', 'all', '30' if options.full else '4'], 1500)
+        run(totals, 'fuzz, a slice', [sys.executable, 'scripts/fuzz.py', 'slice', '--build', with_clang], 1500)
     if not options.only or 'mutants' in options.only:
         # Each of the tests that have to notice runs without a planted bug elsewhere in this file.
         run(totals, 'mutants, a slice', [sys.executable, 'tests/mutants/mutants.py', '--no-baseline', *([] if options.full else ['--slice', '6'])], 5400 if options.full else 900)

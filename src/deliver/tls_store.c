@@ -12,7 +12,9 @@ enum {
     DAY_S = 86400,
     UNUSED_DAYS = 30, /* then a policy is no longer refreshed */
     PRUNE_EVERY = 100,
+    DAYS_MAX = 1000 * 366, /* since 1970 */
 };
+#define COUNT_MAX (UINT64_C(1) << 40)
 
 struct tls_store {
     pthread_mutex_t lock; /* one question at a time, on the pool's threads */
@@ -328,6 +330,13 @@ bool tls_store_add(struct tls_store *store, const struct tls_result *results, un
 
 /* ------------------------------------------------------------------ for who reads it */
 
+/* A row as this file writes it; another one is damage, and is passed over. */
+static bool result_is_sane(const struct tls_result *result, int64_t kind)
+{
+    return result->day >= 0 && result->day <= DAYS_MAX && kind >= TLS_POLICY_NONE &&
+           kind <= TLS_POLICY_TLSA && result->count <= COUNT_MAX;
+}
+
 static bool read_results(sqlite3_stmt *statement,
                          bool (*each)(void *argument, const struct tls_result *result),
                          void *argument)
@@ -339,7 +348,8 @@ static bool read_results(sqlite3_stmt *statement,
     while (on && (stepped = sqlite3_step(statement)) == SQLITE_ROW) {
         result->day = sqlite3_column_int64(statement, 0);
         copy_column(statement, 1, result->domain, sizeof result->domain);
-        result->kind = (enum tls_policy_kind)sqlite3_column_int(statement, 2);
+        const int64_t kind = sqlite3_column_int64(statement, 2);
+        result->kind = (enum tls_policy_kind)kind;
         copy_column(statement, 3, result->policy, sizeof result->policy);
         copy_column(statement, 4, result->host, sizeof result->host);
         copy_column(statement, 5, result->ip, sizeof result->ip);
@@ -347,7 +357,7 @@ static bool read_results(sqlite3_stmt *statement,
         copy_column(statement, 7, result->failure, sizeof result->failure);
         copy_column(statement, 8, result->reason, sizeof result->reason);
         result->count = (uint64_t)sqlite3_column_int64(statement, 9);
-        on = each(argument, result);
+        on = !result_is_sane(result, kind) || each(argument, result);
     }
     free(result);
     return stepped == SQLITE_DONE || !on;

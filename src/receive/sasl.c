@@ -47,6 +47,12 @@ static bool saslname_decode(struct arena *arena, struct bytes name, struct bytes
     return out && count > 0;
 }
 
+/* RFC 5802 7 knows no NUL, where libraries that read C strings would end. */
+bool sasl_scram_is_text(struct bytes message)
+{
+    return bytes_find_byte(message, '\0') == message.count;
+}
+
 bool sasl_scram_user(struct arena *arena, struct bytes message, struct bytes *user)
 {
     struct bytes binding, act_as, name;

@@ -9,6 +9,8 @@ struct sasl_plain {
 };
 /* [authzid] NUL authcid NUL passwd (RFC 4616 2); false: it is none. */
 MUST_USE bool sasl_parse_plain(struct bytes message, struct sasl_plain *plain);
+/* May it be a message of SCRAM at all? */
+MUST_USE bool sasl_scram_is_text(struct bytes message);
 /* The user of SCRAM's first message, "n,,n=user,r=nonce" (RFC 5802 7), escapes undone. */
 MUST_USE bool sasl_scram_user(struct arena *arena, struct bytes message, struct bytes *user);
 /* "MECHANISM[ initial response]": *has_initial tells "=" (empty) from none (RFC 4954 4). */

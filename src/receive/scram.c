@@ -104,6 +104,9 @@ MUST_USE static struct verdict scram_step(struct scram *scram, struct bytes in, 
 {
     char *made = NULL;
     size_t count = 0;
+
+    if (!sasl_scram_is_text(in))
+        return verdict_with(CAUSE_PROTOCOL_SYNTAX, BYTES_LITERAL("AUTH SCRAM: malformed"));
     const int result = gsasl_step(scram->exchange, (const char *)in.at, in.count, &made, &count);
 
     *out = arena_copy(&scram->session->transaction_arena, bytes_of(made, count));

@@ -1,5 +1,6 @@
 /* A milter that says anything: the whole talk with it, packet by packet as it cuts them. */
 #include "../unit/memory_stream.h"
+#include "hostile_peer.h"
 #include "wire/milter.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -93,30 +94,48 @@ static void talk(struct milter *milter, const struct milter_call *call)
     }
 }
 
-/* What comes first is the answer to our offer; the first bit of the input puts one there that goes
- * on. */
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void play(struct stream *stream)
 {
-    static const uint8_t options[] = "\0\0\0\15O\0\0\0\6\0\0\1\xff\0\0\0";
     struct arena arena = ARENA_WITH_LIMIT(4 * MIB);
     const struct milter_call call = {.arena = &arena, .deadline_us = DEADLINE_NEVER};
-    struct buffer input = BUFFER_WITH_LIMIT(4 * MIB);
     struct milter *milter = NULL;
+    const struct milter_verdict opened = milter_open_stream(stream, &call, &milter);
 
-    if (size == 0)
-        return 0;
-    if (data[0] % 2)
-        buffer_add(&input, bytes_of(options, sizeof options));
-    buffer_add(&input, bytes_of(data + 1, size - 1));
-    struct memory_stream memory = memory_stream_of(buffer_view(&input));
-    memory.stream.ops = &packet_ops;
-    const struct milter_verdict opened = milter_open_stream(&memory.stream, &call, &milter);
     INVARIANT((opened.answer == MILTER_CONTINUE) == (milter != NULL));
     if (milter)
         talk(milter, &call);
     milter_close(&milter);
-    buffer_free(&memory.written);
-    buffer_free(&input);
     arena_clear(&arena);
+}
+
+/* What comes first is the answer to our offer; the first bit of the input puts one there that goes
+ * on. By the second the packets come in parts with 0xff between them, each let out by one of our
+ * writes, so that they may come unasked, and by the third in single octets. */
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const uint8_t options[] = "\0\0\0\15O\0\0\0\6\0\0\1\177\0\0\0";
+    CLEANUP(buffer_free) struct buffer input = BUFFER_WITH_LIMIT(4 * MIB);
+
+    if (size == 0)
+        return 0;
+    const bool offers = data[0] & 1, in_parts = data[0] & 2;
+    if (in_parts && offers)
+        buffer_add_byte(&input, PART_END); /* after our own offer */
+    if (offers)
+        buffer_add(&input, bytes_of(options, sizeof options));
+    if (in_parts && offers)
+        buffer_add_byte(&input, PART_END);
+    buffer_add(&input, bytes_of(data + 1, size - 1));
+    if (in_parts) {
+        struct hostile_peer peer;
+        hostile_open(&peer, buffer_view(&input), data[0] & 4 ? 1 : 0);
+        play(&peer.stream);
+        buffer_free(&peer.written);
+    } else {
+        struct memory_stream memory = memory_stream_of(buffer_view(&input));
+        memory.stream.ops = &packet_ops;
+        play(&memory.stream);
+        buffer_free(&memory.written);
+    }
     return 0;
 }

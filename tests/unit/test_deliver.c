@@ -2,7 +2,7 @@
  * deliver against scripted next hops over loopback, with a spool in memory: what each reply,
  * silence and cut at each stage means, and what goes over the wire.
  */
-#include "world_check.h"
+#include "real_world.h"
 #include "fake_spool.h"
 #include "scripted_peer.h"
 
@@ -124,15 +124,6 @@ static void check_outcome(const struct outcome *outcome, enum cause cause, enum 
     CHECK(outcome->verdict.cause == cause && outcome->stage == stage && outcome->code == code);
     CHECK(outcome->verdict.kind == cause_row(cause)->kind);
 }
-
-#define WORLD(name)                                                                                \
-    static int name##_main(void *argument);                                                        \
-    static void name(void **state)                                                                 \
-    {                                                                                              \
-        (void)state;                                                                               \
-        in_world(name##_main, NULL, 1);                                                            \
-    }                                                                                              \
-    static int name##_main(void *argument UNUSED)
 
 /* ------------------------------------------------------------------ what goes over the wire */
 

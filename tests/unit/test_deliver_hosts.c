@@ -3,7 +3,7 @@
  * table in this program (linked instead of resolve); every address is loopback, told apart by its
  * number.
  */
-#include "world_check.h"
+#include "real_world.h"
 #include "fake_spool.h"
 #include "scripted_peer.h"
 
@@ -179,16 +179,6 @@ static void check(const struct scene *scene, enum cause cause, enum stage stage,
     CHECK(scene->outcome.verdict.cause == cause && scene->outcome.stage == stage);
     CHECK(scene->host_failed == host_failed);
 }
-
-#define WORLD(name)                                                                                \
-    static int name##_main(void *argument);                                                        \
-    static void name(void **state)                                                                 \
-    {                                                                                              \
-        (void)state;                                                                               \
-        observe_configure(LOG_NONE, LOG_ERROR);                                                    \
-        in_world(name##_main, NULL, 1);                                                            \
-    }                                                                                              \
-    static int name##_main(void *argument UNUSED)
 
 /* ------------------------------------------------------------------ what DNS says */
 

@@ -2,7 +2,7 @@
  * deliver into Maildirs under a fresh folder: what is written, what a repeat after a crash leaves,
  * which addresses never become a path, and what the file system's faults mean. Routes, too.
  */
-#include "world_check.h"
+#include "real_world.h"
 #include "fake_spool.h"
 
 #include <dirent.h>
@@ -129,15 +129,6 @@ static size_t read_file(const char *path, char *into, size_t room)
         fclose(file);
     return count;
 }
-
-#define WORLD(name)                                                                                \
-    static int name##_main(void *argument);                                                        \
-    static void name(void **state)                                                                 \
-    {                                                                                              \
-        (void)state;                                                                               \
-        in_world(name##_main, NULL, 1);                                                            \
-    }                                                                                              \
-    static int name##_main(void *argument UNUSED)
 
 WORLD(test_a_message_is_written_as_readers_expect)
 {

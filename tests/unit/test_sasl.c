@@ -62,6 +62,8 @@ static void test_scram_user(void **unused UNUSED)
     assert_true(scram_user_is(&arena, "n,,n=,r=n", NULL));
     assert_true(scram_user_is(&arena, "n,,m=ext,n=u,r=n", NULL));
     assert_true(scram_user_is(&arena, "", NULL));
+    assert_true(sasl_scram_is_text(BYTES_LITERAL("c=biws,r=nonce,p=x")));
+    assert_false(sasl_scram_is_text(BYTES_LITERAL("c=biws,r=nonce\0,p=x")));
     arena_clear(&arena);
 }
 

@@ -2,7 +2,7 @@
  * The scheduler at work: a spool in memory, the real deliver, scripted next hops and Maildirs. Each
  * message ends exactly once, whatever fails; retry times are shortened by the configuration.
  */
-#include "world_check.h"
+#include "real_world.h"
 #include "fake_spool.h"
 #include "scripted_peer.h"
 
@@ -204,16 +204,6 @@ static void check_recipient(const struct fake_message *message, uint32_t index,
     CHECK(recipient->state == state && recipient->cause == cause);
     CHECK(recipient->attempts == attempts);
 }
-
-#define WORLD(name)                                                                                \
-    static int name##_main(void *argument);                                                        \
-    static void name(void **state)                                                                 \
-    {                                                                                              \
-        (void)state;                                                                               \
-        observe_configure(LOG_NONE, LOG_ERROR);                                                    \
-        in_world(name##_main, NULL, 1);                                                            \
-    }                                                                                              \
-    static int name##_main(void *argument UNUSED)
 
 /* ------------------------------------------------------------------ deliver, defer, retry */
 
