@@ -17,6 +17,7 @@ that the compiler itself refuses it. Ends with 'N passed, N failed'; a mutant th
 import argparse
 import datetime
 import glob
+import hashlib
 import json
 import os
 import random
@@ -28,7 +29,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-TEST_TIMEOUT_S = 300
+TEST_TIMEOUT_S = 300  # --patience: a busy machine needs more
 PROGRAMS = ['holdfast', 'tests/unit/spool_driver', 'tests/unit/locked_in']  # what system tests start
 
 
@@ -36,7 +37,9 @@ class Mutant:
     def __init__(self, path):
         self.name = os.path.splitext(os.path.basename(path))[0]
         self.tests, self.edits, self.untried = [], [], False
-        lines = open(path, encoding='utf-8').read().split('\n')
+        text = open(path, encoding='utf-8').read()
+        self.digest = hashlib.sha256(text.replace('untried: yes\n', '').encode()).hexdigest()[:16]
+        lines = text.split('\n')
         self.about = lines[0]
         file, part, text = None, None, {}
         for line in lines[1:]:
@@ -117,7 +120,8 @@ def copy_tree(tree):
 class Suite:
     """Builds and runs single tests of the copy."""
 
-    def __init__(self, scratch):
+    def __init__(self, scratch, patience_s):
+        self.patience_s = patience_s
         self.tree, self.build = os.path.join(scratch, 'tree'), os.path.join(scratch, 'build')
         copy_tree(self.tree)
         if not os.path.exists(os.path.join(self.build, 'build.ninja')):
@@ -158,11 +162,11 @@ class Suite:
         env = {**os.environ, 'HOLDFAST_SHARED': '/nonexistent', **env}
         process = subprocess.Popen(command, cwd=self.tree, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT, start_new_session=True)
-        ends, said, text = time.monotonic() + TEST_TIMEOUT_S, '', b''
+        ends, said, text = time.monotonic() + self.patience_s, '', b''
         try:
             while True:
                 if not select.select([process.stdout], [], [], max(0, ends - time.monotonic()))[0]:
-                    return False, f'did not end within {TEST_TIMEOUT_S} s'
+                    return False, f'did not end within {self.patience_s} s'
                 piece = os.read(process.stdout.fileno(), 65536)
                 if not piece:
                     break
@@ -241,9 +245,37 @@ def check_baseline(suite, mutants):
             sys.exit(f'mutants: {test} fails without a planted bug: {said}')
 
 
-def document(rows):
-    lines = [f'| {mutant.name} | {mutant.about} | `{test}` |' for mutant, word, test, _ in rows if word == 'caught']
-    return '\n'.join(['| mutant | what is planted | noticed by |', '|---|---|---|', *lines])
+class State:
+    """What was noticed so far, and by which test; in a file, so that a run that was broken off goes on."""
+
+    def __init__(self, path):
+        self.path, self.rows = path, {}
+        if path and os.path.exists(path):
+            self.rows = json.load(open(path, encoding='utf-8'))
+
+    def test_of(self, mutant):
+        """None when it was not noticed yet as it is now."""
+        row = self.rows.get(mutant.name, {})
+        return row.get('test') if row.get('digest') == mutant.digest else None
+
+    def note(self, mutant, test):
+        if self.path and os.path.exists(self.path):  # another run may write there, too
+            self.rows.update(json.load(open(self.path, encoding='utf-8')))
+        self.rows[mutant.name] = {'digest': mutant.digest, 'test': test}
+        if self.path:
+            write(self.path + '.new', json.dumps(self.rows, indent=1, sort_keys=True))
+            os.rename(self.path + '.new', self.path)
+
+
+def put_table(mutants, state):
+    """The whole table or none."""
+    absent = [mutant.name for mutant in mutants if not state.test_of(mutant)]
+    if absent:
+        sys.exit('mutants: no table is written while these were not noticed: ' + ' '.join(absent))
+    lines = [f'| {mutant.name} | {mutant.about} | `{state.test_of(mutant)}` |' for mutant in mutants]
+    path = os.path.join(ROOT, 'docs', 'mutants.md')
+    text = open(path, encoding='utf-8').read()
+    write(path, '\n'.join([text[:text.index('| mutant |')] + '| mutant | what is planted | noticed by |', '|---|---|---|', *lines, '']))
 
 
 def main():
@@ -255,20 +287,24 @@ def main():
     parser.add_argument('--seed', type=int, help='choose the slice by this instead')
     parser.add_argument('--list', action='store_true')
     parser.add_argument('--no-baseline', action='store_true', help='do not run the tests without a planted bug first')
-    parser.add_argument('--write', action='store_true', help='put the table into docs/mutants.md')
+    parser.add_argument('--state', type=os.path.abspath, help='go on from this file: what was noticed already is not planted again')
+    parser.add_argument('--write', action='store_true', help='put the table into docs/mutants.md when all were noticed')
+    parser.add_argument('--patience', type=int, default=TEST_TIMEOUT_S, help='seconds after which a test counts as failed')
     parser.add_argument('--scratch', default=os.path.join(ROOT, 'build', 'mutants'))
     options = parser.parse_args()
-    mutants = [Mutant(path) for path in sorted(glob.glob(os.path.join(HERE, '*.mutant')))]
+    known = mutants = [Mutant(path) for path in sorted(glob.glob(os.path.join(HERE, '*.mutant')))]
     if not options.names:
         mutants = [mutant for mutant in mutants if mutant.untried == options.untried]
-    some = chosen(mutants, options)
+    state = State(options.state)
+    some = [mutant for mutant in chosen(mutants, options) if not state.test_of(mutant)]
+    some.sort(key=lambda mutant: (not mutant.tests[0].startswith(('unit/', 'compile')), mutant.tests[0]))  # what is quick comes first
     if options.list:
         print('\n'.join(f'{mutant.name:34} {mutant.about}' for mutant in some))
         return 0
     stale = [f'{mutant.name}: {gone}' for mutant in mutants for gone in mutant.gone(ROOT)]
     if stale:
         sys.exit('mutants: the code has moved on\n' + '\n'.join(stale))
-    suite = Suite(os.path.abspath(options.scratch))
+    suite = Suite(os.path.abspath(options.scratch), options.patience)
     if not options.no_baseline:
         check_baseline(suite, some)
     rows, failed = [], 0
@@ -276,14 +312,14 @@ def main():
         began = time.monotonic()
         word, test, said = try_one(suite, mutant)
         failed += word != 'caught'
-        rows.append((mutant, word, test, said))
+        rows.append(word)
+        if word == 'caught':
+            state.note(mutant, test)
         print(f'{"ok" if word == "caught" else "not ok":6} {mutant.name:34} {word:8} {test:26} {time.monotonic() - began:5.1f} s  {mutant.about}', flush=True)
         if said and (word != 'caught' or said.startswith('did not end')):
             print('       ' + said, flush=True)
-    if options.write and not options.names and not options.slice and not failed:
-        path = os.path.join(ROOT, 'docs', 'mutants.md')
-        text = open(path, encoding='utf-8').read()
-        write(path, text[:text.index('| mutant |')] + document(rows) + '\n')
+    if options.write:
+        put_table(known, state)
     print(f'{len(rows) - failed} passed, {failed} failed')
     return 1 if failed else 0
 

@@ -17,9 +17,13 @@
 
 static struct arena arena = ARENA_WITH_LIMIT(MIB);
 
+/* At most so much at once, as a body's extents in the spool have their ends. */
+enum { PIECE_BYTES = 10000 };
+
 static struct io_result read_view(void *argument, struct span into, uint64_t offset)
 {
-    const struct bytes piece = bytes_slice(*(struct bytes *)argument, offset, into.count);
+    const struct bytes piece =
+        bytes_slice(*(struct bytes *)argument, offset, MIN_OF(into.count, (size_t)PIECE_BYTES));
 
     if (piece.count > 0)
         memcpy(into.at, piece.at, piece.count);
