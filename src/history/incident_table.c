@@ -10,6 +10,7 @@ enum { WAITING_MAX = 262144, WAITING_ROOM_FIRST = 256, SWEEP_SLICE = 2000, ROWS_
 enum { FIRST_MESSAGES = 8, LATEST_MESSAGES = 16 };
 /* Nothing was heard of a recipient so long after its next try: it is not followed any more. */
 #define STALE_US ((int64_t)24 * 3600 * 1000000)
+#define PRUNE_US (600 * US_PER_S) /* the bounds are wide: they need not be kept to the minute */
 
 /* ------------------------------------------------------------------ who waits: the memory */
 
@@ -256,6 +257,11 @@ static void stale_waiters(struct store *store, int64_t before_wall_us)
 {
     struct incidents *incidents = &store->incidents;
 
+    sqlite3_bind_int64(incidents->any_stale, 1, before_wall_us);
+    const bool any = sqlite3_step(incidents->any_stale) == SQLITE_ROW;
+    sqlite3_reset(incidents->any_stale);
+    if (!any) /* as a rule; the other one takes a table of its own to run */
+        return;
     sqlite3_bind_int64(incidents->stale, 1, before_wall_us);
     sqlite3_bind_int(incidents->stale, 2, SWEEP_SLICE);
     while (sqlite3_step(incidents->stale) == SQLITE_ROW) {
@@ -275,6 +281,9 @@ void incident_sweep(struct store *store)
 
     if (incidents->waiting.count > 0)
         stale_waiters(store, now_us - STALE_US);
+    if (incidents->pruned_us != 0 && clock_now_us() - incidents->pruned_us < PRUNE_US)
+        return;
+    incidents->pruned_us = clock_now_us();
     sqlite3_bind_int64(incidents->prune, 1, now_us - (int64_t)store->keep_us);
     sqlite3_bind_int(incidents->prune, 2, ROWS_MAX);
     if (!store_step(incidents->prune) ||
@@ -325,6 +334,8 @@ static const struct {
     {offsetof(struct incidents, wait_set),
      "INSERT OR REPLACE INTO incident_waiting(key, incident, due_us) VALUES(?1, ?2, ?3)"},
     {offsetof(struct incidents, wait_end), "DELETE FROM incident_waiting WHERE key = ?1"},
+    {offsetof(struct incidents, any_stale),
+     "SELECT 1 FROM incident_waiting WHERE due_us < ?1 LIMIT 1"},
     {offsetof(struct incidents, stale),
      "DELETE FROM incident_waiting WHERE key IN (SELECT key FROM incident_waiting"
      " WHERE due_us < ?1 ORDER BY due_us LIMIT ?2) RETURNING key"},

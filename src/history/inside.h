@@ -106,8 +106,9 @@ struct incidents {
     struct incident_times times;
     bool changed;                 /* since incidents_brief was last asked */
     uint64_t looked_us, swept_us; /* when they were tended, and what is old forgotten */
-    sqlite3_stmt *upsert, *message_add, *message_trim, *wait_set, *wait_end, *stale, *prune,
-        *prune_messages, *out_of_ledger, *told[INCIDENT_WAYS];
+    uint64_t pruned_us;           /* and the table cut to its bounds */
+    sqlite3_stmt *upsert, *message_add, *message_trim, *wait_set, *wait_end, *any_stale, *stale,
+        *prune, *prune_messages, *out_of_ledger, *told[INCIDENT_WAYS];
 };
 
 struct store {
@@ -119,13 +120,13 @@ struct store {
     uint64_t kind_names[EVENT_KIND_COUNT], stage_names[STAGE_COUNT], cause_names[CAUSE_COUNT];
     uint64_t keep_rows, keep_us;
     bool may_prune;         /* rows came since, or the last slice took some out */
-    uint64_t next_prune_us; /* when to look all the same: rows grow old */
+    uint64_t next_prune_us; /* when to look for rows that have grown old */
     int64_t overdue_us;
     struct ledger ledger;
     struct incidents incidents;
     uint64_t incident_now; /* that the event at hand belongs to; 0: none */
     struct transcripts {
-        sqlite3_stmt *insert, *prune;
+        sqlite3_stmt *insert, *any_aged, *prune;
         uint64_t keep_us, keep_bytes;
         int64_t bytes; /* in the table */
     } transcripts;
@@ -151,7 +152,8 @@ bool ledger_is_open(const struct ledger *ledger); /* some row may be waiting for
 /* Sets the gauges; cheap. */
 void ledger_show(const struct store *store);
 /* Counts what is overdue and forgets what is old: once a second is plenty. */
-void ledger_tend(struct store *store);
+void ledger_tend(struct store *store);  /* counts what is overdue, which takes no write */
+void ledger_prune(struct store *store); /* rows that are too old or too many */
 void ledger_unload(struct store *store);
 /* After a rollback the memory must agree with the table again. */
 void ledger_reload(struct store *store);
@@ -195,7 +197,8 @@ void incident_sweep(struct store *store); /* forgets what is old */
 MUST_USE bool transcripts_prepare(struct store *store);
 void transcripts_finalize(struct store *store);
 MUST_USE bool transcripts_take(struct store *store, const struct kept *kept);
-void transcripts_tend(struct store *store);
+void transcripts_prune_aged(struct store *store);
+void transcripts_prune_surplus(struct store *store);
 
 /* read.c: the read-only connection. 1: open; 0: there is no history yet; -1: it cannot be read. */
 MUST_USE int history_read_open(const char *directory, sqlite3 **database, char *why,

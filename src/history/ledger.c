@@ -308,8 +308,10 @@ bool ledger_load(struct store *store)
     const bool overflowed = store->ledger.overflowed;
     sqlite3_finalize(statement);
     const bool loaded = (result == SQLITE_DONE || overflowed) && load_counts(store);
-    if (loaded)
+    if (loaded) {
         ledger_tend(store);
+        ledger_prune(store);
+    }
     return loaded;
 }
 
@@ -356,6 +358,12 @@ void ledger_tend(struct store *store)
 
     ledger->overdue = count_overdue(store);
     ledger_show(store);
+}
+
+void ledger_prune(struct store *store)
+{
+    const struct ledger *ledger = &store->ledger;
+
     if (ledger->still_out + ledger->came_back == 0)
         return;
     sqlite3_bind_int64(store->ledger_prune, 1, clock_wall_us() - (int64_t)store->keep_us);

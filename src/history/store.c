@@ -64,36 +64,39 @@ bool store_step(sqlite3_stmt *statement)
 
 /* ------------------------------------------------------------------ names */
 
-static bool store_name(struct store *store, const char *text, uint64_t *id)
-{
-    sqlite3_stmt *insert = NULL, *find = NULL;
-    bool known =
-        store_prepare(store->database, "INSERT OR IGNORE INTO names(text) VALUES(?)", &insert) &&
-        store_prepare(store->database, "SELECT id FROM names WHERE text = ?", &find);
+/* How a name gets its number; prepared once for the hundreds of them. */
+struct naming {
+    sqlite3_stmt *insert, *find;
+};
 
-    if (known) {
-        store_bind(insert, 1, bytes_of_text(text));
-        store_bind(find, 1, bytes_of_text(text));
-        known = store_step(insert) && sqlite3_step(find) == SQLITE_ROW;
-    }
+static bool store_name(const struct naming *naming, const char *text, uint64_t *id)
+{
+    store_bind(naming->insert, 1, bytes_of_text(text));
+    store_bind(naming->find, 1, bytes_of_text(text));
+    const bool known = store_step(naming->insert) && sqlite3_step(naming->find) == SQLITE_ROW;
     if (known)
-        *id = (uint64_t)sqlite3_column_int64(find, 0);
-    sqlite3_finalize(insert);
-    sqlite3_finalize(find);
+        *id = (uint64_t)sqlite3_column_int64(naming->find, 0);
+    sqlite3_reset(naming->find);
     return known;
 }
 
 /* The numbers of the enums change between versions, the names do not. */
 static bool store_names(struct store *store)
 {
-    bool known = true;
+    struct naming naming = {0};
+    bool known =
+        store_prepare(store->database, "INSERT OR IGNORE INTO names(text) VALUES(?)",
+                      &naming.insert) &&
+        store_prepare(store->database, "SELECT id FROM names WHERE text = ?", &naming.find);
 
     for (unsigned i = 0; known && i < EVENT_KIND_COUNT; i++)
-        known = store_name(store, event_name((enum event_kind)i), &store->kind_names[i]);
+        known = store_name(&naming, event_name((enum event_kind)i), &store->kind_names[i]);
     for (unsigned i = 0; known && i < STAGE_COUNT; i++)
-        known = store_name(store, stage_name((enum stage)i), &store->stage_names[i]);
+        known = store_name(&naming, stage_name((enum stage)i), &store->stage_names[i]);
     for (unsigned i = 0; known && i < CAUSE_COUNT; i++)
-        known = store_name(store, cause_name((enum cause)i), &store->cause_names[i]);
+        known = store_name(&naming, cause_name((enum cause)i), &store->cause_names[i]);
+    sqlite3_finalize(naming.insert);
+    sqlite3_finalize(naming.find);
     return known;
 }
 
@@ -378,7 +381,8 @@ bool store_write(struct store *store, struct bytes octets)
 
 /* ------------------------------------------------------------------ bounds */
 
-static void prune(struct store *store)
+/* What is too much, which its ends tell. */
+static void prune_surplus(struct store *store, int64_t *lowest_left)
 {
     int64_t lowest = 0, highest = 0;
 
@@ -387,33 +391,39 @@ static void prune(struct store *store)
         highest = sqlite3_column_int64(store->bounds, 1);
     }
     sqlite3_reset(store->bounds);
-    if (highest == 0)
-        return;
     const int64_t surplus = highest - lowest + 1 - (int64_t)store->keep_rows;
-    bool done = true;
-    if (surplus > 0) {
-        sqlite3_bind_int64(store->prune_rows, 1, lowest + MIN_OF(surplus, PRUNE_SLICE));
-        done = store_step(store->prune_rows);
-    }
-    sqlite3_bind_int64(store->prune_age, 1, lowest + PRUNE_SLICE);
-    sqlite3_bind_int64(store->prune_age, 2, clock_wall_us() - (int64_t)store->keep_us);
-    if (!store_step(store->prune_age) || !done)
+    *lowest_left = lowest;
+    if (highest == 0 || surplus <= 0)
+        return;
+    sqlite3_bind_int64(store->prune_rows, 1, lowest + MIN_OF(surplus, PRUNE_SLICE));
+    if (!store_step(store->prune_rows))
         observe_note(LOG_WARNING, "history", "pruning: %s", sqlite3_errmsg(store->database));
 }
 
-/* An idle server does not ask its tables every second whether something has grown old. */
-static bool prune_is_due(const struct store *store)
+/* What is too old. It reads as many rows as it may take out, so it is not for every second. */
+static void prune_aged(struct store *store, int64_t lowest)
 {
-    return store->may_prune || clock_now_us() >= store->next_prune_us;
+    sqlite3_bind_int64(store->prune_age, 1, lowest + PRUNE_SLICE);
+    sqlite3_bind_int64(store->prune_age, 2, clock_wall_us() - (int64_t)store->keep_us);
+    if (!store_step(store->prune_age))
+        observe_note(LOG_WARNING, "history", "pruning: %s", sqlite3_errmsg(store->database));
+    transcripts_prune_aged(store);
+    ledger_prune(store);
 }
 
 void store_tend(struct store *store)
 {
-    if (!store->database || !prune_is_due(store))
+    const bool ages = clock_now_us() >= store->next_prune_us;
+    int64_t lowest = 0;
+
+    if (!store->database || (!store->may_prune && !ages))
         return;
     const int removed_before = sqlite3_total_changes(store->database);
-    prune(store);
-    transcripts_tend(store);
+    prune_surplus(store, &lowest);
+    transcripts_prune_surplus(store);
+    if (ages)
+        prune_aged(store, lowest);
     store->may_prune = sqlite3_total_changes(store->database) != removed_before;
-    store->next_prune_us = deadline_in(PRUNE_IDLE_US);
+    if (ages && !store->may_prune)
+        store->next_prune_us = deadline_in(PRUNE_IDLE_US);
 }

@@ -42,6 +42,10 @@ bool transcripts_prepare(struct store *store)
                          " ORDER BY id LIMIT ?2) AND (?1 = 0 OR wall_us < ?1) RETURNING "
                          "length(CAST(text AS BLOB))",
                          &transcripts->prune) &&
+           store_prepare(database,
+                         "SELECT 1 FROM (SELECT wall_us FROM transcripts ORDER BY id LIMIT ?2)"
+                         " WHERE wall_us < ?1 LIMIT 1",
+                         &transcripts->any_aged) &&
            load_size(store);
 }
 
@@ -50,8 +54,9 @@ void transcripts_finalize(struct store *store)
     struct transcripts *transcripts = &store->transcripts;
 
     sqlite3_finalize(transcripts->insert);
+    sqlite3_finalize(transcripts->any_aged);
     sqlite3_finalize(transcripts->prune);
-    transcripts->insert = transcripts->prune = NULL;
+    transcripts->insert = transcripts->any_aged = transcripts->prune = NULL;
 }
 
 bool transcripts_take(struct store *store, const struct kept *kept)
@@ -84,14 +89,33 @@ static bool prune(struct store *store, int64_t before_wall_us, int most)
     return result == SQLITE_DONE;
 }
 
-void transcripts_tend(struct store *store)
+static void tell_failed(const struct store *store)
+{
+    observe_note(LOG_WARNING, "history", "transcripts: %s", sqlite3_errmsg(store->database));
+}
+
+/* As a rule there are none, and to look costs less than to delete nothing. */
+void transcripts_prune_aged(struct store *store)
+{
+    const int64_t before_wall_us = clock_wall_us() - (int64_t)store->transcripts.keep_us;
+    sqlite3_stmt *const any = store->transcripts.any_aged;
+
+    sqlite3_bind_int64(any, 1, before_wall_us);
+    sqlite3_bind_int(any, 2, PRUNE_SLICE);
+    const int result = sqlite3_step(any);
+    sqlite3_reset(any);
+    if (result != SQLITE_DONE && !prune(store, before_wall_us, PRUNE_SLICE))
+        tell_failed(store);
+}
+
+void transcripts_prune_surplus(struct store *store)
 {
     const struct transcripts *transcripts = &store->transcripts;
-    bool done = prune(store, clock_wall_us() - (int64_t)transcripts->keep_us, PRUNE_SLICE);
+    bool done = true;
 
     for (unsigned i = 0;
          done && i < PRUNE_SLICE && transcripts->bytes > (int64_t)transcripts->keep_bytes; i++)
         done = prune(store, 0, 4);
     if (!done)
-        observe_note(LOG_WARNING, "history", "transcripts: %s", sqlite3_errmsg(store->database));
+        tell_failed(store);
 }
