@@ -136,6 +136,7 @@ struct schedule {
     struct fiber *taker;
     struct place *buckets[SCHEDULE_BUCKETS];
     struct pool *pools[SCHEDULE_BUCKETS];
+    bool pools_to_sweep; /* a place or a slot has left its pool, or a pool is new */
     unsigned place_count;
     uint64_t places_made;
     struct hold *holds[HOLD_BUCKETS];

@@ -218,8 +218,10 @@ void place_flush(struct place *place)
 
 void places_sweep(struct schedule *schedule)
 {
-    for (unsigned i = 0; i < SCHEDULE_BUCKETS && schedule->place_count > 0; i++) {
-        for (struct place **at = &schedule->buckets[i]; *at;) {
+    unsigned left = schedule->place_count;
+
+    for (unsigned i = 0; i < SCHEDULE_BUCKETS && left > 0; i++) {
+        for (struct place **at = &schedule->buckets[i]; *at; left--) {
             struct place *place = *at;
             if (place->flush_due)
                 place_flush(place);

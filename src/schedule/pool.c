@@ -53,6 +53,7 @@ struct pool *pool_find(struct schedule *schedule, struct deliver *deliver, const
     if (former)
         pool_inherit(pool, former);
     pool->schedule = schedule;
+    schedule->pools_to_sweep = true;
     pool->deliver = deliver;
     snprintf(pool->key, sizeof pool->key, "%s", key);
     pool->next_in_bucket = *bucket;
@@ -128,6 +129,7 @@ void pool_leave(struct place *place)
         waiting_remove(pool, place);
     pool->waiting -= place->waiting;
     pool->places--;
+    place->schedule->pools_to_sweep = true;
     place->pool = NULL;
 }
 
@@ -162,6 +164,7 @@ static void slot_follow(struct slot *slot, const struct place *place)
         return;
     slot->pool->slots--;
     slot->pool->busy--;
+    slot->schedule->pools_to_sweep = true;
     slot->pool = place->pool;
     slot->pool->slots++;
     slot->pool->busy++;
@@ -288,6 +291,9 @@ void place_failed(struct place *place, const struct outcome *outcome)
 
 void pools_sweep(struct schedule *schedule)
 {
+    if (!schedule->pools_to_sweep)
+        return;
+    schedule->pools_to_sweep = false;
     for (unsigned i = 0; i < SCHEDULE_BUCKETS; i++) {
         for (struct pool **at = &schedule->pools[i]; *at;) {
             struct pool *pool = *at;

@@ -313,6 +313,7 @@ static void slot_main(void *argument)
     struct pool *pool = slot->pool;
     limit_leave(slot);
     pool->slots--;
+    slot->schedule->pools_to_sweep = true;
     slot->pool = NULL;
     if (slot->channel)
         slots_start(pool);

@@ -15,6 +15,7 @@
 
 #define SPARE_PATIENCE_US (10 * US_PER_S)
 #define PROBE_EVERY_US (5 * US_PER_S)
+#define IDLE_PATIENCE_US (30 * US_PER_S)
 
 struct batch {
     struct request *first, **last;
@@ -587,13 +588,17 @@ static void writer_probe(struct spool *spool)
 /* True: there is something to write. */
 static bool writer_wait(struct spool *spool)
 {
+    /* Whoever has something to write wakes it; only the probe of a failed disk goes by the clock.
+     */
+    const uint64_t patience_us = spool->read_only ? US_PER_S : IDLE_PATIENCE_US;
+
     pthread_mutex_lock(&spool->lock);
     const bool waiting = spool->queue_first != NULL;
     spool->writer_sleeps = !waiting && !spool->stopping;
     const bool sleeps = spool->writer_sleeps;
     pthread_mutex_unlock(&spool->lock);
     /* A world that ends without spool_close cancels its fibers: that is a stop too. */
-    if (sleeps && fiber_park(deadline_in(US_PER_S)) == IO_CANCELLED) {
+    if (sleeps && fiber_park(deadline_in(patience_us)) == IO_CANCELLED) {
         __atomic_store_n(&spool->stopping, true, __ATOMIC_RELEASE);
         fiber_mask_cancel(true);
     }
