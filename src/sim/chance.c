@@ -6,6 +6,7 @@
 #include "sim/inside.h"
 
 #include <string.h>
+#include <xxhash.h>
 
 static uint64_t splitmix(uint64_t *state)
 {
@@ -81,9 +82,14 @@ static void mix(uint64_t value)
     sim_world.trace ^= sim_world.trace >> 29;
 }
 
+/* Most are a word or two; a page or a message takes a hash that is made for such. */
 static void mix_bytes(struct bytes bytes)
 {
     mix(bytes.count);
+    if (bytes.count > 64) {
+        mix(XXH3_64bits(bytes.at, bytes.count));
+        return;
+    }
     while (bytes.count > 0) {
         uint64_t word = 0;
         const size_t part = MIN_OF(bytes.count, sizeof word);

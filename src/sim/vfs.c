@@ -547,6 +547,14 @@ static sqlite3_vfs vfs_of_sim = {
  * each world, so that its numbers come from the seed. */
 void vfs_open(void)
 {
+    static bool configured;
+
+    /* One thread has no use for SQLite's locks, nor does anybody ask what memory it takes. */
+    if (!configured) {
+        INVARIANT(sqlite3_config(SQLITE_CONFIG_SINGLETHREAD) == SQLITE_OK);
+        INVARIANT(sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) == SQLITE_OK);
+        configured = true;
+    }
     INVARIANT(sqlite3_initialize() == SQLITE_OK);
     INVARIANT(sqlite3_vfs_register(&vfs_of_sim, 1) == SQLITE_OK);
     sqlite3_randomness(0, NULL);

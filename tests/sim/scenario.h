@@ -27,6 +27,9 @@ extern bool scenario_trace; /* print every event */
 /* Each opens and closes the world itself and returns its trace hash. */
 uint64_t scenario_spool(uint64_t seed, struct scenario_tally *tally);
 uint64_t scenario_server(uint64_t seed, struct scenario_tally *tally);
+/* Two runs of "server" without faults, the second of which takes no memory that does not come back;
+ * in a process that was started for it (main.c). */
+void scenario_server_memory(uint64_t seed);
 uint64_t scenario_outage(uint64_t seed, struct scenario_tally *tally);
 
 #endif
