@@ -204,6 +204,10 @@ void transcripts_prune_surplus(struct store *store);
 MUST_USE int history_read_open(const char *directory, sqlite3 **database, char *why,
                                size_t why_room);
 
+/* shape.c: columns that files of before lack. Added, or shown as if they were there. */
+MUST_USE bool shape_complete(sqlite3 *database);
+MUST_USE bool shape_shade(sqlite3 *database);
+
 #define LEDGER_OVERDUE_US ((int64_t)24 * 3600 * 1000000)
 
 #endif

@@ -39,7 +39,10 @@ int history_read_open(const char *directory, sqlite3 **database, char *why, size
     if (sqlite3_open_v2(path, database, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX,
                         disk_sqlite_vfs()) == SQLITE_OK) {
         sqlite3_busy_timeout(*database, BUSY_MS);
-        return 1;
+        if (shape_shade(*database))
+            return 1;
+        snprintf(why, why_room, "%s: %s", path, sqlite3_errmsg(*database));
+        return -1;
     }
     const struct io_result there = disk_facts(path, &facts);
     if (there.status != IO_OK && there.error == ENOENT)

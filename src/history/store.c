@@ -32,13 +32,6 @@ static const char SCHEMA[] =
     "CREATE INDEX IF NOT EXISTS ledger_last ON ledger(last_us);"
     "CREATE INDEX IF NOT EXISTS ledger_message ON ledger(message) WHERE message <> 0;";
 
-/* Columns that files of before did not have; in newer ones the statements fail, as they should. */
-static const char *const ADDITIONS[] = {
-    "ALTER TABLE ledger ADD COLUMN incident INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE ledger ADD COLUMN dependency TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE ledger ADD COLUMN mail INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE incidents ADD COLUMN recipient TEXT NOT NULL DEFAULT ''",
-};
 static const char LATER_INDEX[] =
     "CREATE INDEX IF NOT EXISTS ledger_incident ON ledger(incident) WHERE state = 0";
 
@@ -123,14 +116,9 @@ static bool store_prepare_all(struct store *store)
 
 static bool store_shape(sqlite3 *database)
 {
-    if (sqlite3_exec(database, SCHEMA, NULL, NULL, NULL) != SQLITE_OK)
-        return false;
-    for (size_t i = 0; i < COUNT_OF(ADDITIONS); i++) {
-        const int result = sqlite3_exec(database, ADDITIONS[i], NULL, NULL, NULL);
-        if (result != SQLITE_OK && result != SQLITE_ERROR) /* ERROR: the column is there */
-            return false;
-    }
-    return sqlite3_exec(database, LATER_INDEX, NULL, NULL, NULL) == SQLITE_OK;
+    return sqlite3_exec(database, SCHEMA, NULL, NULL, NULL) == SQLITE_OK &&
+           shape_complete(database) &&
+           sqlite3_exec(database, LATER_INDEX, NULL, NULL, NULL) == SQLITE_OK;
 }
 
 static bool store_open_once(struct store *store, char *why, size_t why_room)

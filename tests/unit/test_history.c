@@ -521,6 +521,98 @@ static void test_forms(void **state UNUSED)
     buffer_free(&packed);
 }
 
+/* ------------------------------------------------------------------ files of before */
+
+/* As the first servers made them, whole; then with incidents of before they named a recipient. */
+#define JUST_NOW "CAST(strftime('%s', 'now') AS INTEGER) * 1000000"
+static const char FIRST_FILE[] =
+    "CREATE TABLE names(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);"
+    "CREATE TABLE events(id INTEGER PRIMARY KEY, wall_us INTEGER NOT NULL,"
+    " message INTEGER NOT NULL, session INTEGER NOT NULL, packed BLOB NOT NULL);"
+    "CREATE TABLE ledger(id INTEGER PRIMARY KEY, fingerprint INTEGER NOT NULL,"
+    " network TEXT NOT NULL, sender TEXT NOT NULL COLLATE NOCASE,"
+    " recipient TEXT NOT NULL COLLATE NOCASE, cause TEXT NOT NULL, first_us INTEGER NOT NULL,"
+    " last_us INTEGER NOT NULL, ended_us INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL,"
+    " state INTEGER NOT NULL DEFAULT 0, session INTEGER NOT NULL,"
+    " message INTEGER NOT NULL DEFAULT 0);"
+    "INSERT INTO ledger VALUES(1, 77, '192.0.2.0/24', 'ann@a.example', 'bob@b.example',"
+    " 'filter.timeout', " JUST_NOW ", " JUST_NOW ", 0, 3, 0, 9, 0);";
+static const char LATER_FILE[] =
+    "CREATE TABLE incidents(id INTEGER PRIMARY KEY, direction INTEGER NOT NULL,"
+    " cause TEXT NOT NULL, subject TEXT NOT NULL, first_us INTEGER NOT NULL,"
+    " last_us INTEGER NOT NULL, over_us INTEGER NOT NULL, good_us INTEGER NOT NULL,"
+    " count INTEGER NOT NULL, good INTEGER NOT NULL, waiting INTEGER NOT NULL,"
+    " mark INTEGER NOT NULL, text TEXT NOT NULL, host TEXT NOT NULL, sender TEXT NOT NULL,"
+    " breaker INTEGER NOT NULL, told_mail INTEGER NOT NULL DEFAULT 0,"
+    " told_command INTEGER NOT NULL DEFAULT 0);"
+    "CREATE TABLE incident_messages(id INTEGER PRIMARY KEY,"
+    " incident INTEGER NOT NULL, message INTEGER NOT NULL, UNIQUE(incident, message));"
+    "INSERT INTO incidents VALUES(5, 0, 'filter.timeout', 'clamav', " JUST_NOW ", " JUST_NOW
+    ", 0, 0, 3, 0,"
+    " 1, 0, 'no answer', '', 'ann@a.example', 0, 0, 0);";
+
+static void make_file(const char *sql)
+{
+    char path[300];
+    sqlite3 *database = NULL;
+
+    snprintf(path, sizeof path, "%s/history.db", directory);
+    CHECK(sqlite3_open(path, &database) == SQLITE_OK);
+    CHECK(sqlite3_exec(database, sql, NULL, NULL, NULL) == SQLITE_OK);
+    CHECK(sqlite3_close(database) == SQLITE_OK);
+}
+
+static bool count_incident(void *argument, const struct incident_row *row)
+{
+    CHECK(bytes_equal_text(row->cause, "filter.timeout") && row->to.count == 0);
+    ++*(unsigned *)argument;
+    return true;
+}
+
+static bool count_ledger(void *argument, const struct ledger_row *row)
+{
+    CHECK(bytes_equal_text(row->to, "bob@b.example") && row->dependency.count == 0);
+    ++*(unsigned *)argument;
+    return true;
+}
+
+static void read_older(unsigned incidents)
+{
+    const struct incident_query all = {.choice = INCIDENTS_ALL}, one = {.id = 5};
+    struct told told = {0};
+    unsigned seen = 0, rows = 0, single = 0;
+
+    CHECK(incident_view(directory, all, count_incident, &seen, why, sizeof why));
+    CHECK(incident_view(directory, one, count_incident, &single, why, sizeof why));
+    CHECK(seen == incidents && single == incidents);
+    CHECK(ledger_view(directory, 0, count_ledger, &rows, why, sizeof why) && rows == 1);
+    CHECK(history_of_message(directory, 5, tell, &told, why, sizeof why) && told.count == 0);
+}
+
+static int older_main(void *argument UNUSED)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        fresh(i == 0 ? "first" : "later");
+        make_file(FIRST_FILE);
+        if (i == 1)
+            make_file(LATER_FILE);
+        read_older(i);
+        /* A server adds what is missing and reads its rows back; twice, as at each start. */
+        for (unsigned starts = 0; starts < 2; starts++) {
+            struct history *history = open_with(0, 0);
+            history_flush(history);
+            read_older(i);
+            history_close(history);
+        }
+    }
+    return 0;
+}
+
+static void test_older_files(void **state UNUSED)
+{
+    in_world(older_main, NULL, 1);
+}
+
 static int remove_entry(const char *path, const struct stat *facts UNUSED, int kind UNUSED,
                         struct FTW *where UNUSED)
 {
@@ -532,6 +624,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms), cmocka_unit_test(test_story),  cmocka_unit_test(test_ledger),
         cmocka_unit_test(test_many),  cmocka_unit_test(test_bounds), cmocka_unit_test(test_loops),
+        cmocka_unit_test(test_older_files),
     };
 
     if (!mkdtemp(folder))
