@@ -129,8 +129,8 @@ struct dmarc_report_request {
     const struct dmarc_record *record;
     int64_t since_wall_us, until_wall_us;
 };
-/* XML of RFC 9990. False: the history cannot be read. `why` is empty unless there is something to
- * say. Blocks. */
+/* XML of RFC 9990; nothing, and why, when there are no rows: a report has at least one. False: the
+ * history cannot be read. `why` is empty unless there is something to say. Blocks. */
 MUST_USE bool diagnose_dmarc_report(struct buffer *into, const struct dmarc_report_request *request,
                                     char *why, size_t why_room);
 

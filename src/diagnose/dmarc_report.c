@@ -6,6 +6,7 @@
 
 #include "auth/auth.h"
 #include "diagnose/diagnose_private.h"
+#include "mail/mail.h"
 
 enum { ROWS_MAX = 5000, DKIM_MAX = 5, SELECTOR_ROOM = 64 };
 
@@ -45,6 +46,12 @@ static void take_dkim(struct evaluated *it, struct bytes name, struct bytes valu
         it->dkim_selector[it->dkim_count - 1] = value;
 }
 
+/* Reports name domains. A client may have said what is none, such as EHLO [192.0.2.1]. */
+static struct bytes domain_or_nothing(struct bytes text)
+{
+    return domain_is_valid(text) && text.at[0] != '[' ? text : BYTES_EMPTY;
+}
+
 static void read_text(struct bytes text, struct evaluated *it)
 {
     const struct {
@@ -69,17 +76,24 @@ static void read_text(struct bytes text, struct evaluated *it)
                 *plain[i].value = value;
         take_dkim(it, name, value);
     }
+    it->author = domain_or_nothing(it->author);
+    it->spf_domain = domain_or_nothing(it->spf_domain);
+    for (unsigned i = 0; i < it->dkim_count; i++) {
+        it->dkim_domain[i] = domain_or_nothing(it->dkim_domain[i]);
+        it->dkim_selector[i] = domain_or_nothing(it->dkim_selector[i]);
+    }
 }
 
-/* "192.0.2.1:4711", "[2001:db8::1]:4711" */
+/* "192.0.2.1:4711", "[2001:db8::1]:4711"; empty: a program of this host, by a socket without one */
 static struct bytes ip_of(struct bytes client)
 {
     const size_t colon = bytes_find_last_byte(client, ':');
     struct bytes ip = bytes_slice(client, 0, colon);
+    struct ip_address parsed;
 
     if (ip.count > 2 && ip.at[0] == '[')
         ip = bytes_slice(ip, 1, ip.count - 2);
-    return ip;
+    return ip_parse(ip, &parsed) ? ip : BYTES_EMPTY;
 }
 
 /* Messages that were deferred come again and are counted then. */
@@ -94,7 +108,7 @@ static bool collect(void *argument, const struct history_row *row)
         return true;
     read_text(row->text, &it);
     if (!bytes_equal_nocase(it.policy_domain, all->request->domain) ||
-        bytes_equal_text(it.disposition, "deferred"))
+        bytes_equal_text(it.disposition, "deferred") || ip.count == 0 || it.author.count == 0)
         return true;
     for (unsigned i = 0; i < all->count; i++)
         if (bytes_equal(all->rows[i].ip, ip) && bytes_equal(all->rows[i].text, row->text)) {
@@ -147,17 +161,25 @@ static const char *pass_or_fail(struct bytes aligned)
     return bytes_equal_text(aligned, "yes") ? "pass" : "fail";
 }
 
+/* The form wants domain and selector; a signature that has not got them names no key at all. */
+static bool names_key(const struct evaluated *it, unsigned i)
+{
+    return it->dkim_domain[i].count > 0 && it->dkim_selector[i].count > 0;
+}
+
 static void add_results(struct buffer *into, const struct evaluated *it)
 {
     buffer_add_text(into, "    <auth_results>\n");
     for (unsigned i = 0; i < it->dkim_count; i++) {
+        if (!names_key(it, i))
+            continue;
         buffer_add_text(into, "      <dkim>\n");
         add_element(into, 8, "domain", it->dkim_domain[i]);
         add_element(into, 8, "selector", it->dkim_selector[i]);
         add_element(into, 8, "result", it->dkim[i]);
         buffer_add_text(into, "      </dkim>\n");
     }
-    if (it->spf.count > 0) {
+    if (it->spf.count > 0 && it->spf_domain.count > 0) {
         buffer_add_text(into, "      <spf>\n");
         add_element(into, 8, "domain", it->spf_domain);
         add_text_element(into, 8, "scope", "mfrom");
@@ -244,7 +266,7 @@ bool diagnose_dmarc_report(struct buffer *into, const struct dmarc_report_reques
     snprintf(why, why_room, "no memory");
     const bool read = all.rows && history_since(request->history_directory, request->since_wall_us,
                                                 collect, &all, why, why_room);
-    if (read) {
+    if (read && all.count > 0) {
         buffer_add_text(into, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
                               "<feedback xmlns=\"urn:ietf:params:xml:ns:dmarc-2.0\">\n"
                               "  <version>1.0</version>\n");
@@ -256,6 +278,10 @@ bool diagnose_dmarc_report(struct buffer *into, const struct dmarc_report_reques
     }
     if (read && all.full)
         snprintf(why, why_room, "more than %d different rows: the rest is left out", ROWS_MAX);
+    else if (read && all.count == 0)
+        snprintf(why, why_room,
+                 "no mail under the policy of %.*s was evaluated in this time: no report",
+                 BYTES_PRINT(request->domain));
     else if (read)
         why[0] = '\0';
     free(all.rows);

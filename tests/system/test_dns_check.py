@@ -18,7 +18,7 @@ import xml.etree.ElementTree
 
 import lib_dns
 from lib import HOLDFAST, Checks, Client, Server
-from lib_dmarc import faults
+from lib_dmarc import can_judge, faults
 from lib_dns import SERVFAIL, ScriptedDns
 
 D = 'shop.example'
@@ -282,12 +282,15 @@ def own(checks):
                 f'resolver {{ forward = {{"127.0.0.1@{names.port}"}} }}\nchecks {{ spf = record  dkim = record  dmarc = record }}\n'
                 f'sign rsa {{ domain = "{D}"  selector = "own1"  key = "{pem}" }}\nlog {{ format = json  level = info }}\n')
         with Server(text=text) as server:
-            with Client(server.address()) as client:
-                for line in ('EHLO c.example', 'MAIL FROM:<a@shop.example>', f'RCPT TO:<alice@{D}>', 'DATA'):
-                    client.command(line)
-                client.send(signed + b'.\r\n')
-                checks.ok('own: mail passes through', client.reply().code == 250)
-            server.wait_events('message.authenticated', 1)
+            # What a receiver meets besides: a signature that names no key, a bounce from a host that names itself by its address.
+            nameless = b'DKIM-Signature: v=1; a=rsa-sha256; d=shop.example; h=from; bh=AAAA; b=AAAA\r\nFrom: a@shop.example\r\nSubject: y\r\n\r\ny\r\n'
+            for helo, sender, message in (('c.example', f'a@{D}', signed), ('c.example', f'a@{D}', nameless), ('[192.0.2.1]', '', nameless)):
+                with Client(server.address()) as client:
+                    for line in (f'EHLO {helo}', f'MAIL FROM:<{sender}>', f'RCPT TO:<alice@{D}>', 'DATA'):
+                        client.command(line)
+                    client.send(message + b'.\r\n')
+                    checks.ok('own: mail passes through', client.reply().code == 250)
+            server.wait_events('message.authenticated', 3)
             server.stop()
             report(checks, server)
             names.close()
@@ -312,16 +315,21 @@ def report(checks, server):
     tree = xml.etree.ElementTree.fromstring(text)
     names = {'d': 'urn:ietf:params:xml:ns:dmarc-2.0'}
     value = lambda path: [one.text for one in tree.findall('d:' + path.replace('/', '/d:'), names)]
-    checks.ok('dmarc report: one row of what came', code == 0 and value('record/row/count') == ['1'] and value('record/row/source_ip') == ['127.0.0.1'], text + errors)
+    checks.ok('dmarc report: a row of each kind that came', code == 0 and value('record/row/count') == ['1'] * 3 and value('record/row/source_ip') == ['127.0.0.1'] * 3, text + errors)
     checks.ok('dmarc report: the results', value('record/auth_results/dkim/selector') == ['seen7'] and value('record/auth_results/dkim/result') == ['pass'] and
-              value('record/row/policy_evaluated/dkim') == ['pass'] and value('record/row/policy_evaluated/spf') == ['fail'] and
-              value('record/row/policy_evaluated/disposition') == ['pass'], text)
+              sorted(value('record/row/policy_evaluated/dkim')) == ['fail', 'fail', 'pass'] and
+              value('record/row/policy_evaluated/spf') == ['fail'] * 3 and 'pass' in value('record/row/policy_evaluated/disposition'), text)
     checks.ok('dmarc report: the policy', value('policy_published/p') == ['reject'] and value('policy_published/domain') == [D], text)
-    checks.ok('dmarc report: the form of RFC 9990', not faults(text), faults(text))
-    checks.ok('dmarc report: that form is looked at', faults(text.replace('<count>', '<tally>').replace('</count>', '</tally>')) and
-              faults(text.replace('<p>reject', '<p>refuse')) and faults(re.sub('(?s)<policy_published>.*</policy_published>', '', text)), text)
+    if not can_judge():
+        checks.skip('dmarc report: the form of RFC 9990', 'xmllint is not installed')
+    else:
+        checks.ok('dmarc report: the form of RFC 9990', not faults(text), faults(text))
+        for wrong in (text.replace('<count>', '<tally>').replace('</count>', '</tally>'), text.replace('<p>reject', '<p>refuse'),
+                      re.sub('(?s)<policy_published>.*</policy_published>', '', text), re.sub('(?s)<record>.*</record>', '', text),
+                      re.sub('<selector>.*</selector>', '', text)):
+            checks.ok('dmarc report: that form is looked at', wrong != text and faults(wrong), wrong)
     code, text, errors = server.run('dmarc', 'report', 'nobody.example')
-    checks.ok('dmarc report: nothing of others', code == 0 and '<record>' not in text, text + errors)
+    checks.ok('dmarc report: no mail, no report', code == 0 and text == '' and 'no mail under the policy of nobody.example' in errors, text + errors)
 
 
 # ------------------------------------------------------------------ open relay
