@@ -145,6 +145,8 @@ MUST_USE struct key_service *key_service_open(int descriptor); /* NULL on failur
 void key_service_close(struct key_service **service);
 MUST_USE struct tls_context *tls_context_server_by(struct key_service *service, char *why,
                                                    size_t why_room);
+/* False: the keeper of its key is gone, so that no handshake can succeed. At once. */
+MUST_USE bool tls_context_stands(const struct tls_context *context);
 /* index: into the keeper's files. */
 MUST_USE struct private_key *private_key_open_by(struct key_service *service, unsigned index,
                                                  char *why, size_t why_room);

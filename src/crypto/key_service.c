@@ -14,6 +14,7 @@
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -26,7 +27,7 @@ enum { PATIENCE_S = 10, CERTIFICATE_KEY = 0 };
 
 struct key_service {
     int descriptor;
-    bool broken; /* an answer is missing, so the next could be taken for it */
+    atomic_bool broken; /* an answer is missing, so the next could be taken for it */
     pthread_mutex_t lock;
     struct key_request request; /* under the lock, as is the answer */
     struct key_answer answer;
@@ -56,6 +57,20 @@ void key_service_close(struct key_service **service)
     pthread_mutex_destroy(&(*service)->lock);
     free(*service);
     *service = NULL;
+}
+
+/* The end of the connection is seen without a question; what waits there is another one's answer.
+ */
+bool key_service_stands(const struct key_service *service)
+{
+    uint8_t octet;
+    ssize_t got = 0;
+
+    do
+        got = recv(service->descriptor, &octet, sizeof octet, MSG_PEEK | MSG_DONTWAIT);
+    while (got < 0 && errno == EINTR);
+    return !atomic_load(&service->broken) &&
+           (got > 0 || (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)));
 }
 
 static bool exchange_locked(struct key_service *service, size_t count)
@@ -236,10 +251,17 @@ struct tls_context *tls_context_server_by(struct key_service *service, char *why
         tls_context_free(context);
         context = NULL;
     }
+    if (context)
+        context->keys = service;
     BIO_free(pem);
     free(chain);
     ERR_clear_error();
     return context;
+}
+
+bool tls_context_stands(const struct tls_context *context)
+{
+    return !context->keys || key_service_stands(context->keys);
 }
 
 /* ------------------------------------------------------------------ keys that sign mail */

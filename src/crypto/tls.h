@@ -9,7 +9,8 @@
 struct tls_context {
     SSL_CTX *plain;     /* server side; or client side without a demand: nothing is verified */
     SSL_CTX *verifying; /* client side with the trust store and DANE; else NULL */
-    struct tls_memory *memory; /* client side: sessions to resume; or NULL */
+    struct tls_memory *memory;      /* client side: sessions to resume; or NULL */
+    const struct key_service *keys; /* server side: where its key signs; NULL: here */
 };
 
 struct tls_stream {
@@ -47,6 +48,8 @@ struct io_result tls_stream_flush(struct tls_stream *tls, uint64_t deadline_us);
 struct io_result tls_stream_fill(struct tls_stream *tls, uint64_t deadline_us);
 /* A server's context without a certificate. */
 struct tls_context *tls_context_bare_server(char *why, size_t why_room);
+/* Whether the keeper behind it still answers. From any thread, at once. */
+MUST_USE bool key_service_stands(const struct key_service *service);
 /* OpenSSL's newest complaint in words; its queue is empty afterwards. */
 void crypto_take_error(char *why, size_t why_room);
 

@@ -46,8 +46,12 @@ MUST_USE static struct verdict starttls_allowed(const struct session *session,
     /* After a login in clear there is no way back (RFC 4954 4 forbids AUTH a second time). */
     if (session->client.tls.count > 0 || session->client.user.count > 0)
         return verdict_of(CAUSE_PROTOCOL_SEQUENCE);
+    /* A handshake that cannot succeed is not begun: the client may go on without (RFC 3207 4). */
     if (session_offers_tls(session))
-        return verdict_accept();
+        return tls_context_stands(session->receive->settings.tls)
+                   ? verdict_accept()
+                   : verdict_with(CAUSE_TLS_UNAVAILABLE,
+                                  BYTES_LITERAL("the keeper of keys is gone"));
     /* Certificates are set up but could not be used: our fault, and not for ever. */
     const bool wanted =
         session->config->tls_certificate[0] && session->listen->tls == TLS_MODE_STARTTLS;

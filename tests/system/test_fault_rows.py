@@ -49,7 +49,7 @@ TABLE = {
     'client.idle': ('421 4.4.2', '-'), 'client.lost': (None, 'data'),
     'message.too_big': ('552 5.3.4', 'mail'), 'message.loop': ('554 5.4.6', 'dot'), 'message.malformed': ('550 5.5.2', 'dot'),
     'message.malformed.header': ('550 5.6.0', 'dot'),
-    'tls.required': ('530 5.7.0', 'mail'), 'auth.required': ('530 5.7.0', 'mail'), 'auth.failed': ('535 5.7.8', 'auth'),
+    'tls.required': ('530 5.7.0', 'mail'), 'tls.unavailable': ('454 4.7.0', 'tls'), 'auth.required': ('530 5.7.0', 'mail'), 'auth.failed': ('535 5.7.8', 'auth'),
     'auth.unavailable': ('454 4.7.0', 'auth'), 'auth.mechanism': ('504 5.5.4', 'auth'), 'auth.cancelled': ('501 5.7.0', 'auth'),
     'auth.failures': ('421 4.7.0', 'auth'), 'sender.not_owned': ('553 5.7.1', 'mail'),
     'greylisted': ('451 4.7.1', 'rcpt'), 'rate.limited': ('450 4.7.1', 'mail'), 'rate.exceeded': ('421 4.7.0', 'mail'),
@@ -62,7 +62,6 @@ TABLE = {
 EXEMPT = {
     'accepted': 'nothing objected',
     'undecided': 'a defect of ours by definition; test_verdict and test_receive make it',
-    'tls.unavailable': 'the server does not start with a certificate that it cannot use; test_receive_doors makes it',
     **dict.fromkeys(('certificate.expiring', 'certificate.expired', 'clock.jumped', 'config.refused'), 'the state of the host; test_diagnosis_host makes it'),
     'requiretls.unmet': 'said of a next hop; REQUIRETLS is not offered to clients',
 }
@@ -206,7 +205,7 @@ def plain():
         row(server, 'protocol.utf8', lines(b'MAIL FROM:<\xc3\xa4@x.example>\r\n'))
         row(server, 'protocol.errors', lines(*(['FROB'] * 4), last_only=False))
         row(server, 'protocol.foreign', lines('GET / HTTP/1.1'))
-        submission = ('tls.required', 'auth.required', 'auth.failed', 'auth.unavailable', 'auth.mechanism', 'auth.cancelled',
+        submission = ('tls.required', 'tls.unavailable', 'auth.required', 'auth.failed', 'auth.unavailable', 'auth.mechanism', 'auth.cancelled',
                       'auth.failures', 'sender.not_owned')
         if not certificate:
             skip(submission, 'no openssl command to make a certificate')
@@ -220,6 +219,44 @@ def plain():
         row(server, 'auth.cancelled', lines('AUTH PLAIN', '*', **safe))
         row(server, 'auth.failures', lines(*([plain_login('alice', 'wrong')] * 2), last_only=False, **safe))
         row(server, 'sender.not_owned', lines(plain_login('alice', 'secretpassword'), 'MAIL FROM:<bob@home.example>', **safe))
+        without_keeper(server)
+
+
+def without_keeper(server):
+    """The keeper of the private key dies; the parent, which would start another one at once, is stopped before."""
+    with open(f'/proc/{server.process.pid}/task/{server.process.pid}/children') as file:
+        keepers = [int(pid) for pid in file.read().split() if int(pid) != server.worker_pid]
+    if len(keepers) != 1:
+        skip(('tls.unavailable',), f'one process beside the worker was expected, found {keepers}')
+        return
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        os.kill(keepers[0], signal.SIGKILL)
+        wait_until('the keeper to be gone', lambda: os.path.exists(f'/proc/{keepers[0]}/fd') and not open_files(keepers[0]))
+        row(server, 'tls.unavailable', lines('STARTTLS'))
+        checks.ok('mail is taken in clear all the same', lines(MAIL, RCPT)(server).code == 250)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+    def encrypted():
+        with Client(server.address('submissions'), tls=True) as client:
+            return client.command('EHLO client.example').code == 250
+    wait_until('a keeper anew', lambda: quietly(encrypted))
+
+
+def open_files(pid):
+    try:
+        return os.listdir(f'/proc/{pid}/fd')
+    except OSError:
+        return []
+
+
+def quietly(play):
+    """False where there is no connection yet."""
+    try:
+        return play()
+    except OSError:
+        return False
 
 
 def vanished(server):
