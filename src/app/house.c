@@ -47,7 +47,8 @@ static bool open_knowledge(struct house *house)
     const struct policy_settings policy = {.config = config,
                                            .directory = house->directory,
                                            .resolver = house->resolver,
-                                           .keys = house->keys};
+                                           .keys = house->keys,
+                                           .directory_of_poison = config->spool};
     house->policy = policy_open(&policy, house->why, HOUSE_WHY_ROOM);
     return house->policy != NULL;
 }

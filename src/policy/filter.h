@@ -12,6 +12,7 @@ struct scan {
     struct verdict verdict;
     bool fault;
     bool asked; /* the filter itself was: its breaker was closed and there was time */
+    uint64_t took_us;
 };
 
 /* What a filter said of a message, apart from its transaction, so that it can be used again. */
@@ -94,11 +95,26 @@ void memory_keep(struct memory *memory, struct bytes key, const struct kept *kep
 /* Once: then it is forgotten, and the same message would be asked about again. */
 MUST_USE bool memory_recall(struct memory *memory, struct bytes key, struct arena *arena,
                             struct kept *kept);
-/* The message made the filter fail; gives how often by now. `passed`: messages that the filter has
- * judged so far. */
-unsigned memory_failed(struct memory *memory, struct bytes key, uint64_t passed);
-void memory_passed(struct memory *memory, struct bytes key); /* it was judged after all */
-bool memory_is_poison(struct memory *memory, struct bytes key, unsigned most, uint64_t passed);
+
+/* ---- poison.c */
+
+struct poison_key {
+    uint8_t digest[32]; /* SHA-256 of the message */
+    uint64_t rest;      /* the filter and, for a milter, the dialogue */
+};
+/* directory: where its slate lies; NULL: in memory only. NULL on memory. Sleeps. */
+struct poison *poison_open(const char *directory);
+void poison_close(struct poison *poison);
+/* Of this message at this filter, as the transaction is now; false: nothing is remembered of it. */
+MUST_USE bool poison_key(const struct transaction *transaction, const struct config_filter *filter,
+                         struct poison_key *key);
+/* The message made the filter fail. `passed`: messages that the filter has judged so far. Sleeps.
+ */
+void poison_failed(struct poison *poison, const struct poison_key *key, uint64_t passed);
+/* It was judged after all. Sleeps. */
+void poison_passed(struct poison *poison, const struct poison_key *key);
+/* Sleeps when that is news. */
+bool poison_is(struct poison *poison, const struct poison_key *key, unsigned most, uint64_t passed);
 
 /* ---- filter_late.c */
 

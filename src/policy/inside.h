@@ -74,7 +74,8 @@ struct signing_key;
 struct policy {
     struct policy_settings settings;
     struct patience *patience;
-    struct memory *memory;            /* of messages, by their digest */
+    struct memory *memory;            /* of verdicts, by the message's digest */
+    struct poison *poison;            /* of messages that made a filter fail */
     struct signing_key *signing_keys; /* one a `sign` section */
     unsigned signing_key_count;
     struct filter_instance *instances; /* of all filters, in the order of the configuration */

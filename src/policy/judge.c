@@ -261,28 +261,28 @@ static uint64_t judged_by(struct policy *policy, const struct config_filter *fil
 }
 
 /* Did the message itself make the filter fail? What is about the connection is not its doing. */
-static bool is_its_doing(const struct scan *scan, const struct config_filter *filter,
-                         uint64_t took_us)
+static bool is_its_doing(const struct scan *scan, const struct config_filter *filter)
 {
     if (!scan->fault || !scan->asked)
         return false;
     return scan->verdict.cause == CAUSE_FILTER_CRASHED ||
            scan->verdict.cause == CAUSE_FILTER_GARBLED ||
            (scan->verdict.cause == CAUSE_FILTER_TIMEOUT &&
-            took_us >= MIN_OF(FAIR_WAIT_US, filter->timeout_us));
+            scan->took_us >= MIN_OF(FAIR_WAIT_US, filter->timeout_us));
 }
 
 static void message_learn(struct policy *policy, const struct config_filter *filter,
-                          struct bytes key, const struct scan *scan, uint64_t took_us)
+                          const struct poison_key *key, const struct scan *scan)
 {
     struct filter_instance *counting = counting_instance(policy, filter);
 
     if (scan->asked && !scan->fault) {
         if (counting)
             counting->judged++;
-        memory_passed(policy->memory, key);
-    } else if (is_its_doing(scan, filter, took_us)) {
-        memory_failed(policy->memory, key, judged_by(policy, filter));
+        if (key)
+            poison_passed(policy->poison, key);
+    } else if (key && is_its_doing(scan, filter)) {
+        poison_failed(policy->poison, key, judged_by(policy, filter));
     }
 }
 
@@ -312,14 +312,21 @@ static struct scan filter_ask(struct policy *policy, struct transaction *transac
 {
     const struct bytes key = memory_key(transaction, filter);
     const uint64_t start_us = clock_now_us();
+    struct poison_key poison;
     struct kept kept;
 
-    if (memory_recall(policy->memory, key, transaction->arena, &kept))
+    const bool known = poison_key(transaction, filter, &poison);
+    if (memory_recall(policy->memory, key, transaction->arena, &kept)) {
+        if (known)
+            poison_passed(policy->poison, &poison); /* it was judged after all */
         return kept_apply(policy, transaction, filter, &kept);
-    if (memory_is_poison(policy->memory, key, filter->poison_after, judged_by(policy, filter)))
+    }
+    if (known &&
+        poison_is(policy->poison, &poison, filter->poison_after, judged_by(policy, filter)))
         return poison_scan(transaction, filter);
-    const struct scan scan = filter_run(policy, transaction, filter);
-    message_learn(policy, filter, key, &scan, clock_now_us() - start_us);
+    struct scan scan = filter_run(policy, transaction, filter);
+    scan.took_us = clock_now_us() - start_us;
+    message_learn(policy, filter, known ? &poison : NULL, &scan);
     return scan;
 }
 

@@ -2,10 +2,10 @@
  * memory: what is remembered of a message by its digest and the filter that read it.
  *
  * Verdicts that came too late for the client, or nearly so: its next attempt is answered by them at
- * once. And failures: a message that makes the same filter fail again and again, while others pass
- * that filter, is poison to it. The key is whole, not a hash of it, since a verdict is a matter of
- * trust. A table of fixed size in sets; where a set is full, the row that was touched longest ago
- * makes room. What is forgotten is only asked again.
+ * once. The key is whole, not a hash of it, since a verdict is a matter of trust. A table of fixed
+ * size in sets, in memory; where a set is full, the row that was touched longest ago makes room.
+ * What is forgotten, or lost with the process, is only asked again: the filter is there to say it,
+ * perhaps by other rules than before the restart.
  */
 #include "policy/filter.h"
 
@@ -14,18 +14,13 @@
 enum { SETS = 128, WAYS = 4, ROW_BYTES = 32 * 1024, KEY_MOST = 16 * 1024 };
 /* Beyond the usual intervals of retries, and short enough for a filter's rules to change. */
 static const uint64_t KEPT_US = UINT64_C(4) * 3600 * US_PER_S;
-/* A filter may have been mended meanwhile, so poison is tried again this long after it last failed.
- */
-static const uint64_t POISON_REST_US = UINT64_C(3600) * US_PER_S;
 
 struct memory_row {
     struct arena arena; /* of key and verdict; empty: a free row */
     struct bytes key;
     struct kept kept;
     bool has_verdict;
-    unsigned failures;
-    uint64_t passed_before; /* how many others the filter had judged at the first failure */
-    uint64_t touched_us, failed_us;
+    uint64_t touched_us;
 };
 
 struct memory {
@@ -191,7 +186,6 @@ void memory_keep(struct memory *memory, struct bytes key, const struct kept *kep
 
     if (row) {
         row->has_verdict = kept_copy(&row->arena, kept, &row->kept);
-        row->failures = 0;
         row->touched_us = clock_now_us();
         if (!row->has_verdict)
             row_clear(row);
@@ -214,50 +208,4 @@ bool memory_recall(struct memory *memory, struct bytes key, struct arena *arena,
     }
     pthread_mutex_unlock(&memory->lock);
     return found;
-}
-
-/* ------------------------------------------------------------------ poison */
-
-unsigned memory_failed(struct memory *memory, struct bytes key, uint64_t passed)
-{
-    unsigned failures = 0;
-
-    if (key.count == 0)
-        return 0;
-    pthread_mutex_lock(&memory->lock);
-    struct memory_row *row = row_make(memory, key);
-
-    if (row) {
-        if (row->failures++ == 0)
-            row->passed_before = passed;
-        row->touched_us = row->failed_us = clock_now_us();
-        failures = row->failures;
-    }
-    pthread_mutex_unlock(&memory->lock);
-    return failures;
-}
-
-bool memory_is_poison(struct memory *memory, struct bytes key, unsigned most, uint64_t passed)
-{
-    if (key.count == 0 || most == 0)
-        return false;
-    pthread_mutex_lock(&memory->lock);
-    const struct memory_row *row = row_find(memory, key);
-    const bool poison = row && row->failures >= most && passed > row->passed_before &&
-                        clock_now_us() - row->failed_us < POISON_REST_US;
-
-    pthread_mutex_unlock(&memory->lock);
-    return poison;
-}
-
-void memory_passed(struct memory *memory, struct bytes key)
-{
-    if (key.count == 0)
-        return;
-    pthread_mutex_lock(&memory->lock);
-    struct memory_row *row = row_find(memory, key);
-
-    if (row)
-        row->failures = 0;
-    pthread_mutex_unlock(&memory->lock);
 }

@@ -78,11 +78,13 @@ struct policy *policy_open(const struct policy_settings *settings, char *why, si
     if (policy) {
         policy->instances = calloc(count_instances(config) + 1u, sizeof *policy->instances);
         policy->memory = memory_open();
+        policy->poison = poison_open(settings->directory_of_poison);
     }
-    if (!policy || !policy->instances || !policy->memory) {
+    if (!policy || !policy->instances || !policy->memory || !policy->poison) {
         if (policy) {
             free(policy->instances);
             memory_close(policy->memory);
+            poison_close(policy->poison);
         }
         free(policy);
         snprintf(why, why_room, "policy: out of memory");
@@ -119,6 +121,7 @@ void policy_close(struct policy *policy)
     breaker_free(&policy->resolver);
     authenticate_close(policy);
     memory_close(policy->memory);
+    poison_close(policy->poison);
     pthread_mutex_destroy(&policy->lock);
     free(policy->instances);
     free(policy);

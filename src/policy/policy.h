@@ -26,7 +26,8 @@ struct policy_settings {
     const struct config *config;
     struct directory *directory;
     struct resolver *resolver;
-    struct key_service *keys; /* of crypto; NULL: keys are read from their files */
+    struct key_service *keys;        /* of crypto; NULL: keys are read from their files */
+    const char *directory_of_poison; /* what outlives a restart; NULL: nothing does */
 };
 MUST_USE struct policy *policy_open(const struct policy_settings *settings, char *why,
                                     size_t why_room);

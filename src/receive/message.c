@@ -166,6 +166,7 @@ struct verdict message_commit(struct session *session, uint64_t deadline_us,
     const struct spool_commit_options options = {
         .deadline_us = MAX_OF(deadline_us, deadline_in(COMMIT_LEAST_SECONDS * US_PER_S)),
         .discard = transaction->disposition == DISPOSITION_DISCARD,
+        .mark = repeats_mark(session),
     };
 
     transaction->envelope.accepted_wall_us = clock_wall_us();

@@ -263,7 +263,8 @@ MUST_USE static bool tables_open(struct receive *receive, char *why, size_t why_
 
     receive->tables_borrowed = former != NULL;
     receive->rates = former ? former->rates : rates_open();
-    receive->repeats = former ? former->repeats : repeats_open();
+    receive->repeats =
+        former ? former->repeats : repeats_open(receive->settings.spool, config->spool);
     if (!receive->rates || !receive->repeats) {
         snprintf(why, why_room, "out of memory");
         return false;

@@ -199,7 +199,9 @@ MUST_USE struct verdict rates_look(struct session *session, enum rate_kind kind)
 
 /* ---- repeat.c: a message that comes again because our 250 was lost */
 
-struct repeats *repeats_open(void); /* NULL on memory */
+/* With what a crash left behind, and what lies in `directory` (NULL: nothing does). NULL on memory.
+ * Sleeps. */
+struct repeats *repeats_open(const struct spool *spool, const char *directory);
 void repeats_close(struct repeats *repeats);
 void fingerprint_begin(struct session *session);
 void fingerprint_add(struct intake *intake, struct bytes piece);
@@ -208,6 +210,8 @@ void fingerprint_close(struct intake *intake);
 void repeats_name(struct session *session);
 /* The id under which it was accepted before, once; 0: it is new. */
 uint64_t repeats_take(const struct session *session);
+/* What the message at hand is stored with, so that a crash before its reply does not forget it. */
+struct bytes repeats_mark(const struct session *session);
 /* The client goes on, by this line. */
 void repeats_heard(struct session *session, struct bytes line);
 /* The session ends: remembers its last message when the reply did not arrive. Sleeps. */

@@ -267,6 +267,23 @@ struct disk_space {
 };
 struct io_result disk_space(const char *path, struct disk_space *space);
 
+/*
+ * A slate: some hundred small rows of one size in a file, for what should outlive a restart and may
+ * be forgotten (a power cut, a full disk). Machine's byte order: it never leaves the machine.
+ */
+struct slate;
+struct slate_reader {
+    void (*each)(void *argument, uint32_t row, struct bytes content);
+    void *argument;
+};
+/* Shows each row that is whole, then is open for writing. NULL: no such file, no memory. Sleeps. */
+MUST_USE struct slate *slate_open(const char *path, uint32_t row_bytes, uint32_t rows,
+                                  const struct slate_reader *reader);
+/* False: it is not on the disk. They sleep, so under no lock. */
+bool slate_write(struct slate *slate, uint32_t row, struct bytes content);
+bool slate_erase(struct slate *slate, uint32_t row);
+void slate_close(struct slate *slate);
+
 /* The SQLite VFS that reaches this world's disk: NULL for SQLite's own. */
 const char *disk_sqlite_vfs(void);
 

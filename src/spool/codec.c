@@ -9,6 +9,8 @@ enum {
     /* Envelopes only: recipients have an owner and a way of delivery, too. Written where one has.
      */
     ENVELOPE_VERSION_OWNERS = 2,
+    /* Accepted records only: a mark follows. Written where there is one. */
+    ACCEPTED_VERSION_MARK = 2,
 };
 
 enum envelope_bits {
@@ -234,11 +236,13 @@ bool status_list_next(struct status_list *list, uint32_t *recipient, struct stat
 
 void accepted_meta_encode(struct buffer *into, const struct accepted_meta *meta)
 {
-    buffer_add_byte(into, CODEC_VERSION);
+    buffer_add_byte(into, meta->mark.count > 0 ? ACCEPTED_VERSION_MARK : CODEC_VERSION);
     buffer_add_u64(into, meta->extent_bytes);
     buffer_add_u64(into, meta->extent_checksum);
     add_bytes(into, meta->envelope);
     add_bytes(into, meta->status_list);
+    if (meta->mark.count > 0)
+        add_bytes(into, meta->mark);
 }
 
 bool accepted_meta_decode(struct bytes encoded, struct accepted_meta *meta)
@@ -250,7 +254,9 @@ bool accepted_meta_decode(struct bytes encoded, struct accepted_meta *meta)
     meta->extent_checksum = reader_u64(&reader);
     meta->envelope = read_bytes(&reader);
     meta->status_list = read_bytes(&reader);
-    return !reader.failed && version == CODEC_VERSION && reader_at_end(&reader);
+    meta->mark = version == ACCEPTED_VERSION_MARK ? read_bytes(&reader) : BYTES_EMPTY;
+    return !reader.failed && version >= CODEC_VERSION && version <= ACCEPTED_VERSION_MARK &&
+           reader_at_end(&reader);
 }
 
 void held_meta_encode(struct buffer *into, bool held, struct bytes why)

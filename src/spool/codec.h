@@ -52,6 +52,7 @@ struct accepted_meta {
     uint64_t extent_checksum;
     struct bytes envelope;    /* encoded */
     struct bytes status_list; /* encoded, or empty */
+    struct bytes mark;        /* of who stored it; mostly empty in a copy */
 };
 void accepted_meta_encode(struct buffer *into, const struct accepted_meta *meta);
 MUST_USE bool accepted_meta_decode(struct bytes encoded, struct accepted_meta *meta);

@@ -130,7 +130,8 @@ static struct bytes draft_front(struct spool_draft *draft, struct request *reque
 }
 
 MUST_USE static bool record_accepted(struct spool *spool, struct request *request,
-                                     struct spool_draft *draft, const struct envelope *envelope)
+                                     struct spool_draft *draft, const struct envelope *envelope,
+                                     struct bytes mark)
 {
     struct request_record *record = &request->records[request->record_count++];
     struct buffer encoded = BUFFER_WITH_LIMIT(RECORD_META_MAX);
@@ -140,7 +141,8 @@ MUST_USE static bool record_accepted(struct spool *spool, struct request *reques
     accepted_meta_encode(&record->meta,
                          &(struct accepted_meta){.extent_bytes = draft->extent_bytes,
                                                  .extent_checksum = extent_checksum(draft),
-                                                 .envelope = buffer_view(&encoded)});
+                                                 .envelope = buffer_view(&encoded),
+                                                 .mark = mark});
     const bool encoded_well = !encoded.failed && !record->meta.failed &&
                               envelope->recipient_count > 0 &&
                               envelope->recipient_count <= ENVELOPE_RECIPIENTS_MAX;
@@ -199,7 +201,7 @@ MUST_USE static struct verdict commit_draft(struct spool_draft *draft,
 
     if (!request)
         return verdict_of(CAUSE_SERVER_BUSY);
-    const bool built = record_accepted(spool, request, draft, envelope);
+    const bool built = record_accepted(spool, request, draft, envelope, options->mark);
     request->records[0].record.flags = options->discard ? RECORD_DISCARDED : 0;
     const struct verdict verdict = built ? request_commit(spool, request, options->deadline_us)
                                          : verdict_of(CAUSE_SPOOL_FAILED);
@@ -279,7 +281,8 @@ MUST_USE static bool settle_build(struct spool *spool, struct request *request,
     request->settles = true;
     if (!record_settled(request, message, group))
         return false;
-    return !group->dsn || record_accepted(spool, request, group->dsn, group->dsn_envelope);
+    return !group->dsn ||
+           record_accepted(spool, request, group->dsn, group->dsn_envelope, BYTES_EMPTY);
 }
 
 static void note_settled(struct spool *spool, uint64_t id)

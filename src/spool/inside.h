@@ -100,6 +100,8 @@ struct spool {
 
     pthread_mutex_t lock;
     uint64_t next_id;               /* atomic */
+    struct spool_mark *marks;       /* of the recovery; NULL: none */
+    size_t mark_count;              /* ever noted; the array goes around */
     struct segment_header identity; /* spool, incarnation, id_floor: the same in every segment */
 
     /* the writer */

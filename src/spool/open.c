@@ -45,6 +45,7 @@ static void spool_free(struct spool *spool)
         segment_close(segment);
     }
     table_free(&spool->table);
+    free(spool->marks);
     if (spool->lock_file)
         file_close(spool->lock_file);
     pthread_mutex_destroy(&spool->lock);

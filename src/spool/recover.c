@@ -168,6 +168,36 @@ static void replay_damage(void *argument, uint64_t generation, uint64_t id, stru
     damage_set_aside(spool, id, raw, what);
 }
 
+static void replay_marked(void *argument, uint64_t id, int64_t accepted_wall_us, struct bytes mark)
+{
+    struct spool *spool = argument;
+    const size_t kept = MIN_OF(spool->mark_count, (size_t)SPOOL_MARKS_MOST);
+
+    for (size_t i = 0; mark.count == 0 && i < kept; i++)
+        if (spool->marks[i].message == id)
+            spool->marks[i].message = 0;
+    if (mark.count == 0)
+        return;
+    if (!spool->marks)
+        spool->marks = calloc(SPOOL_MARKS_MOST, sizeof *spool->marks);
+    if (!spool->marks)
+        return;
+    struct spool_mark *row = &spool->marks[spool->mark_count++ % SPOOL_MARKS_MOST];
+    *row = (struct spool_mark){.message = id, .accepted_wall_us = accepted_wall_us};
+    memcpy(row->mark, mark.at, sizeof row->mark);
+}
+
+size_t spool_marks(const struct spool *spool, const struct spool_mark **marks)
+{
+    *marks = spool->marks;
+    return MIN_OF(spool->mark_count, (size_t)SPOOL_MARKS_MOST);
+}
+
+uint64_t spool_secret(const struct spool *spool)
+{
+    return spool->identity.spool;
+}
+
 static bool open_index(struct spool *spool, const struct segment_list *list, bool anew)
 {
     struct index_state state = {0};
@@ -224,12 +254,14 @@ static bool replay_log(struct spool *spool, struct segment_list *list, bool anew
             return false;
         if (!list->count && spool->indexed.spool)
             spool->identity.spool = spool->indexed.spool;
+        spool->mark_count = 0;
         *run = (struct replay){.directory = spool->directory,
                                .table = &spool->table,
                                .list = *list,
                                .load = replay_load,
                                .applied = replay_applied,
                                .damage = replay_damage,
+                               .marked = replay_marked,
                                .past_unreadable = spool->rebuild, /* the operator's word */
                                .argument = spool};
         if (replay(spool, run))

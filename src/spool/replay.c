@@ -144,6 +144,15 @@ static void run_damage(struct run *run, uint64_t id, struct bytes raw, const cha
         run->replay->damage(run->replay->argument, run->segment->header.generation, id, raw, what);
 }
 
+static void tell_mark(const struct replay *replay, const struct entry *entry, struct bytes encoded)
+{
+    struct accepted_meta meta;
+
+    if (replay->marked && accepted_meta_decode(encoded, &meta) &&
+        meta.mark.count == SPOOL_MARK_BYTES)
+        replay->marked(replay->argument, entry->id, entry->accepted_wall_us, meta.mark);
+}
+
 static bool apply_accepted(struct run *run, const struct record *record, uint64_t offset,
                            struct bytes meta, bool damaged)
 {
@@ -159,6 +168,8 @@ static bool apply_accepted(struct run *run, const struct record *record, uint64_
     struct entry *entry = table_accept(run->replay->table, &accepted);
     if (!entry)
         return false;
+    if (!(accepted.flags & RECORD_DAMAGED))
+        tell_mark(run->replay, entry, meta);
     entry->indexed = true; /* perhaps: then its row has to follow */
     return true;
 }
@@ -177,6 +188,8 @@ static bool apply_to_known(struct run *run, const struct record *record, struct 
     if (!entry)
         return true;
     if (record->kind == RECORD_WITHDRAWN) {
+        if (replay->marked)
+            replay->marked(replay->argument, record->id, 0, BYTES_EMPTY);
         table_end(replay->table, entry);
         return true;
     }

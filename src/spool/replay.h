@@ -38,6 +38,9 @@ struct replay {
     /* A damaged record under a proven sync. NULL: silent. */
     void (*damage)(void *argument, uint64_t generation, uint64_t id, struct bytes raw,
                    const char *what);
+    /* A message with a mark was replayed; with an empty one: it was withdrawn. NULL: nobody asks.
+     */
+    void (*marked)(void *argument, uint64_t id, int64_t accepted_wall_us, struct bytes mark);
     void *argument;
     /* A block that cannot be read ends the replay: the disk may be well again tomorrow. Set, it is
      * told as damage and passed over. */

@@ -80,10 +80,27 @@ void spool_draft_close(
 struct spool_commit_options {
     uint64_t deadline_us;
     bool discard;
+    struct bytes mark; /* SPOOL_MARK_BYTES, or empty: see spool_marks */
 };
 MUST_USE struct verdict spool_commit(struct spool_draft *draft, const struct envelope *envelope,
                                      const struct spool_commit_options *options,
                                      struct spool_receipt *receipt);
+
+/*
+ * After a crash: the marks of messages that the index had not heard of, thus of the last moments
+ * before it (250 ms after a kill, longer after a power cut); the latest SPOOL_MARKS_MOST. Whoever
+ * stored those may not have been told. Of what was withdrawn or is damaged there is none.
+ */
+enum { SPOOL_MARK_BYTES = 16, SPOOL_MARKS_MOST = 4096 };
+struct spool_mark {
+    uint64_t message;
+    int64_t accepted_wall_us;
+    uint8_t mark[SPOOL_MARK_BYTES];
+};
+/* The array is the spool's, as long as it is open. */
+size_t spool_marks(const struct spool *spool, const struct spool_mark **marks);
+/* A random number that stays the spool's own, and that nobody outside knows. */
+uint64_t spool_secret(const struct spool *spool);
 
 /* A session tells when it is between 354 and the dot, so that the group commit knows whom to wait
  * for. */

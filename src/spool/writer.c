@@ -182,9 +182,9 @@ static void copy_refresh(struct spool *spool, struct request *request)
     } else {
         entry_status_list(entry, &list);
         buffer_clear(&record->meta);
-        accepted_meta_encode(&record->meta,
-                             &(struct accepted_meta){entry->extent_bytes, entry->extent_checksum,
-                                                     entry->envelope, buffer_view(&list)});
+        accepted_meta_encode(&record->meta, &(struct accepted_meta){
+                                                entry->extent_bytes, entry->extent_checksum,
+                                                entry->envelope, buffer_view(&list), BYTES_EMPTY});
         record->record.flags = (uint16_t)(RECORD_COPY | (entry->held ? RECORD_COPY_HELD : 0) |
                                           (entry->damaged ? RECORD_DAMAGED : 0));
         record->record.meta_bytes = (uint32_t)record->meta.count;

@@ -3,14 +3,18 @@
 filter fail again and again while others pass is poison; and a message whose 250 was lost is answered by its first id, once."""
 import os
 import re
+import shutil
+import signal
 import socket
+import subprocess
 import threading
 import time
 
-from lib import Checks, Client, wait_until
+from lib import Checks, Client, Server, wait_until
 from lib_faults import FaultServer, FromAddress, Mail, expect, expect_accepted
 from lib_milter import ACCEPT, CONTINUE, PROGRESS, Milter, MilterServer, add_header, reply
 from test_faults_filter import CLEAN, FakeClamd
+from test_faults_spool import attached
 
 checks = Checks()
 
@@ -217,6 +221,38 @@ def poison(setting, code, cause):
             assert told['filter'] == 'scan', told
         assert clamd.scans == asked, 'the filter was asked again'
         expect_accepted(server, letter('fine too'))                                 # others pass as ever
+        if cause:                                                                   # a restart forgets nothing, however it came
+            for end in (Server.kill, Server.stop):
+                end(server)
+                server.start()
+                expect(server, letter('poison'), code, cause, 'dot')
+            assert clamd.scans == asked + 1, 'the filter was asked again after a restart'
+    clamd.close()
+
+
+def poison_mended():
+    """What is counted outlives a kill; what the filter judges after all is forgotten for good."""
+    clamd = PoisonClamd()
+    text = f'filter scan {{ speaks = clamd  address = "{clamd.address}"  timeout = 30s  poison_after = 3 }}\n'
+    with FaultServer(text) as server:
+        for number in range(3):
+            expect(server, letter('poison'), '451 4.3.0', 'filter.crashed', 'dot')
+            server.kill()
+            server.start()
+        expect_accepted(server, letter('fine'))
+        expect(server, letter('poison'), '451 4.6.0', 'filter.poison', 'dot')
+        server.kill()
+        clamd.judge = lambda body: CLEAN
+        text = open(server.config).read()
+        with open(server.config, 'w') as file:
+            file.write(text.replace('poison_after = 3', 'poison_after = 4'))
+        server.start()
+        expect_accepted(server, letter('poison'))
+        server.kill()
+        with open(server.config, 'w') as file:
+            file.write(text)
+        server.start()
+        expect_accepted(server, letter('poison', sender='other@[127.0.0.1]'))     # no repeat of the one before the kill
     clamd.close()
 
 
@@ -328,6 +364,72 @@ def other_envelope():
     clamd.close()
 
 
+def killed():
+    """SIGKILL after the message is durable and before anybody is told: strace keeps the sync from returning. The client's repeat gets
+    the id of the first, and the mailbox one copy; what has no Message-ID is stored again."""
+    with FaultServer() as server:
+        with begin(server) as client:
+            send(client, 'before')
+            id_of(client.reply())
+            client.command('QUIT')
+        server.wait_events('message.ended', 1)
+        die_in_commit(server, 'killed')
+        with begin(server, '127.0.0.7') as client:
+            send(client, 'killed')
+            first = id_of(client.reply())
+            assert server.wait_events('message.repeated', 1, message=first)
+            send(client, 'killed')
+            assert id_of(client.reply()) != first       # once
+            client.command('QUIT')
+        wait_until('two, the first and the new one', lambda: mails_with(server, 'killed') == 2)
+        assert mails_with(server, 'before') == 1
+        die_in_commit(server, 'again')
+        server.kill()                                   # and what is remembered outlives a second death
+        server.start()
+        with begin(server) as client:
+            send(client, 'again')
+            first = id_of(client.reply())
+            assert server.wait_events('message.repeated', 1, message=first)
+            client.command('QUIT')
+        server.kill()
+        server.start()
+        with begin(server) as client:
+            send(client, 'again')
+            assert id_of(client.reply()) != first       # as does that it was used
+            client.command('QUIT')
+
+
+def die_in_commit(server, word):
+    before, seen = len(server.events('message.accepted')), os.path.join(server.folder, 'trace')
+    trace = subprocess.Popen(['strace', '-f', '-qq', '-e', 'trace=fdatasync', '-e', 'inject=fdatasync:delay_exit=60000000:when=1',
+                              '-o', seen, '-p', str(server.worker_pid)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until('strace to be attached', lambda: attached(server.worker_pid))
+        client = begin(server)
+        send(client, word)
+        wait_until('the record to be written', lambda: record_of(server, word))
+        os.kill(server.worker_pid, signal.SIGKILL)
+        server.process.kill()
+    finally:
+        trace.kill()                    # what it traces is as good as dead, and goes with it
+        trace.wait()
+    server.kill()
+    client.close()
+    assert len(server.events('message.accepted')) == before, 'the reply was out before the kill'
+    server.start()
+
+
+def record_of(server, word):
+    """The segments hold it, so the writer's next call is the sync."""
+    folder = os.path.join(server.folder, 'spool', 'log')
+    for name in os.listdir(folder):
+        if name.endswith('.seg'):
+            with open(os.path.join(folder, name), 'rb') as file:
+                if f'<{word}@client.example>'.encode() in file.read():
+                    return True
+    return False
+
+
 def main():
     checks.run('a late verdict of clamd answers the next attempt', of_clamd)
     checks.run('a late answer that is none does not', not_of_half_answers)
@@ -336,8 +438,13 @@ def main():
     checks.run('the server ends while it listens', survives_stopping)
     checks.run('poison is deferred by its name', lambda: poison('', '451 4.6.0', 'filter.poison'))
     checks.run('poison is refused, by setting', lambda: poison('on_poison = refuse', '554 5.6.0', 'filter.poison.final'))
+    checks.run('what makes poison is counted across restarts', poison_mended)
     checks.run('poison is held, by setting', lambda: poison('on_poison = hold', '250', ''))
     checks.run('a lost 250: the first id, once', lost)
+    if shutil.which('strace'):
+        checks.run('a 250 that a kill of ours lost: the first id, once', killed)
+    else:
+        checks.skip('a 250 that a kill of ours lost', 'strace is not installed')
     checks.run('a 250 that was read: another message', not_lost)
     checks.run('another envelope: another message', other_envelope)
     return checks.done()

@@ -364,12 +364,20 @@ static void test_meta_codecs(void **state)
     bool held;
 
     (void)state;
-    accepted_meta_encode(
-        &encoded, &(struct accepted_meta){5, 6, bytes_of_text("envelope"), bytes_of_text("list")});
+    accepted_meta_encode(&encoded, &(struct accepted_meta){5, 6, bytes_of_text("envelope"),
+                                                           bytes_of_text("list"), BYTES_EMPTY});
     assert_true(accepted_meta_decode(buffer_view(&encoded), &meta));
     assert_int_equal(meta.extent_bytes, 5);
     assert_int_equal(meta.extent_checksum, 6);
     assert_true(bytes_equal_text(meta.envelope, "envelope"));
+    for (size_t count = 0; count < encoded.count; count++)
+        assert_false(accepted_meta_decode(bytes_of(encoded.at, count), &meta));
+    assert_int_equal(meta.mark.count, 0);
+    buffer_clear(&encoded);
+    accepted_meta_encode(&encoded, &(struct accepted_meta){.envelope = bytes_of_text("envelope"),
+                                                           .mark = bytes_of_text("mark")});
+    assert_true(accepted_meta_decode(buffer_view(&encoded), &meta));
+    assert_true(bytes_equal_text(meta.mark, "mark"));
     for (size_t count = 0; count < encoded.count; count++)
         assert_false(accepted_meta_decode(bytes_of(encoded.at, count), &meta));
     buffer_clear(&encoded);

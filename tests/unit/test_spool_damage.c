@@ -42,7 +42,8 @@ static struct verdict commit(struct spool *spool, struct letter letter,
                                       .accepted_wall_us = clock_wall_us(),
                                       .held = letter.held};
     const struct spool_commit_options options = {.deadline_us = deadline_in(60 * US_PER_S),
-                                                 .discard = letter.discard};
+                                                 .discard = letter.discard,
+                                                 .mark = BYTES_LITERAL("mark of a letter")};
     CLEANUP(spool_draft_close) struct spool_draft *draft = spool_draft_open(spool);
     uint8_t *body = malloc(letter.bytes);
 
@@ -87,6 +88,22 @@ static struct spool *reopen_without_index(struct spool *spool)
         if (sim_disk_exists(files[i]))
             CHECK(disk_remove(files[i]).status == IO_OK);
     return open_spool();
+}
+
+/* Of that message; and how many there are. */
+static bool is_marked(const struct spool *spool, uint64_t message, size_t *count)
+{
+    const struct spool_mark *marks;
+    const size_t most = spool_marks(spool, &marks);
+    bool found = false;
+
+    *count = 0;
+    for (size_t i = 0; i < most; i++) {
+        *count += marks[i].message != 0;
+        found = found || (marks[i].message == message &&
+                          memcmp(marks[i].mark, "mark of a letter", SPOOL_MARK_BYTES) == 0);
+    }
+    return found;
 }
 
 static void under_seeds(int (*main)(void *argument))
@@ -420,8 +437,14 @@ static int withdrawn(void *unused)
     CHECK(!verdict_accepts(&late) && !receipt.durable);
     nothing_to_take(spool);
     CHECK(messages_of(spool) == 0);
+    const uint64_t told = commit_letter(spool, (struct letter){.bytes = 500}).message;
     spool = reopen_without_index(spool);
-    CHECK(messages_of(spool) == 0);
+    CHECK(messages_of(spool) == 1);
+    size_t count;
+    CHECK(is_marked(spool, told, &count) && count == 1); /* none of what was withdrawn */
+    spool_close(spool);
+    spool = open_spool();
+    CHECK(!is_marked(spool, told, &count)); /* the index had heard of it */
     spool_close(spool);
     return 0;
 }

@@ -624,7 +624,8 @@ static int discard_and_full(void)
     struct spool *spool = open_spool();
     struct recipient to = {.address = {text("a"), text("b.example")}};
     const struct envelope envelope = {.recipients = &to, .recipient_count = 1};
-    const struct spool_commit_options discard = {deadline_in(US_PER_S * 30), true};
+    const struct spool_commit_options discard = {.deadline_us = deadline_in(US_PER_S * 30),
+                                                 .discard = true};
     struct spool_draft *draft = spool_draft_open(spool);
     struct spool_receipt receipt;
     REQUIRE_ACCEPT(spool_draft_write(draft, text("x\r\n")));
