@@ -18,11 +18,23 @@ static struct endpoint endpoint_of(const struct ip_address *ip, uint16_t port)
     return (struct endpoint){.family = ip->family, .ip = *ip, .port = port};
 }
 
-static struct verdict verdict_of_failed_lookup(struct lookup lookup)
+struct verdict lookup_fault(struct deliver_channel *channel, enum cause theirs,
+                            const struct lookup *lookup)
 {
-    if (lookup.reason == LOOKUP_REASON_BOGUS)
-        return verdict_with(CAUSE_TLS_POLICY_UNMET, lookup.detail);
-    return verdict_with(CAUSE_DNS_MX_TEMPERROR, lookup.detail);
+    const struct deliver *deliver = channel->deliver;
+    struct bytes words = BYTES_EMPTY;
+
+    if (lookup->reason == LOOKUP_REASON_BOGUS)
+        return verdict_with(CAUSE_TLS_POLICY_UNMET, lookup->detail);
+    switch (resolve_canary(deliver->resolver, channel->arena, deliver->config->hostname, &words)) {
+    case RESOLVER_MUTE:
+        return verdict_with(CAUSE_DNS_RESOLVER_FAILED, words);
+    case RESOLVER_STARVED:
+        return verdict_with(CAUSE_LOCAL_FAILED, words);
+    case RESOLVER_ANSWERS:
+        break;
+    }
+    return verdict_with(theirs, lookup->detail);
 }
 
 /* A configured host name: its addresses, never its MX records; the families take turns. */
@@ -57,7 +69,7 @@ static struct verdict hops_of_host(struct deliver_channel *channel, struct next_
     if (hops->count > 0)
         return verdict_accept();
     /* A configured next hop without an address is a mistake of this host's, not of the sender's. */
-    return failed.status == LOOKUP_FAILED ? verdict_of_failed_lookup(failed)
+    return failed.status == LOOKUP_FAILED ? lookup_fault(channel, CAUSE_DNS_MX_TEMPERROR, &failed)
                                           : verdict_of(CAUSE_MAILBOX_MISCONFIGURED);
 }
 
@@ -163,7 +175,7 @@ static struct verdict hops_of_mail_hosts(struct deliver_channel *channel,
         return verdict_accept();
     if (!any_before_us && own != UINT32_MAX)
         return verdict_of(CAUSE_ROUTE_LOOP);
-    return failed.status == LOOKUP_FAILED ? verdict_of_failed_lookup(failed)
+    return failed.status == LOOKUP_FAILED ? lookup_fault(channel, CAUSE_DNS_MX_TEMPERROR, &failed)
                                           : verdict_of(CAUSE_DESTINATION_NO_ADDRESS);
 }
 
@@ -175,7 +187,7 @@ static struct verdict hops_of_domain(struct deliver_channel *channel, struct nex
 
     switch (lookup.status) {
     case LOOKUP_FAILED:
-        return verdict_of_failed_lookup(lookup);
+        return lookup_fault(channel, CAUSE_DNS_MX_TEMPERROR, &lookup);
     case LOOKUP_ABSENT:
         return verdict_of(found.nxdomain ? CAUSE_DESTINATION_UNKNOWN
                                          : CAUSE_DESTINATION_NO_ADDRESS);

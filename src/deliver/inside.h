@@ -169,6 +169,11 @@ MUST_USE bool session_ask(struct deliver_channel *channel, enum stage stage, con
                           struct smtp_reply *reply, struct outcome *trouble);
 
 /* ACCEPT with at least one hop, or why there is none. Sleeps on DNS. */
+/* What a failed look-up means: `theirs`, or a cause of ours where DNS answers nothing at all.
+ * Sleeps.
+ */
+MUST_USE struct verdict lookup_fault(struct deliver_channel *channel, enum cause theirs,
+                                     const struct lookup *lookup);
 MUST_USE struct verdict hops_find(struct deliver_channel *channel, struct next_hops *hops);
 /* share.c: the same from what was found a moment ago, once. */
 MUST_USE struct verdict share_take_hops(struct deliver_channel *channel, struct next_hops *hops);

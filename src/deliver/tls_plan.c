@@ -74,6 +74,22 @@ static void plan_take_tlsa(struct arena *arena, const struct dns_answer *answer,
         plan_unusable(plan, CAUSE_LOCAL_FAILED, "validation-failure", "out of memory");
 }
 
+/* A test that failed for a fault of ours is not told to the other side. */
+static void plan_untold(struct deliver_channel *channel, const struct lookup *lookup,
+                        struct tls_plan *plan)
+{
+    struct arena *arena = channel->arena;
+    const struct verdict fault = lookup_fault(channel, CAUSE_TLS_POLICY_UNMET, lookup);
+    const char *failure = fault.cause != CAUSE_TLS_POLICY_UNMET   ? NULL
+                          : lookup->reason == LOOKUP_REASON_BOGUS ? "dnssec-invalid"
+                                                                  : "tlsa-invalid";
+
+    plan_unusable(plan, fault.cause, failure,
+                  arena_text(arena, arena_print(arena, "its TLSA records cannot be had: %s %.*s",
+                                                lookup_reason_name(lookup->reason),
+                                                BYTES_PRINT(fault.detail))));
+}
+
 /* Whether TLSA records stand at this name, and what they demand. */
 static bool plan_dane_at(struct deliver_channel *channel, const struct next_hop *hop,
                          struct bytes base, struct tls_plan *plan)
@@ -87,12 +103,7 @@ static bool plan_dane_at(struct deliver_channel *channel, const struct next_hop 
     switch (lookup.status) {
     case LOOKUP_FAILED: /* RFC 7672 2.1.2: the host counts as unreachable */
         plan->kind = TLS_POLICY_TLSA;
-        plan_unusable(
-            plan, CAUSE_TLS_POLICY_UNMET,
-            lookup.reason == LOOKUP_REASON_BOGUS ? "dnssec-invalid" : "tlsa-invalid",
-            arena_text(arena,
-                       arena_print(arena, "its TLSA records cannot be had: %s %.*s",
-                                   lookup_reason_name(lookup.reason), BYTES_PRINT(lookup.detail))));
+        plan_untold(channel, &lookup, plan);
         return true;
     case LOOKUP_ABSENT:
         return false;

@@ -129,17 +129,24 @@ static const char *domain_of(const char *address)
     return at ? at + 1 : "";
 }
 
+/* What it happened at, as the incident is named. */
+static const char *subject_of(const json_t *failure, bool out)
+{
+    if (out && strncmp(diagnose_word(failure, "cause"), "dns.resolver.", 13) == 0)
+        return "resolver";
+    return diagnose_word(failure, out ? "destination" : "filter");
+}
+
 static void add_steps(const struct diagnose_place *place, json_t *story, const json_t *failure,
                       const char *incident)
 {
     const bool out = strncmp(diagnose_word(failure, "event"), "message.deferred", 16) != 0;
     const json_t *recipients = json_object_get(story, "recipients");
     const char *to = diagnose_word(failure, "to");
-    const char *filter = diagnose_word(failure, "filter");
     const struct step_facts facts = {
         .cause = diagnose_word(failure, "cause"),
         .out = out,
-        .subject = out ? diagnose_word(failure, "destination") : filter,
+        .subject = subject_of(failure, out),
         .domain = domain_of(out ? to : diagnose_word(failure, "from")),
         .queued = json_array_size(recipients) > 0 ? domain_of(to) : "",
         .id = !out || json_array_size(recipients) > 0 ? diagnose_word(story, "id") : "",
@@ -163,8 +170,7 @@ void diagnose_add_outlook(const struct diagnose_place *place, json_t *story)
                                            diagnose_word(failure, "stage")));
     if (out)
         add_others(place, story, domain_of(diagnose_word(failure, "to")), cause);
-    const char *incident =
-        add_incidents(place, story, diagnose_word(failure, out ? "destination" : "filter"), out);
+    const char *incident = add_incidents(place, story, subject_of(failure, out), out);
     add_steps(place, story, failure, incident);
 }
 

@@ -60,6 +60,15 @@ static bool step_fill(struct buffer *into, const char *command, const struct ste
     return !into->failed;
 }
 
+/* The more particular row comes first, and says it. */
+static bool is_told(const json_t *list, struct bytes command)
+{
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (bytes_equal_text(command, diagnose_word(json_array_get(list, i), "command")))
+            return true;
+    return false;
+}
+
 json_t *diagnose_steps(const struct step_facts *facts)
 {
     json_t *list = json_array();
@@ -70,7 +79,7 @@ json_t *diagnose_steps(const struct step_facts *facts)
         const struct step *step = &STEPS[i];
         if (strncmp(facts->cause, step->prefix, strlen(step->prefix)) != 0 ||
             (step->direction != direction && step->direction != STEP_EITHER) ||
-            !step_fill(&command, step->command, facts))
+            !step_fill(&command, step->command, facts) || is_told(list, buffer_view(&command)))
             continue;
         json_array_append_new(list, json_pack("{s:o, s:s}", "command",
                                               diagnose_text(buffer_view(&command)), "purpose",

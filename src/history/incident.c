@@ -75,6 +75,13 @@ static bool is_fault_in(enum cause cause)
            (row->side == SIDE_OURS || cause_begins(cause, "dns."));
 }
 
+static enum cause cause_of(const struct kept *kept)
+{
+    const uint64_t number = kept->numbers[KEPT_CAUSE];
+
+    return number > 0 && number <= CAUSE_COUNT ? (enum cause)(number - 1) : CAUSE_ACCEPTED;
+}
+
 static void name_subject(char into[static 256], struct bytes subject)
 {
     snprintf(into, 256, "%.*s", (int)MIN_OF(subject.count, (size_t)255),
@@ -87,7 +94,7 @@ static void subject_in(const struct kept *kept, enum cause cause, char into[stat
     const struct bytes name = bytes_of_text(cause_name(cause));
     const size_t at = bytes_find_last_byte(from, '@');
 
-    if (cause == CAUSE_DNS_RESOLVER_DOWN)
+    if (cause_begins(cause, "dns.resolver."))
         name_subject(into, BYTES_LITERAL("resolver"));
     else if ((cause_begins(cause, "filter.") || cause_begins(cause, "directory.")) &&
              filter.count > 0)
@@ -100,7 +107,8 @@ static void subject_in(const struct kept *kept, enum cause cause, char into[stat
         name_subject(into, bytes_slice(name, 0, bytes_find_byte(name, '.')));
 }
 
-/* Mail that was taken unscanned waits for a filter, wherever it would go. */
+/* Mail that was taken unscanned waits for a filter, wherever it would go; and where DNS answers
+ * nothing, no destination is to blame. */
 static void subject_out(const struct kept *kept, char into[static 256])
 {
     const struct bytes to = kept->texts[KEPT_TO], destination = kept->texts[KEPT_DESTINATION];
@@ -108,6 +116,8 @@ static void subject_out(const struct kept *kept, char into[static 256])
 
     if (kept->texts[KEPT_FILTER].count > 0)
         name_subject(into, kept->texts[KEPT_FILTER]);
+    else if (cause_begins(cause_of(kept), "dns.resolver."))
+        name_subject(into, BYTES_LITERAL("resolver"));
     else
         name_subject(into, destination.count > 0 ? destination : bytes_skip(to, at + 1));
 }
@@ -138,9 +148,10 @@ static struct incident *incident_find(const struct incidents *incidents,
 /* While a dependency is down clients are told so without asking it: that is the same incident. */
 static struct incident *incident_of_breaker(const struct incidents *incidents, enum cause cause)
 {
-    const char *prefix = cause == CAUSE_FILTER_DOWN  ? "filter."
-                         : cause == CAUSE_SPOOL_DOWN ? "spool."
-                                                     : NULL;
+    const char *prefix = cause == CAUSE_FILTER_DOWN           ? "filter."
+                         : cause == CAUSE_SPOOL_DOWN          ? "spool."
+                         : cause == CAUSE_DNS_RESOLVER_FAILED ? "dns.resolver."
+                                                              : NULL;
 
     for (unsigned i = 0; prefix && i < incidents->count; i++) {
         struct incident *incident = incidents->at[i];
@@ -300,13 +311,6 @@ static void incident_learn(struct incident *incident, const struct kept *kept)
 }
 
 /* ------------------------------------------------------------------ events */
-
-static enum cause cause_of(const struct kept *kept)
-{
-    const uint64_t number = kept->numbers[KEPT_CAUSE];
-
-    return number > 0 && number <= CAUSE_COUNT ? (enum cause)(number - 1) : CAUSE_ACCEPTED;
-}
 
 static bool take_failure_in(struct store *store, const struct kept *kept)
 {

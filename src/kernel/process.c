@@ -2,10 +2,12 @@
 #include "kernel/kernel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ------------------------------------------------------------------ clocks and chance */
 
@@ -103,6 +105,18 @@ enum io_status work_run(void (*function)(void *argument), void *argument)
     fiber_mask_cancel(masked);
     INVARIANT(work.ended);
     return IO_OK;
+}
+
+/* ------------------------------------------------------------------ descriptors */
+
+bool process_has_descriptor(void)
+{
+    const int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+
+    if (copy < 0)
+        return errno != EMFILE && errno != ENFILE;
+    close(copy);
+    return true;
 }
 
 /* ------------------------------------------------------------------ signals */

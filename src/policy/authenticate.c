@@ -123,7 +123,7 @@ struct verdict authenticate_sender(struct policy *policy, struct transaction *tr
 
 /* ------------------------------------------------------------------ patience */
 
-/* Defers while there is patience, then takes the mail. */
+/* Defers while there is patience, then takes the mail; whoever made the look-up fail. Sleeps. */
 static struct verdict be_patient(struct authentication *it, const struct verdict *deferral,
                                  struct address to)
 {
@@ -135,7 +135,7 @@ static struct verdict be_patient(struct authentication *it, const struct verdict
     if (fiber_cancelled())
         return verdict_of(CAUSE_SERVER_STOPPING);
     if (patience_holds(patience, key, clock_now_us()))
-        return *deferral;
+        return dns_fault(it->policy, &it->arena, deferral->cause, deferral->detail);
     observe_note(LOG_INFO, "policy", "the patience for %s is over: taken without an answer",
                  cause_name(deferral->cause));
     return verdict_accept();

@@ -81,7 +81,7 @@ struct policy {
     struct filter_instance *instances; /* of all filters, in the order of the configuration */
     unsigned instance_count;
     struct breaker resolver;
-    _Atomic uint64_t resolver_answered_us; /* when DNS last gave an authoritative answer */
+    _Atomic uint64_t resolver_failed_us; /* when it last turned out that DNS answers nothing here */
 
     pthread_mutex_t lock; /* around the members below only */
     unsigned background;  /* fibers that probe or listen on */
@@ -93,8 +93,10 @@ struct policy {
 
 /* While the resolver is down, every question fails at once instead of after its time-out. */
 bool resolver_is_down(struct policy *policy, struct arena *arena, struct lookup *lookup);
-/* After a failed look-up: is it that name, or does our resolver answer nothing at all? Sleeps. */
-bool resolver_check(struct policy *policy, struct arena *arena);
+/* The verdict on a look-up that failed: `theirs` with its detail when DNS answers other questions,
+ * a cause of ours with its own words when it does not. Sleeps. */
+MUST_USE struct verdict dns_fault(struct policy *policy, struct arena *arena, enum cause theirs,
+                                  struct bytes detail);
 
 /* Is the client on a block list? Sleeps. */
 MUST_USE struct verdict policy_check_lists(struct policy *policy, struct client_facts *client);

@@ -6,7 +6,9 @@
 #include "policy/inside.h"
 
 enum { FILTER_THRESHOLD = 5, RESOLVER_THRESHOLD = 1 };
-static const uint64_t ANSWER_IS_RECENT_US = 10 * US_PER_S;
+/* libunbound remembers for five seconds that a name failed, also when it was not the name's fault.
+ */
+static const uint64_t FAULT_ECHOES_US = 6 * US_PER_S;
 
 /* ------------------------------------------------------------------ probes */
 
@@ -25,20 +27,21 @@ static bool probe_filter(struct breaker *breaker, struct arena *arena, struct by
     return false;
 }
 
-/* Does DNS answer anything? The root, then our own name: where the configured servers know only
- * some zones, ours is the likelier one. Sleeps. */
+static enum resolver_state resolver_ask_canary(struct policy *policy, struct arena *arena,
+                                               struct bytes *words)
+{
+    const struct policy_settings *settings = &policy->settings;
+    const enum resolver_state state =
+        resolve_canary(settings->resolver, arena, settings->config->hostname, words);
+
+    if (state != RESOLVER_ANSWERS)
+        policy->resolver_failed_us = clock_now_us();
+    return state;
+}
+
 static bool probe_resolver(struct breaker *breaker, struct arena *arena, struct bytes *words)
 {
-    struct policy *policy = breaker->policy;
-    struct dns_answer answer;
-    struct lookup lookup =
-        resolve_ask(policy->settings.resolver, arena, BYTES_LITERAL("."), DNS_NS, &answer);
-
-    if (lookup.status == LOOKUP_FAILED)
-        lookup = resolve_ask(policy->settings.resolver, arena,
-                             bytes_of_text(policy->settings.config->hostname), DNS_A, &answer);
-    *words = lookup.detail;
-    return lookup.status != LOOKUP_FAILED;
+    return resolver_ask_canary(breaker->policy, arena, words) == RESOLVER_ANSWERS;
 }
 
 /* ------------------------------------------------------------------ open and close */
@@ -183,26 +186,45 @@ bool resolver_is_down(struct policy *policy, struct arena *arena, struct lookup 
     return true;
 }
 
-static void resolver_learn(struct policy *policy, const struct lookup *lookup)
+/* Asks the canary, unless it is known already. Sleeps. */
+static enum resolver_state resolver_judge(struct policy *policy, struct arena *arena,
+                                          struct bytes *words)
 {
-    if (lookup->status != LOOKUP_FAILED)
-        policy->resolver_answered_us = clock_now_us();
+    enum cause cause = CAUSE_UNDECIDED;
+
+    if (!breaker_allows(&policy->resolver, arena, &cause, words))
+        return RESOLVER_MUTE;
+    const enum resolver_state state = resolver_ask_canary(policy, arena, words);
+
+    if (state == RESOLVER_MUTE && !fiber_cancelled())
+        breaker_failed(&policy->resolver, CAUSE_DNS_RESOLVER_DOWN, *words);
+    return state;
 }
 
-bool resolver_check(struct policy *policy, struct arena *arena)
+struct verdict dns_fault(struct policy *policy, struct arena *arena, enum cause theirs,
+                         struct bytes detail)
 {
-    const uint64_t answered_us = policy->resolver_answered_us;
+    const uint64_t failed_us = policy->resolver_failed_us;
     struct bytes words = BYTES_EMPTY;
+    const enum resolver_state state = resolver_judge(policy, arena, &words);
 
-    if (answered_us != 0 && clock_now_us() - answered_us < ANSWER_IS_RECENT_US)
-        return true;
-    if (probe_resolver(&policy->resolver, arena, &words)) {
-        policy->resolver_answered_us = clock_now_us();
-        return true;
+    if (fiber_cancelled())
+        return verdict_of(CAUSE_SERVER_STOPPING);
+    switch (state) {
+    case RESOLVER_MUTE:
+        return verdict_with(CAUSE_DNS_RESOLVER_FAILED, words);
+    case RESOLVER_STARVED:
+        return verdict_with(CAUSE_SERVER_BUSY, words);
+    case RESOLVER_ANSWERS:
+        break;
     }
-    if (!fiber_cancelled())
-        breaker_failed(&policy->resolver, CAUSE_DNS_RESOLVER_DOWN, words);
-    return false;
+    if (failed_us != 0 && clock_now_us() - failed_us < FAULT_ECHOES_US)
+        return verdict_with(CAUSE_DNS_RESOLVER_FAILED,
+                            arena_print(arena,
+                                        "%.*s; our resolver answers again, but did not a "
+                                        "moment ago",
+                                        BYTES_PRINT(detail)));
+    return verdict_with(theirs, detail);
 }
 
 /* ------------------------------------------------------------------ the connection */
@@ -223,21 +245,23 @@ static struct lookup client_reverse(struct policy *policy, struct client_facts *
 
     if (resolver_is_down(policy, client->arena, &lookup))
         return lookup;
-    lookup = resolve_reverse(policy->settings.resolver, client->arena, &client->remote.ip,
-                             &client->reverse_name);
-    resolver_learn(policy, &lookup);
-    return lookup;
+    return resolve_reverse(policy->settings.resolver, client->arena, &client->remote.ip,
+                           &client->reverse_name);
+}
+
+/* Who has just come is told so with the code that sends him elsewhere. */
+static struct verdict reverse_fault(struct policy *policy, const struct client_facts *client)
+{
+    const struct verdict fault =
+        dns_fault(policy, client->arena, CAUSE_DNS_REVERSE_TEMPERROR, client->reverse.detail);
+
+    return fault.cause == CAUSE_DNS_RESOLVER_FAILED
+               ? verdict_with(CAUSE_DNS_RESOLVER_DOWN, fault.detail)
+               : fault;
 }
 
 static struct verdict reverse_verdict(struct policy *policy, const struct client_facts *client)
 {
-    const bool enforced = policy->settings.config->checks.reverse_dns == CHECK_ENFORCE;
-    const bool resolver_up =
-        client->reverse.status != LOOKUP_FAILED ||
-        (!breaker_is_open(&policy->resolver) && resolver_check(policy, client->arena));
-
-    if (!enforced)
-        return verdict_accept();
     switch (client->reverse.status) {
     case LOOKUP_FOUND:
         return verdict_accept();
@@ -246,8 +270,7 @@ static struct verdict reverse_verdict(struct policy *policy, const struct client
     case LOOKUP_FAILED:
         break;
     }
-    return verdict_with(resolver_up ? CAUSE_DNS_REVERSE_TEMPERROR : CAUSE_DNS_RESOLVER_DOWN,
-                        client->reverse.detail);
+    return reverse_fault(policy, client);
 }
 
 /* Own networks and submission clients are not asked for a reverse name. */
@@ -262,7 +285,8 @@ struct verdict policy_connect(struct policy *policy, struct client_facts *client
     if (config->checks.reverse_dns == CHECK_OFF)
         return verdict_accept();
     client->reverse = client_reverse(policy, client);
-    return reverse_verdict(policy, client);
+    const struct verdict verdict = reverse_verdict(policy, client);
+    return config->checks.reverse_dns == CHECK_ENFORCE ? verdict : verdict_accept();
 }
 
 /* ------------------------------------------------------------------ the sender */
@@ -275,11 +299,8 @@ static struct lookup sender_ask(struct policy *policy, struct arena *arena,
     struct dns_answer recalled;
     struct lookup lookup;
 
-    if (!resolver_is_down(policy, arena, &lookup)) {
+    if (!resolver_is_down(policy, arena, &lookup))
         lookup = resolve_ask_by(resolver, arena, question, answer);
-        if (!answer->from_memory)
-            resolver_learn(policy, &lookup);
-    }
     if (lookup.status != LOOKUP_FAILED || lookup.reason == LOOKUP_REASON_BOGUS)
         return lookup;
     const struct lookup known =
@@ -327,7 +348,8 @@ static struct lookup sender_lookup(struct policy *policy, struct arena *arena, s
     return lookup;
 }
 
-static struct verdict sender_verdict(const struct lookup *lookup, bool null_mx)
+static struct verdict sender_verdict(struct policy *policy, struct arena *arena,
+                                     const struct lookup *lookup, bool null_mx)
 {
     switch (lookup->status) {
     case LOOKUP_FOUND:
@@ -337,7 +359,7 @@ static struct verdict sender_verdict(const struct lookup *lookup, bool null_mx)
     case LOOKUP_FAILED:
         break;
     }
-    return verdict_with(CAUSE_DNS_SENDER_TEMPERROR, lookup->detail);
+    return dns_fault(policy, arena, CAUSE_DNS_SENDER_TEMPERROR, lookup->detail);
 }
 
 static bool sender_needs_lookup(struct policy *policy, struct address from)
@@ -355,7 +377,7 @@ MUST_USE static struct verdict sender_judge(struct policy *policy, struct transa
     if (!sender_needs_lookup(policy, from))
         return verdict_accept();
     const struct lookup lookup = sender_lookup(policy, transaction->arena, from.domain, &null_mx);
-    const struct verdict verdict = sender_verdict(&lookup, null_mx);
+    const struct verdict verdict = sender_verdict(policy, transaction->arena, &lookup, null_mx);
 
     if (policy->settings.config->checks.sender_domain == CHECK_ENFORCE)
         return verdict;

@@ -91,6 +91,19 @@ MUST_USE struct lookup resolve_recall(struct resolver *resolver, struct arena *a
                                       struct bytes name, enum dns_type type,
                                       struct dns_answer *answer);
 
+/* After a look-up failed: whose fault is it? */
+enum resolver_state {
+    RESOLVER_MUTE = 0, /* DNS answers nothing here: our resolver, or the way to it */
+    RESOLVER_STARVED,  /* this process lacks what it takes to ask: descriptors, memory */
+    RESOLVER_ANSWERS,  /* so it was that name */
+};
+/*
+ * Asks for names that no memory can know, below the root and below our own; a host that knows only
+ * some zones answers for one of them. *words: what was wrong. Sleeps, for one question's time.
+ */
+MUST_USE enum resolver_state resolve_canary(struct resolver *resolver, struct arena *arena,
+                                            const char *own_name, struct bytes *words);
+
 /* One host of a destination, by preference. */
 struct mail_host {
     struct bytes name;

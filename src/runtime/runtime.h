@@ -289,6 +289,10 @@ const char *disk_sqlite_vfs(void);
 
 /* ------------------------------------------------------------------ the process */
 
+/* Could one more descriptor be opened at this moment? For libraries that do not say why they
+ * failed. In sim: always. */
+MUST_USE bool process_has_descriptor(void);
+
 /* Waits for SIGTERM, SIGINT or SIGHUP; in sim for what the scenario sends. Sleeps. */
 enum io_status process_wait_signal(int *signal_number, uint64_t deadline_us);
 

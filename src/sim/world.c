@@ -236,6 +236,11 @@ enum io_status process_wait_signal(int *signal_number, uint64_t deadline_us)
     return IO_OK;
 }
 
+bool process_has_descriptor(void)
+{
+    return true;
+}
+
 void signals_close(void)
 {
     one.signal_count = 0;

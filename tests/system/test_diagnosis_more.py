@@ -2,13 +2,17 @@
 """Rows of the fault matrix that are not simply "it is down": names that are lame, cut short, in a circle or silent, a resolver that is
 gone, filters that are overloaded, fed too much or poisoned, directories that answer half, hosts that hang up or say nothing. One
 command says cause, side and what to do; that is done, and the mail moves again."""
+import os
 import re
+import resource
 
-from lib import Checks, wait_until
+from lib import Checks, Client, wait_until
 from lib_directory import SLAPD, Slapd, skip_without
 from lib_dns import REFUSED, SERVFAIL, SILENT, TRUNCATED, Alias, ScriptedDns
 from lib_faults import FaultServer, Mail, expect_accepted, expect_healed, write_file
+from lib_hop import NextHop
 from test_diagnosis import peers, sees, steps, type_in, well
+from test_diagnosis_host import worker_of
 from test_faults_filter import CLEAN, FakeClamd
 from test_faults_ldap import BASE, LDIF, SETTINGS, domain, users
 
@@ -63,6 +67,88 @@ def no_resolver():
             expect_healed(server, mail)
             server.wait_events('incident.closed')
             sees(type_in(server, command)[1], 'resolver                 up')
+    finally:
+        dns.close()
+
+
+def known(name):
+    return {(name, 'MX'): f'10 mx.{name}', (f'mx.{name}', 'A'): '192.0.2.1', (name, 'TXT'): 'v=spf1 +all'}
+
+
+def resolver_dies(check, stage):
+    """It answered this very moment; then it does not. The first mail that needs it is told whose fault that is."""
+    dns = ScriptedDns({**known('good.example'), **known('other.example')})
+    try:
+        with FaultServer(resolver(dns, check)) as server:
+            expect_accepted(server, Mail(sender='s@good.example'))
+            dns.dead = True
+            mail = Mail(sender='s@other.example')
+            reply, where = mail.play(server)
+            assert (reply.code, where) == (451, stage) and reply.lines[-1].endswith('(dns.resolver.failed)'), (reply, where)
+            server.wait_events('incident.open')
+            text = server.run('why', '--in')[1]
+            sees(text, 'dns.resolver.down (side: ours)', 'at resolver', 'no answer in time', 'means:', 'do:', 'resolver { forward', 's@other.example')
+            assert 'theirs' not in text, text
+            sees(type_in(server, 'holdfast status')[1], 'resolver                 DOWN')
+            dns.dead = False
+            expect_healed(server, mail)
+            server.wait_events('incident.closed')
+            assert not [event for event in server.events('message.deferred') if event['side'] != 'ours'], 'it was blamed on the other side'
+            sees(server.run('why', '--in')[1], '1 came back', '0 still out')
+    finally:
+        dns.close()
+
+
+def resolver_dies_for_delivery():
+    """The next hop's names cannot be asked for, nor anything else: it is no fault of that destination's."""
+    def well_said(hop):
+        hop.say('220 hop')
+        hop.serve()
+    dns = ScriptedDns({}, dead=True)
+    try:
+        with NextHop(well_said) as hop, FaultServer(resolver(dns) + f'relay {{ from = {{"127.0.0.0/8"}}  port = {hop.port} }}\n'
+                                                    'retry { schedule = {1h}  jitter = 0 }\n') as server:
+            Mail(to='x@far.example').play(server)
+            message = server.wait_events('delivery.deferred')[0]['message']
+            server.wait_events('incident.open')
+            text = server.run('why', message)[1]
+            sees(text, 'cause dns.resolver.failed (ours)', 'said: no answer in time', 'resolver { forward', 'Incident ', 'means:', 'do:')
+            sees(server.run('incidents')[1], 'sending: dns.resolver.failed (side: ours)  to resolver', '1 recipient(s) wait')
+            dns.script, dns.dead = {('far.example', 'MX'): '10 mx.far.example', ('mx.far.example', 'A'): '127.0.0.1'}, False
+            command, = [step for step in steps(text) if step == f'holdfast retry {message}']
+
+            def delivered():
+                type_in(server, command)
+                return server.events('delivery.done')
+            wait_until('it to be delivered', delivered)
+            server.wait_events('incident.closed')
+    finally:
+        dns.close()
+
+
+def no_descriptor_to_ask_with():
+    """In the middle of a session there is none left for the question: neither the sender's names nor the resolver are to blame."""
+    dns = ScriptedDns({**known('good.example'), **known('other.example')})
+    try:
+        with FaultServer(resolver(dns, 'sender_domain = require')) as server:
+            expect_accepted(server, Mail(sender='s@good.example'))
+            pid, client = worker_of(server), Client(server.address())
+            client.command('EHLO client.example')
+            former = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            taken = {int(name) for name in os.listdir(f'/proc/{pid}/fd')}
+            free = next(number for number in range(len(taken) + 1) if number not in taken)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, former[1]))
+            reply = client.command('MAIL FROM:<s@other.example>')
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, former)
+            client.socket.close()
+            sees(reply.lines[-1], '421 4.3.2', '(server.busy)')
+            server.wait_events('incident.open')
+            text = server.run('why', '--in')[1]
+            sees(text, 'server.busy (side: ours)', 'no descriptor is left to ask with: the limit of open files', 'holdfast status')
+            assert 'theirs' not in text, text
+            sees(type_in(server, 'holdfast status')[1], 'session(s) of at most')
+            expect_healed(server, Mail(sender='s@other.example'))
+            server.wait_events('incident.closed')
     finally:
         dns.close()
 
@@ -137,6 +223,10 @@ def main():
     checks.run('DNS: silence', lambda: names({('sick.example', None): SILENT}))
     checks.run('DNS: SPF cannot be looked up', lambda: names({('sick.example', 'TXT'): SERVFAIL}, 'spf = enforce', 'dns.spf.temperror'))
     checks.run('DNS: our resolver is gone', no_resolver)
+    checks.run('DNS: our resolver dies', lambda: resolver_dies('sender_domain = require', 'mail'))
+    checks.run('DNS: our resolver dies, SPF', lambda: resolver_dies('spf = enforce', 'rcpt'))
+    checks.run('DNS: our resolver dies, sending', resolver_dies_for_delivery)
+    checks.run('DNS: no descriptor to ask with', no_descriptor_to_ask_with)
     checks.run('filters: more than it scans', lambda: too_much('INSTREAM size limit exceeded. ERROR\0', 'filter.unscannable', 'on_fault = defer', 'on_fault = accept', 'on_fault'))
     checks.run('filters: a message that kills it', lambda: too_much('', 'filter.poison', 'poison_after = 1', 'poison_after = 1  on_poison = hold', 'on_poison'))
     checks.run('peers: too busy', lambda: peers(busy, well, 'remote.deferred', 'Too many connections'))

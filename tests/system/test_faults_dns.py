@@ -117,7 +117,7 @@ def resolver_up(server):
 # ------------------------------------------------------------------ a real server
 
 class Nsd:
-    """nsd with one zone on a free port of loopback."""
+    """nsd with the server's own zone and one other on a free port of loopback: it knows nothing else, and refuses that."""
 
     def __init__(self, folder):
         self.port, self.folder = free_port(socket.SOCK_DGRAM), folder
@@ -125,13 +125,16 @@ class Nsd:
         with open(os.path.join(folder, 'zone'), 'w') as file:
             file.write('$ORIGIN real.example.\n$TTL 1\n@ SOA ns hostmaster 1 60 60 60 1\n@ NS ns\nns A 127.0.0.1\n'
                        '@ MX 10 mx\nmx A 192.0.2.1\nnull MX 0 .\n')
+        with open(os.path.join(folder, 'own'), 'w') as file:
+            file.write('$ORIGIN home.example.\n$TTL 1\n@ SOA ns.real.example. hostmaster 1 60 60 60 1\n@ NS ns.real.example.\nmx A 127.0.0.1\n')
         self.conf = os.path.join(folder, 'nsd.conf')
         with open(self.conf, 'w') as file:
             file.write(f'server:\n ip-address: 127.0.0.1@{self.port}\n username: ""\n zonesdir: "{folder}"\n'
                        f' database: ""\n pidfile: "{folder}/nsd.pid"\n xfrdfile: "{folder}/xfrd"\n zonelistfile: "{folder}/list"\n'
                        f' xfrdir: "{folder}"\n server-count: 1\n verbosity: 0\n logfile: "{folder}/log"\n'
                        'remote-control:\n control-enable: no\n'
-                       'zone:\n name: "real.example"\n zonefile: "zone"\n')
+                       'zone:\n name: "real.example"\n zonefile: "zone"\n'
+                       'zone:\n name: "home.example"\n zonefile: "own"\n')
         self.process = subprocess.Popen(['nsd', '-d', '-c', self.conf], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
@@ -182,7 +185,7 @@ def real(checks):
 
 def paused(server, nsd):
     nsd.signal(signal.SIGSTOP)
-    expect(server, sender('mx.real.example'), '451 4.1.8', 'dns.sender.temperror', 'mail')
+    expect(server, sender('mx.real.example'), '451 4.4.3', 'dns.resolver.failed', 'mail')
     nsd.signal(signal.SIGCONT)
     expect_healed(server, sender('mx.real.example'))
 

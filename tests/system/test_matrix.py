@@ -218,7 +218,7 @@ def filter_gone():
     return Fault('filter', 'connection refused', 'filter.unreachable filter.crashed filter.down', strike, lambda house: house.filter.doors.open_again())
 
 
-def dns(name, value, causes='dns.sender.temperror dns.resolver_down'):
+def dns(name, value, causes='dns.resolver.failed'):
     def strike(house):
         house.kept = dict(house.names.script)
         if value == 'dead':
@@ -287,7 +287,7 @@ def descriptors_back(house):
             pass
 
 
-OURS = 'server.busy server.stopping undecided spool.failed spool.down filter.unreachable directory.unavailable directory.misconfigured dns.sender.temperror dns.resolver_down local.failed'
+OURS = 'server.busy server.stopping undecided spool.failed spool.down filter.unreachable directory.unavailable directory.misconfigured local.failed'
 FAULTS = [
     disk('every sync fails with EIO', 'fdatasync', errno.EIO),
     disk('every write fails with EIO', 'pwritev64', errno.EIO),
@@ -303,7 +303,7 @@ FAULTS = [
     mood('its own error', 'error', 'filter.misconfigured filter.down'),
     mood('over its size limit', 'too large', 'filter.unscannable'),
     dns('silent', 'dead'),
-    dns('SERVFAIL', SERVFAIL),
+    dns('SERVFAIL for what is asked', SERVFAIL, 'dns.sender.temperror'),
     Fault('directory', 'locked', 'directory.unavailable', directory_locked, directory_free),
     Fault('directory', 'file gone', 'directory.misconfigured directory.unavailable', rename('', '.away'), rename('.away', '')),
     Fault('directory', 'table gone', 'directory.misconfigured', directory_table('ALTER TABLE users RENAME TO away'),
@@ -312,7 +312,7 @@ FAULTS = [
     Fault('machine', 'no memory', OURS + ' filter.timeout filter.crashed filter.garbled recipient.too_many', lambda house: house.page.put(1, ALLOCATION, 1, True),
           lambda house: house.page.put(), silent=True),
     # What it asked before is past its time when it goes on: then it defers.
-    Fault('machine', 'stands still for 2 s', 'dns.sender.temperror filter.timeout', stopped(2), goes_on),
+    Fault('machine', 'stands still for 2 s', 'dns.sender.temperror dns.resolver.failed filter.timeout', stopped(2), goes_on),
     Fault('machine', 'killed and started again', '', lambda house: house.server.kill(), lambda house: house.restart(), silent=True),
 ]
 
