@@ -234,6 +234,7 @@ static bool keeper_serve_one(const struct key_keeper *keeper, int descriptor,
         whole ? answer(keeper, request, (struct span){out->data, sizeof out->data}) : 0;
     ERR_clear_error();
     out->fine = count > 0;
+    out->number = (size_t)got >= KEY_REQUEST_HEAD ? request->number : 0;
     out->count = (uint32_t)count;
     do
         got = send(descriptor, out, KEY_ANSWER_HEAD + count, MSG_NOSIGNAL);

@@ -4,8 +4,9 @@
  * the certificate.
  *
  * One question at a time; it takes the time of one signature and two switches of process, during
- * which the asking loop waits, as it would while it signed by itself. Fails: the handshake or the
- * signature.
+ * which the asking loop waits, as it would while it signed by itself. A question without an answer
+ * fails, and with it the handshake or the signature; those that follow do not wait for a keeper
+ * that stands still, until it is tried again or its late answer comes.
  */
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include <errno.h>
@@ -18,6 +19,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "crypto/key_wire.h"
@@ -27,7 +29,7 @@ enum { PATIENCE_S = 10, CERTIFICATE_KEY = 0 };
 
 struct key_service {
     int descriptor;
-    atomic_bool broken; /* an answer is missing, so the next could be taken for it */
+    _Atomic time_t silent_until_s; /* the last question had no answer in time; 0: it had */
     pthread_mutex_t lock;
     struct key_request request; /* under the lock, as is the answer */
     struct key_answer answer;
@@ -59,8 +61,15 @@ void key_service_close(struct key_service **service)
     *service = NULL;
 }
 
-/* The end of the connection is seen without a question; what waits there is another one's answer.
- */
+static time_t seconds_now(void)
+{
+    struct timespec now = {0};
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
+
+/* The end of the connection is seen without a question; what waits there is a late answer. */
 bool key_service_stands(const struct key_service *service)
 {
     uint8_t octet;
@@ -69,25 +78,48 @@ bool key_service_stands(const struct key_service *service)
     do
         got = recv(service->descriptor, &octet, sizeof octet, MSG_PEEK | MSG_DONTWAIT);
     while (got < 0 && errno == EINTR);
-    return !atomic_load(&service->broken) &&
-           (got > 0 || (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)));
+    if (got < 0)
+        return (errno == EAGAIN || errno == EWOULDBLOCK) &&
+               seconds_now() >= atomic_load(&service->silent_until_s);
+    return got > 0;
+}
+
+/* The answer to the last question; those to earlier ones, which came too late, are passed over. */
+static bool answer_take(struct key_service *service, int flags)
+{
+    const struct key_answer *answer = &service->answer;
+
+    for (;;) {
+        const ssize_t got = recv(service->descriptor, &service->answer, sizeof *answer, flags);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < (ssize_t)KEY_ANSWER_HEAD)
+            return false;
+        if (answer->number == service->request.number)
+            return answer->count == (size_t)got - KEY_ANSWER_HEAD;
+    }
 }
 
 static bool exchange_locked(struct key_service *service, size_t count)
 {
-    struct key_answer *answer = &service->answer;
-    ssize_t moved = 0;
+    ssize_t sent = 0;
 
-    do
-        moved =
-            send(service->descriptor, &service->request, KEY_REQUEST_HEAD + count, MSG_NOSIGNAL);
-    while (moved < 0 && errno == EINTR);
-    if (moved < 0)
+    if (seconds_now() < atomic_load(&service->silent_until_s) &&
+        !answer_take(service, MSG_DONTWAIT))
         return false;
+    atomic_store(&service->silent_until_s, 0);
+    service->request.number++;
     do
-        moved = recv(service->descriptor, answer, sizeof *answer, 0);
-    while (moved < 0 && errno == EINTR);
-    return moved >= (ssize_t)KEY_ANSWER_HEAD && answer->count == (size_t)moved - KEY_ANSWER_HEAD;
+        sent = send(service->descriptor, &service->request, KEY_REQUEST_HEAD + count, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0)
+        return false;
+    errno = 0;
+    if (answer_take(service, 0))
+        return true;
+    if (errno == EAGAIN)
+        atomic_store(&service->silent_until_s, seconds_now() + PATIENCE_S);
+    return false;
 }
 
 /* Octets of the answer, 0: refused or failed. */
@@ -99,14 +131,13 @@ static size_t service_ask(struct key_service *service, enum key_operation operat
     if (data.count > KEY_DATA_MOST)
         return 0;
     pthread_mutex_lock(&service->lock);
-    service->request.operation = operation;
+    service->request.operation = (uint16_t)operation;
     service->request.key = key;
     service->request.count = (uint32_t)data.count;
     if (data.count > 0)
         memcpy(service->request.data, data.at, data.count);
-    if (!service->broken && !exchange_locked(service, data.count))
-        service->broken = true;
-    if (!service->broken && service->answer.fine && service->answer.count <= into.count) {
+    if (exchange_locked(service, data.count) && service->answer.fine &&
+        service->answer.count <= into.count) {
         count = service->answer.count;
         memcpy(into.at, service->answer.data, count);
     }

@@ -16,14 +16,17 @@ enum key_operation {
     KEY_SIGN_HASH,   /* the SHA-256 of a message: DKIM and ARC */
 };
 
-/* Each request and each answer is one packet of a SOCK_SEQPACKET pair. */
+/* Each request and each answer is one packet of a SOCK_SEQPACKET pair. An answer bears the number
+ * of its request: one that comes late is nobody else's. */
 enum { KEY_DATA_MOST = 2048, KEY_ANSWER_MOST = 64 * 1024 };
 struct key_request {
-    uint32_t operation, key, count;
+    uint16_t operation, number;
+    uint32_t key, count;
     uint8_t data[KEY_DATA_MOST];
 };
 struct key_answer {
-    uint32_t fine, count;
+    uint16_t fine, number;
+    uint32_t count;
     uint8_t data[KEY_ANSWER_MOST];
 };
 #define KEY_REQUEST_HEAD offsetof(struct key_request, data)

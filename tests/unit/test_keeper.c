@@ -11,6 +11,7 @@
 #include <openssl/rsa.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,8 +23,14 @@
  */
 enum { CHAIN = 1, DESCRIBE, PKCS1, PADDED, ECDSA, HASH };
 struct question {
-    uint32_t operation, key, count;
+    uint16_t operation, number;
+    uint32_t key, count;
     uint8_t data[4096];
+};
+struct reply {
+    uint16_t fine, number;
+    uint32_t count;
+    uint8_t data[64 * 1024];
 };
 
 static char folder[] = "/tmp/holdfast-keeper-XXXXXX";
@@ -90,22 +97,25 @@ static int finish(void **state UNUSED)
 /* Octets of the answer, 0: refused. */
 static size_t ask(const void *packet, size_t size)
 {
-    static struct {
-        uint32_t fine, count;
-        uint8_t data[64 * 1024];
-    } answer;
+    static struct reply answer;
+    uint16_t number = 0;
 
     assert_int_equal(size, send(user, packet, size, 0));
     const ssize_t got = recv(user, &answer, sizeof answer, 0);
     assert_true(got >= 8);
     assert_int_equal(got - 8, answer.count);
     assert_true(answer.fine == (answer.count > 0));
+    if (size >= 12)
+        memcpy(&number, (const char *)packet + offsetof(struct question, number), sizeof number);
+    assert_int_equal(number, answer.number);
     return answer.count;
 }
 
 static size_t ask_for(uint32_t operation, uint32_t key, uint32_t count)
 {
-    struct question question = {.operation = operation, .key = key, .count = count};
+    static uint16_t asked;
+    struct question question = {
+        .operation = (uint16_t)operation, .number = ++asked, .key = key, .count = count};
 
     memset(question.data, 0xbc, sizeof question.data);
     return ask(&question, 12 + count);
@@ -160,6 +170,70 @@ static void test_packets(void **state UNUSED)
     assert_int_equal(0, ask(&question, 44));
 }
 
+/* ------------------------------------------------------------------ a keeper that stumbles */
+
+static void reply_with(int descriptor, uint16_t number, uint8_t kind)
+{
+    const struct reply reply = {.fine = 1, .number = number, .count = 3, .data = {kind, 0, 64}};
+
+    assert_int_equal(11, send(descriptor, &reply, 11, 0));
+}
+
+static unsigned questions_taken(int descriptor)
+{
+    struct question question;
+    unsigned count = 0;
+
+    while (recv(descriptor, &question, sizeof question, MSG_DONTWAIT) > 0)
+        count++;
+    return count;
+}
+
+static size_t sign_with(const struct private_key *key, uint8_t *first)
+{
+    const uint8_t hash[32] = {0};
+    uint8_t into[64] = {0};
+    const size_t count =
+        private_key_sign(key, bytes_of(hash, sizeof hash), (struct span){into, 64});
+
+    *first = into[0];
+    return count;
+}
+
+/* A question without an answer fails; an answer that comes late is not taken for the next one's,
+ * and nobody waits for a keeper that stands still. Afterwards all is as before. */
+static void test_late_answers(void **state UNUSED)
+{
+    const struct timeval moment = {.tv_usec = 20000};
+    char why[256] = "";
+    uint8_t first = 0;
+    int pair[2];
+
+    assert_int_equal(0, socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
+    struct key_service *service = key_service_open(pair[0]);
+    assert_non_null(service);
+    setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &moment, sizeof moment);
+    reply_with(pair[1], 1, 1);
+    struct private_key *key = private_key_open_by(service, 0, why, sizeof why);
+    assert_non_null(key);
+    assert_int_equal(1, questions_taken(pair[1]));
+    assert_int_equal(0, sign_with(key, &first)); /* number 2: nothing comes in time */
+    assert_int_equal(1, questions_taken(pair[1]));
+    assert_int_equal(0, sign_with(key, &first)); /* it is silent: not asked */
+    assert_int_equal(0, questions_taken(pair[1]));
+    reply_with(pair[1], 2, 'b'); /* late */
+    reply_with(pair[1], 3, 'c');
+    assert_int_equal(3, sign_with(key, &first));
+    assert_int_equal('c', first);
+    reply_with(pair[1], 3, 'c'); /* once too often */
+    reply_with(pair[1], 4, 'd');
+    assert_int_equal(3, sign_with(key, &first));
+    assert_int_equal('d', first);
+    private_key_close(&key);
+    key_service_close(&service);
+    close(pair[1]);
+}
+
 static void test_complaints(void **state UNUSED)
 {
     const struct key_file missing = {"x", "/nowhere/x.pem"}, wrong = {"x", certificate};
@@ -180,7 +254,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_right_uses), cmocka_unit_test(test_wrong_uses),
         cmocka_unit_test(test_lengths),    cmocka_unit_test(test_packets),
-        cmocka_unit_test(test_complaints),
+        cmocka_unit_test(test_complaints), cmocka_unit_test(test_late_answers),
     };
 
     return cmocka_run_group_tests(tests, start, finish);
