@@ -154,9 +154,9 @@ static bool worker_start(struct parent *parent)
         parent_send_places(parent, trial ? &parent->next_places : &parent->places, NULL) &&
         parent_send_config(parent, CHANNEL_BEGIN, trial))
         return true;
-    if (parent->worker < 0)
-        channels_close(parent);
-    return parent->worker > 0; /* its end says the rest */
+    channels_close(
+        parent); /* so that a worker which was told half of it ends, and is tried again */
+    return parent->worker > 0;
 }
 
 /* ------------------------------------------------------------------ what the worker says */

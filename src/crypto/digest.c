@@ -1,39 +1,44 @@
 /*
  * Hashes in pieces. The algorithms are fetched once: a fetch costs more than hashing a small
- * message.
+ * message. One that failed, for want of memory, is tried again by the next who asks.
  */
 #include "crypto/crypto.h"
 
 #include <openssl/err.h>
 #include <openssl/evp.h>
-#include <pthread.h>
+#include <stdatomic.h>
 
 struct digest {
     EVP_MD_CTX *context;
     bool failed;
 };
 
-static EVP_MD *algorithms[DIGEST_SHA512 + 1];
-static pthread_once_t fetched = PTHREAD_ONCE_INIT;
-
-static void fetch(void)
+static EVP_MD *algorithm_of(enum digest_kind kind)
 {
-    algorithms[DIGEST_SHA1] = EVP_MD_fetch(NULL, "SHA1", NULL);
-    algorithms[DIGEST_SHA256] = EVP_MD_fetch(NULL, "SHA256", NULL);
-    algorithms[DIGEST_SHA512] = EVP_MD_fetch(NULL, "SHA512", NULL);
-    ERR_clear_error();
+    static const char *const names[] = {
+        [DIGEST_SHA1] = "SHA1", [DIGEST_SHA256] = "SHA256", [DIGEST_SHA512] = "SHA512"};
+    static _Atomic(EVP_MD *) algorithms[COUNT_OF(names)];
+    EVP_MD *known = atomic_load(&algorithms[kind]);
+
+    if (known)
+        return known;
+    EVP_MD *const fetched = EVP_MD_fetch(NULL, names[kind], NULL);
+    if (!fetched || atomic_compare_exchange_strong(&algorithms[kind], &known, fetched))
+        return fetched;
+    EVP_MD_free(fetched); /* another thread was first */
+    return known;
 }
 
 struct digest *digest_open(enum digest_kind kind)
 {
     struct digest *digest = calloc(1, sizeof *digest);
 
-    pthread_once(&fetched, fetch);
+    const EVP_MD *const algorithm = algorithm_of(kind);
+
     if (!digest)
         return NULL;
     digest->context = EVP_MD_CTX_new();
-    if (digest->context && algorithms[kind] &&
-        EVP_DigestInit_ex2(digest->context, algorithms[kind], NULL) == 1)
+    if (digest->context && algorithm && EVP_DigestInit_ex2(digest->context, algorithm, NULL) == 1)
         return digest;
     ERR_clear_error();
     digest_close(&digest);

@@ -180,22 +180,30 @@ static int ecdsa_ask(int type UNUSED, const unsigned char *digest, int count, un
 
 static RSA_METHOD *rsa_method;
 static EC_KEY_METHOD *ec_method;
-static pthread_once_t methods_once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t methods_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void methods_make(void)
+static void ec_method_make(void)
 {
     int (*sign_setup)(EC_KEY *, BN_CTX *, BIGNUM **, BIGNUM **) = NULL;
     ECDSA_SIG *(*sign_raw)(const unsigned char *, int, const BIGNUM *, const BIGNUM *, EC_KEY *) =
         NULL;
 
-    rsa_method = RSA_meth_dup(RSA_PKCS1_OpenSSL());
-    if (rsa_method)
-        RSA_meth_set_priv_enc(rsa_method, rsa_ask), RSA_meth_set_priv_dec(rsa_method, rsa_refuse);
     ec_method = EC_KEY_METHOD_new(EC_KEY_OpenSSL());
     if (!ec_method)
         return;
     EC_KEY_METHOD_get_sign(ec_method, NULL, &sign_setup, &sign_raw);
     EC_KEY_METHOD_set_sign(ec_method, ecdsa_ask, sign_setup, sign_raw);
+}
+
+/* What memory was too short for is made the next time. */
+static void methods_make(void)
+{
+    pthread_mutex_lock(&methods_lock);
+    if (!rsa_method && (rsa_method = RSA_meth_dup(RSA_PKCS1_OpenSSL())))
+        RSA_meth_set_priv_enc(rsa_method, rsa_ask), RSA_meth_set_priv_dec(rsa_method, rsa_refuse);
+    if (!ec_method)
+        ec_method_make();
+    pthread_mutex_unlock(&methods_lock);
 }
 
 static EVP_PKEY *rsa_remote(struct key_service *service, EVP_PKEY *public_half)
@@ -274,7 +282,7 @@ struct tls_context *tls_context_server_by(struct key_service *service, char *why
     BIO *pem = count > 0 ? BIO_new_mem_buf(chain, (int)count) : NULL;
     struct tls_context *context = pem ? tls_context_bare_server(why, why_room) : NULL;
 
-    pthread_once(&methods_once, methods_make);
+    methods_make();
     if (!pem) {
         snprintf(why, why_room, "the keeper of keys has no certificate");
     } else if (context && !context_take_chain(context->plain, service, pem)) {

@@ -7,7 +7,7 @@
 
 #include <errno.h>
 #include <openssl/err.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 enum { FILL_ROOM = 16 * 1024, OUT_ROOM = 1024 * 1024, WRITE_PIECE = 16 * 1024 };
@@ -66,26 +66,36 @@ static long wire_control(BIO *bio, int command, long number, void *pointer)
     return command == BIO_CTRL_FLUSH || command == BIO_CTRL_DUP;
 }
 
-static BIO_METHOD *wire_method;
-static pthread_once_t wire_once = PTHREAD_ONCE_INIT;
-
-static void wire_prepare(void)
+static BIO_METHOD *wire_prepare(void)
 {
-    BIO_METHOD *method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "stream");
+    BIO_METHOD *method = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "stream");
 
-    if (!method)
-        return;
-    if (BIO_meth_set_read(method, wire_read) && BIO_meth_set_write(method, wire_write) &&
+    if (method && BIO_meth_set_read(method, wire_read) && BIO_meth_set_write(method, wire_write) &&
         BIO_meth_set_ctrl(method, wire_control))
-        wire_method = method;
-    else
-        BIO_meth_free(method);
+        return method;
+    BIO_meth_free(method);
+    return NULL;
+}
+
+/* Made once; while memory is short, by each who asks, until it is. */
+static BIO_METHOD *wire_method(void)
+{
+    static _Atomic(BIO_METHOD *) kept;
+    BIO_METHOD *known = atomic_load(&kept);
+
+    if (known)
+        return known;
+    BIO_METHOD *const made = wire_prepare();
+    if (!made || atomic_compare_exchange_strong(&kept, &known, made))
+        return made;
+    BIO_meth_free(made); /* another thread was first */
+    return known;
 }
 
 static BIO *wire_open(struct tls_stream *tls)
 {
-    pthread_once(&wire_once, wire_prepare);
-    BIO *bio = wire_method ? BIO_new(wire_method) : NULL;
+    BIO_METHOD *const method = wire_method();
+    BIO *bio = method ? BIO_new(method) : NULL;
     if (!bio)
         return NULL;
     BIO_set_data(bio, tls);

@@ -220,19 +220,24 @@ static void answer_fill(struct arena *arena, const struct fetch *fetch, struct f
     snprintf(answer->why, sizeof answer->why, "%.150s", words);
 }
 
-static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
-static CURLcode curl_begun;
-
-static void curl_begin(void)
+/* Once; while it fails, for want of memory, each time. */
+static bool curl_begin(void)
 {
-    curl_begun = curl_global_init(CURL_GLOBAL_ALL);
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static bool begun;
+
+    pthread_mutex_lock(&lock);
+    begun = begun || curl_global_init(CURL_GLOBAL_ALL) == CURLE_OK;
+    const bool is_begun = begun;
+    pthread_mutex_unlock(&lock);
+    return is_begun;
 }
 
 static void fetch_run(struct arena *arena, struct fetch *fetch, struct fetch_answer *answer)
 {
     pthread_t thread;
 
-    if (curl_begun != CURLE_OK || !request_prepare(fetch))
+    if (!curl_begin() || !request_prepare(fetch))
         snprintf(answer->why, sizeof answer->why, "libcurl could not be set up");
     else if (!thread_start(&thread, fetch))
         snprintf(answer->why, sizeof answer->why, "no thread");
@@ -252,7 +257,6 @@ void fetch_https(struct arena *arena, const struct fetch_request *request,
     fetch->fiber = fiber_self();
     fetch->body = BUFFER_WITH_LIMIT(request->bytes_max ? request->bytes_max : FETCH_BYTES_MAX);
     answer->why[0] = 0;
-    pthread_once(&curl_once, curl_begin);
     if (request->address_count == 0)
         snprintf(answer->why, sizeof answer->why, "the host has no address");
     else if (atomic_fetch_add(&fetches, 1) >= FETCH_PARALLEL_MAX)

@@ -14,6 +14,7 @@
 Only the standard library. The binary is $HOLDFAST, else build/holdfast beside the sources. Every wait has a deadline and
 waits for an event; nothing sleeps for a guessed time.
 """
+import ctypes
 import json
 import os
 import re
@@ -93,6 +94,15 @@ def wait_until(what, check, patience_s=PATIENCE_S):
         time.sleep(0.01)
 
 
+def own_mounts():
+    """From here on what this process mounts is seen by nobody else. Another test's mount namespace would hold a mount beyond its
+    `umount`, which says nothing of it: the file system then goes on writing into its image, and is the one that is mounted again."""
+    NEW_MOUNTS = 0x20000
+    if ctypes.CDLL(None, use_errno=True).unshare(NEW_MOUNTS) != 0:
+        raise OSError(ctypes.get_errno(), 'unshare')
+    subprocess.run(['mount', '--make-rprivate', '/'], check=True)
+
+
 def make_certificate(folder):
     """A self-signed certificate and key for mx.test by the openssl command; (None, None) when that is absent."""
     certificate, key = os.path.join(folder, 'cert.pem'), os.path.join(folder, 'key.pem')
@@ -102,6 +112,14 @@ def make_certificate(folder):
                     '-keyout', key, '-out', certificate, '-days', '30', '-subj', '/CN=mx.test'],
                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return certificate, key
+
+
+def is_running(pid):
+    try:
+        with open(f'/proc/{pid}/stat') as file:
+            return file.read().rsplit(')', 1)[1].split()[0] not in 'ZX'
+    except OSError:
+        return False
 
 
 class Server:
@@ -262,10 +280,20 @@ class Server:
         return self.process.returncode
 
     def kill(self):
+        """SIGKILL; its children die of it a moment later, and only then are its files and ports free."""
         if self.alive():
+            children = self.children()
             self.process.kill()
             self.process.wait()
+            wait_until('its processes to end', lambda: not any(is_running(pid) for pid in children))
         self.reader.join(5)
+
+    def children(self):
+        try:
+            with open(f'/proc/{self.process.pid}/task/{self.process.pid}/children') as file:
+                return [int(word) for word in file.read().split()]
+        except OSError:
+            return []
 
     def __enter__(self):
         return self

@@ -7,7 +7,7 @@ a file, so that it goes on where it ended.
 
 A kind (test_strike.py) says what the points are: `measure(place, scenario)` -> a measure, `points(measure, claimed)` -> the first
 points (`claimed` is a set in which a kind may keep what other scenarios have), `later(measure, results)` -> points that follow when
-those are done, `strike(place, scenario, point)` -> what came of it."""
+those are done, `strike(place, scenario, *points)` -> what came of each, of `together` at most."""
 import concurrent.futures
 import hashlib
 import json
@@ -36,17 +36,17 @@ def _begin(folder):
     place = Place(folder)
 
 
-def _one(kind, number, point):
-    """In a process of the pool. point None: measures."""
+def _some(kind, number, points):
+    """In a process of the pool. A result for each of the points, or of the first ones; no point: measures."""
     for attempt in range(4):
         try:
-            return kind.strike(place, SCENARIOS[number], point) if point else kind.measure(place, SCENARIOS[number])
-        except AssertionError as wrong:
+            return kind.strike(place, SCENARIOS[number], *points) if points else kind.measure(place, SCENARIOS[number])
+        except (AssertionError, OSError) as wrong:
             if 'Address already in use' in str(wrong) and attempt < 3:      # somebody else's port
                 continue
-            if not point:
+            if not points:
                 return str(wrong)
-            return {'struck': True, 'what': f'at {list(point)}', 'recovered': 1, 'ended': False, 'problems': [str(wrong)]}
+            return [{'struck': True, 'what': f'at {list(points)}', 'recovered': 1, 'ended': False, 'problems': [str(wrong)]}]
     return None
 
 
@@ -81,14 +81,19 @@ class Course:
         chance.shuffle(self.queue)
 
     def next(self, chance, claimed):
-        """() to measure, a point, or None when there is nothing to do now."""
+        """[] to measure, points, or None when there is nothing to do now. One that was not reached among others is struck alone."""
         if self.measure is None:
             if self.measuring:
                 return None
             self.measuring = True
-            return ()
+            return []
         self.fill(chance, claimed)
-        return self.queue.pop() if self.queue else None
+        points = [self.queue.pop()] if self.queue else []
+        while points and points[0] not in self.tries and not self.scenario.begin and self.queue and len(points) < self.kind.together:
+            if self.queue[-1] in self.tries:
+                break
+            points.append(self.queue.pop())
+        return points or None
 
     def is_over(self):
         return self.stage == 2 and not self.queue and not self.out
@@ -132,28 +137,31 @@ class Campaign:
             self.file.write(json.dumps(line) + '\n')
             self.file.flush()
 
-    def _took(self, course, point, done):
+    def _took(self, course, points, done):
         course.out -= 1
-        result = done.result()
-        if point:
+        results = done.result()
+        if isinstance(results, str):
+            course.wrong, course.stage = [results], 2
+            print('    ' + results, flush=True)
+            return
+        if not points:
+            course.measure = results
+            self._keep({'scenario': course.scenario.name, 'measure': results})
+            return
+        for point, result in zip(points, results):
             course.add(point, result)
             self._keep({'scenario': course.scenario.name, 'point': point, 'result': result})
             for problem in result['problems']:
-                print(f'    {course.scenario.name}: {result["what"]}: {problem}', flush=True)
-        elif isinstance(result, str):
-            course.wrong, course.stage = [result], 2
-            print('    ' + result, flush=True)
-        else:
-            course.measure = result
-            self._keep({'scenario': course.scenario.name, 'measure': result})
+                print(f'    {course.scenario.name}: {list(point)}: {result["what"]}: {problem}', flush=True)
+        course.queue = [*points[len(results):], *course.queue]
 
     def _next(self, courses):
         """The next thing to do, of one that is behind; of any of these, so that a part of the whole has a part of each."""
         for course in sorted(courses, key=lambda one: (one.measure is not None, one.stage, self.chance.random())):
-            point = course.next(self.chance, self.claimed)
-            if point is not None:
+            points = course.next(self.chance, self.claimed)
+            if points is not None:
                 course.out += 1
-                return course, point
+                return course, points
         return None
 
     def run(self, seconds, courses=None):
@@ -168,8 +176,8 @@ class Campaign:
                     task = self._next(courses)
                     if not task:
                         break
-                    course, point = task
-                    running[pool.submit(_one, self.kind, SCENARIOS.index(course.scenario), point)] = task
+                    course, points = task
+                    running[pool.submit(_some, self.kind, SCENARIOS.index(course.scenario), points)] = task
                 if not running:
                     break
                 for done in concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done:

@@ -5,6 +5,7 @@
 
 Only what is configured in `extra` differs from one plain domain, home.example, whose mail goes into Maildirs.
 """
+import json
 import os
 import re
 import socket
@@ -19,6 +20,19 @@ def free_port(kind=socket.SOCK_STREAM):
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]
+
+
+def queued(spool):
+    """How many messages wait, as the control socket of that spool says: it is of this moment, the metric of the last second. None:
+    it says nothing."""
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.settimeout(30)
+        try:
+            asked.connect(os.path.join(spool, 'control'))
+            asked.sendall(b'{"do":"status"}\n')
+            return json.loads(b''.join(iter(lambda: asked.recv(65536), b'')))['queue']['messages']
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 class FaultServer(Server):

@@ -135,6 +135,15 @@ class NextHop:
         finally:
             hop.socket.close()
 
+    def forget(self):
+        """What was taken, and the connections, which a client may have kept."""
+        hops, self.hops, self.messages = self.hops, [], []
+        for hop in hops:
+            try:
+                hop.socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass    # it has ended
+
     def close(self):
         """The thread that accepts ends first: it would go on with whoever gets the descriptor next."""
         try:

@@ -9,7 +9,9 @@
         problems = run.judge()
 
 What the clients were told is in run.letters; what became of it is read from mailboxes, next hops and the queue."""
+import glob
 import json
+import mmap
 import os
 import re
 import shutil
@@ -22,7 +24,7 @@ import threading
 import time
 
 from lib import HOLDFAST, Client, Closed, Server, wait_until
-from lib_faults import FaultServer, free_port
+from lib_faults import FaultServer, free_port, queued
 from lib_hop import NextHop
 
 BUILD = os.environ.get('HOLDFAST_BUILD', os.path.dirname(HOLDFAST))
@@ -34,6 +36,8 @@ PATIENCE_S = 60
 STOP_S = 10             # a stop with a fault in it; libunbound waits for ever for its thread when a write to it failed: then the
                         # parent kills the worker after 90 s, and here we do
 FOR_EVER_S = 0.7        # then "for ever" is over, and has to heal
+# One that the worker may read; the bundle of all where there is none.
+AUTHORITY = next(iter(sorted(glob.glob('/usr/share/ca-certificates/mozilla/*.crt'))), '/etc/ssl/certs/ca-certificates.crt')
 MEMORY = '/dev/shm' if os.path.isdir('/dev/shm') else None
 
 
@@ -42,36 +46,31 @@ class Page:
 
     def __init__(self, folder):
         self.path = os.path.join(folder, 'strike')
-        self.put()
+        with open(self.path, 'w+b') as file:
+            file.truncate(HEAD.size + 8 * FRAMES + 16 * SITES)
+            self.map = mmap.mmap(file.fileno(), 0)
 
     def put(self, armed=0, mode=COUNT, at=0, for_ever=False, only='', error=0, by_site=False, site=0):
         """by_site: sites are collected; with `site`, that one is struck instead of call number `at`."""
         head = HEAD.pack(armed, mode, int(for_ever), 0, at, 0, 0, 0, b'', only.encode(), error, int(by_site), site)
-        with open(self.path, 'r+b' if os.path.exists(self.path) else 'w+b') as file:
-            file.write(head.ljust(HEAD.size + 8 * FRAMES + 16 * SITES, b'\0'))
+        self.map[:] = head.ljust(len(self.map), b'\0')
 
     def arm(self, armed=1):
-        with open(self.path, 'r+b') as file:
-            file.write(struct.pack('<I', armed))
+        self.map[:4] = struct.pack('<I', armed)
 
     def get(self):
-        with open(self.path, 'rb') as file:
-            _, _, _, struck, _, steps, calls, allocations, what, _, _, _, _ = HEAD.unpack(file.read(HEAD.size))
-        return {'struck': struck, 'steps': steps, 'calls': calls, 'allocations': allocations, 'what': what.split(b'\0')[0].decode()}
+        armed, _, for_ever, struck, _, steps, calls, allocations, what, _, _, _, _ = HEAD.unpack(self.map[:HEAD.size])
+        return {'armed': armed, 'for_ever': for_ever, 'struck': struck, 'steps': steps, 'calls': calls, 'allocations': allocations, 'what': what.split(b'\0')[0].decode()}
 
     def sites(self):
-        with open(self.path, 'rb') as file:
-            file.seek(HEAD.size + 8 * FRAMES)
-            found = {site: count for site, count in struct.iter_unpack('<QQ', file.read()) if site}
+        found = {site: count for site, count in struct.iter_unpack('<QQ', self.map[HEAD.size + 8 * FRAMES:]) if site}
         if len(found) == SITES:
             raise AssertionError('more sites than the page has room for')
         return found
 
     def callers(self):
         """Who called what was struck by its site, innermost first, as far as it is the server's own."""
-        with open(self.path, 'rb') as file:
-            file.seek(HEAD.size)
-            frames = [frame for frame, in struct.iter_unpack('<Q', file.read(8 * FRAMES)) if frame]
+        frames = [frame for frame, in struct.iter_unpack('<Q', self.map[HEAD.size:HEAD.size + 8 * FRAMES]) if frame]
         own = [hex(frame - 1) for frame in frames if frame < 1 << 32]
         done = subprocess.run(['addr2line', '-f', '-s', '-e', HOLDFAST, *own], capture_output=True, text=True) if own and shutil.which('addr2line') else None
         names = done.stdout.split('\n')[0::2] if done else own
@@ -80,7 +79,7 @@ class Page:
 
 class Letter:
     def __init__(self, number, sender, recipients, size=300):
-        self.token, self.sender, self.recipients, self.size = f'L{number:03d}E', sender, recipients, size
+        self.number, self.token, self.sender, self.recipients, self.size = number, f'L{number:03d}E', sender, recipients, size
         self.accepted = 0           # 250 at the dot
         self.tries = 0
         self.taken, self.refused = [], {}   # of the accepted try: recipients; recipient -> reply, when 5yz
@@ -100,7 +99,8 @@ class StruckServer(FaultServer):
 
     def start(self, quick=True):
         self.lines = []
-        env = {**os.environ, 'LD_PRELOAD': LIBRARY, 'STRIKE_PAGE': self.page.path}
+        env = {**os.environ, 'LD_PRELOAD': LIBRARY, 'STRIKE_PAGE': self.page.path,
+               'SSL_CERT_FILE': AUTHORITY, 'SSL_CERT_DIR': self.folder}     # to read all that there are is a third of a start
         self.process = subprocess.Popen([HOLDFAST, 'serve', '-c', self.config], cwd=self.folder, env=env, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         self.reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
@@ -136,8 +136,11 @@ def processes(server):
     found, more = [], [server.process.pid]
     while more:
         found.append(more.pop())
-        with open(f'/proc/{found[-1]}/task/{found[-1]}/children') as file:
-            more += [int(word) for word in file.read().split()]
+        try:
+            with open(f'/proc/{found[-1]}/task/{found[-1]}/children') as file:
+                more += [int(word) for word in file.read().split()]
+        except OSError:
+            found.pop()     # it ended meanwhile
     return found
 
 
@@ -441,8 +444,12 @@ class Run:
         with open(os.path.join(self.folder, 'aliases'), 'w') as file:
             file.write('team: alice, bob, carol\n')
         self.server = StruckServer(self.page, extra, folder=self.folder, aliases='file:{folder}/aliases', web=0, secure=False)
+        self.letters, self.told, self.strike = [], (0, 0), 0
+        self._write_letters(0)
+
+    def _write_letters(self, first):
         self.letters = []
-        for number, (sender, recipients, *rest) in enumerate(scenario.letters):
+        for number, (sender, recipients, *rest) in enumerate(self.scenario.letters, first):
             letter = Letter(number, sender, recipients, *rest[:1])
             letter.word = rest[1] if len(rest) > 1 else ''
             self.letters.append(letter)
@@ -459,15 +466,33 @@ class Run:
 
     def start(self, mode=COUNT, at=0, for_ever=False, from_start=False, **more):
         """Counts, and strikes, from the start on or when the doors are open."""
-        self.page.put(int(from_start), mode, at, for_ever, **more)
-        self.dies = mode in (KILL_BEFORE, KILL_AFTER)
-        if mode in (IO, ALLOCATION) and for_ever:
-            threading.Thread(target=self._mender, daemon=True).start()
+        self._prepare(int(from_start), mode, at, for_ever, **more)
         if self.dies:
             threading.Thread(target=self._executioner, args=(self.server, self.server.process), daemon=True).start()
         self.server.start()
         if not from_start:
             self.page.arm()
+
+    def _prepare(self, armed, mode, at, for_ever, **more):
+        self.page.arm(0)
+        self.page.put(armed, mode, at, for_ever, **more)
+        self.dies = mode in (KILL_BEFORE, KILL_AFTER)
+        self.strike += 1
+        if mode in (IO, ALLOCATION) and for_ever:
+            threading.Thread(target=self._mender, args=(self.strike,), daemon=True).start()
+
+    def once_more(self, mode, for_ever, **more):
+        """The scenario again with the server that runs, which has come to the end of all before, and letters of their own."""
+        self._write_letters(self.letters[-1].number + 1)
+        for user in ('alice', 'bob', 'carol'):
+            for path in glob.glob(os.path.join(self.folder, 'mail', 'home.example', user, 'new', '*')):
+                os.remove(path)
+        if self.hop:
+            self.hop.forget()
+        self.sessions, self.scanned = 0, []
+        self.told = self._told()
+        self._prepare(0, mode, 0, for_ever, **more)
+        self.page.arm()
 
     def begin(self, mode=COUNT, at=0, for_ever=False, **more):
         """The scenario's own start. A server that is struck while it starts is gone afterwards."""
@@ -499,12 +524,12 @@ class Run:
                 return
             time.sleep(0.003)
 
-    def _mender(self):
+    def _mender(self, strike):
         """Lets calls fail for a while, then no more."""
-        while not self.closed and not self.page.get()['struck']:
-            time.sleep(0.01)
+        while not self.closed and self.strike == strike and not self.page.get()['struck']:
+            time.sleep(0.02)
         time.sleep(FOR_EVER_S)
-        if not self.closed:
+        if not self.closed and self.strike == strike:
             self.page.arm(0)
 
     def gone(self):
@@ -580,7 +605,8 @@ class Run:
                 pass
 
     def play(self, patience_s=PATIENCE_S):
-        """What the scenario is: send, and all that follows, until nothing more happens. Ends early when the server is gone."""
+        """What the scenario is: send, and all that follows, until it is struck and the fault over, or nothing more happens. Ends
+        early when the server is gone."""
         if self.gone():
             return
         self.send_all()
@@ -588,8 +614,8 @@ class Run:
         while time.monotonic() < end and not self.gone():
             now = self.page.get()
             if now['struck'] and self.dies:
-                time.sleep(0.002)
-            elif now['struck'] and self.is_settled():
+                time.sleep(0.003)
+            elif now['struck'] and (not now['armed'] or not now['for_ever']):
                 return
             elif not now['struck'] and self.is_settled() and self.has_ended():
                 if now == before:
@@ -597,11 +623,20 @@ class Run:
                 before = now
                 time.sleep(0.15)
             else:
-                time.sleep(0.02)
+                self.pause()
+
+    def pause(self):
+        """Until the journal says more, or a moment later: what it tells may have failed."""
+        with self.server.changed:
+            self.server.changed.wait(0.1)
 
     def has_ended(self):
         """Does the journal tell the end of each message that this process took?"""
-        return len(self.server.events('message.ended')) >= len(self.server.events('message.accepted'))
+        accepted, ended = self._told()
+        return ended - self.told[1] >= accepted - self.told[0]
+
+    def _told(self):
+        return len(self.server.events('message.accepted')), len(self.server.events('message.ended'))
 
     def leave(self):
         """An orderly stop, which can be struck like all else."""
@@ -614,6 +649,26 @@ class Run:
                     raise AssertionError('the server does not stop')
                 self.server.kill()
 
+    def descriptors(self):
+        """How many the server's processes have open."""
+        count = 0
+        for pid in processes(self.server):
+            try:
+                count += len(os.listdir(f'/proc/{pid}/fd'))
+            except OSError:
+                pass        # it ended meanwhile
+        return count
+
+    def leaks(self, before):
+        """Problems, as text, when it has more descriptors open than it had, once it had the time to close them."""
+        spare = 4       # a lazily opened database, a pooled connection
+        end = time.monotonic() + PATIENCE_S
+        while self.descriptors() > before + spare:
+            if time.monotonic() > end:
+                return [f'{self.descriptors()} descriptors are open, {before} were']
+            time.sleep(0.1)
+        return []
+
     # ------------------------------------------------------------ what became of it
 
     def found(self):
@@ -624,6 +679,8 @@ class Run:
                 tokens = set(re.findall(rb'\bL\d{3}E\b', mail))
                 token = tokens.pop().decode() if tokens else '?'
                 if b'report-type=delivery-status' in mail:
+                    if token == '?' and len(self.letters) == 1:     # the original could not be read any more
+                        token = self.letters[0].token
                     failed = re.findall(rb'Final-Recipient: rfc822; ?(\S+)(?:\r?\n\S[^\n]*)*?\r?\nAction: (\w+)', mail)
                     notes += [(token, to.decode(), action.decode()) for to, action in failed] or [(token, '?', '?')]
                     continue
@@ -663,20 +720,22 @@ class Run:
 
     def settle(self, patience_s=PATIENCE_S):
         """Without a fault from here on: clients try again, and all comes to its end and the queue is empty."""
-        end = time.monotonic() + patience_s
+        end, wait = time.monotonic() + patience_s, 0.05
+        again, hurry = 0.0, time.monotonic() + patience_s / 2
         while time.monotonic() < end:
-            self.send_all()
-            if self.is_settled():
-                if self.queue_is_empty():
-                    return True
-            time.sleep(0.02)
+            if time.monotonic() >= again:
+                self.send_all()
+                again, wait = time.monotonic() + wait, min(2 * wait, 1)
+            if self.is_settled() and self.queue_is_empty():
+                return True
+            if time.monotonic() > hurry:        # it waits for its next try, minutes ahead: what holds it back must let go when told
+                hurry = end
+                self.server.run('retry', '--all')
+            self.pause()
         return False
 
     def queue_is_empty(self):
-        try:
-            return self.server.metric('holdfast_queue_messages') == 0
-        except (OSError, AssertionError):
-            return False
+        return queued(os.path.join(self.folder, 'spool')) == 0
 
     def judge(self, ambiguous=0):
         """Problems, as text. `ambiguous`: how many events allow a copy more at a next hop, or a message that no client

@@ -8,11 +8,12 @@ logged themselves while file system and spool recover, and cut again.
 The same for the whole server with its mailboxes on that disk: each message that was answered 250 before the cut has to be in its
 mailbox once after the next start, whole, and no other one more than once.
 
-    test_power_cut.py [--draws N] [--seconds N] [--only ext4|xfs] [--seed N] [--write]
+    test_power_cut.py [--draws N] [--seconds N] [--only ext4|xfs] [--of spool|server] [--seed N] [--keep FOLDER] [--write]
 
-A plain run tries a slice of the boundaries; with --draws (or HOLDFAST_FULL=1) every one. Needs root, FUSE and loop devices."""
+--keep: disks on which something was missing stay there, as the cut left them. A plain run tries a slice of the boundaries; with --draws (or HOLDFAST_FULL=1) every one. Needs root, FUSE and loop devices."""
 import argparse
 import datetime
+import glob
 import os
 import random
 import re
@@ -24,8 +25,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import ROOT, Client, wait_until  # noqa: E402
-from lib_faults import FaultServer  # noqa: E402
+from lib import ROOT, Client, own_mounts, wait_until  # noqa: E402
+from lib_faults import FaultServer, queued  # noqa: E402
 from spool_crash import DRIVER, Said, compare  # noqa: E402
 
 LOGDISK = os.path.join(os.path.dirname(DRIVER), 'logdisk')
@@ -34,6 +35,7 @@ SECTOR = 4096
 SLICE_S = 18            # of each file system and each of both, in a plain run
 MESSAGES = 60
 CUTS_AGAIN = 3          # of each recovery that is logged
+PATIENCE_S = 120        # for the mail of a server that has recovered: what is not there by then is not on its way
 LETTERS, USERS = 24, ('alice', 'bob')
 LETTER = 'Subject: power\r\n\r\nThis is number {number}\r\n' + 'x' * 70 + '\r\nend\r\n'
 SYSTEMS = {'ext4': (96 << 20, ['mkfs.ext4', '-q', '-F', '-m', '0']), 'xfs': (320 << 20, ['mkfs.xfs', '-q', '-f'])}
@@ -198,7 +200,7 @@ class House:
                     client.command('DATA')
                     if client.command(LETTER.format(number=number) + '.').code == 250:
                         mark.write(f'acked {number}\n'.encode())
-            wait_until('all to be delivered', lambda: server.metric('holdfast_queue_messages') == 0)
+            wait_until('all to be delivered', lambda: queued(os.path.join(server.folder, 'spool')) == 0)
 
     def promised(self, work, until):
         acked = {int(words[1]) for words in work.said(until) if words[0] == 'acked'}
@@ -218,14 +220,16 @@ class House:
         def inside(mounted):
             with self.server(mounted) as server:
                 try:
-                    wait_until('all of them', lambda: acked <= set(self.counts(server)))
+                    wait_until('all of them', lambda: acked <= set(self.counts(server)), PATIENCE_S)
                 except AssertionError:
                     pass        # it is said below what is lost
-                wait_until('the queue to be empty', lambda: server.metric('holdfast_queue_messages') == 0)
+                wait_until('the queue to be empty', lambda: queued(os.path.join(server.folder, 'spool')) == 0, PATIENCE_S)
                 seen = self.counts(server)
             problems = [f'{count} mails are not whole' for number, count in seen.items() if number < 0]
             problems += [f'{number} was acknowledged and is lost' for number in acked if number not in seen]
             problems += [f'{number} is there {count} times' for number, count in seen.items() if number >= 0 and count > 1]
+            if problems:
+                problems.append('the journal: ' + ' | '.join(server.lines))
             return problems
         return mounted_at(folder, image, inside)
 
@@ -233,12 +237,15 @@ class House:
         return []
 
 
+KINDS = {'spool': Spool(), 'server': House()}
+
+
 class Result:
     def __init__(self, system):
         self.system, self.syncs, self.writes, self.boundaries, self.images, self.again, self.acked, self.problems = system, 0, 0, 0, 0, 0, 0, []
 
 
-def cut(kind, folder, system, draws, seconds, chance):
+def cut(kind, folder, system, draws, seconds, chance, keep):
     work = Work(folder, system, kind.size(system), kind.works)
     windows = [window for window in work.windows() if any(entry == WRITE for entry, _, _ in work.entries[window[0]:window[1]])]
     opened = next((number for number, (entry, _, data) in enumerate(work.entries) if entry == MARK and b'opened' in data), 0)
@@ -246,7 +253,7 @@ def cut(kind, folder, system, draws, seconds, chance):
     chosen = chance.sample(windows, len(windows) if draws else min(30, len(windows)))
     result, end = Result(kind.name.format(system)), time.monotonic() + seconds
     result.syncs, result.writes = (sum(1 for entry, _, _ in work.entries if entry == one) for one in (SYNC, WRITE))
-    made, image = os.path.join(folder, 'made'), os.path.join(folder, 'image')
+    made = os.path.join(folder, 'made')
     with open(made, 'wb') as file:
         file.truncate(work.size)
         start = min(first for first, _ in windows)
@@ -256,18 +263,25 @@ def cut(kind, folder, system, draws, seconds, chance):
             break
         result.boundaries += 1
         for draw in range(draws or 2):
+            image = os.path.join(folder, f'image-{result.images}')
             call('cp', '--sparse=always', made, image)
             # None of it, at the window's very end; then parts of it, at any moment.
             until = last if draw == 0 else chance.randint(first, last)
             with open(image, 'r+b') as torn:
                 tear(torn, work, start, first, chance, None)
                 tear(torn, work, first, until, chance, 0 if draw == 0 else chance.choice((0.3, 0.7, 1)))
+            if keep:
+                call('cp', '--sparse=always', image, image + '.kept')
             said, count = kind.promised(work, until)
             result.images += 1
             result.acked += count
             recovered = list(kind.again(folder, system, image, said, chance, result)) if draw == 1 else []
-            result.problems += [f'{result.system}: cut at entry {until} of {len(work.entries)}, behind sync at {first}, draw {draw}: {problem}'
-                                for problem in recovered + kind.look(folder, image, said)]
+            problems = recovered + kind.look(folder, image, said)
+            result.problems += [f'{result.system}: cut at entry {until} of {len(work.entries)}, behind sync at {first}, draw {draw}: {problem}' for problem in problems]
+            if problems and keep:
+                shutil.move(image + '.kept', os.path.join(keep, f'{system}-{os.getpid()}-{until}-{draw}.image'))
+            for path in glob.glob(image + '*'):
+                os.remove(path)
     return result
 
 
@@ -297,6 +311,8 @@ def main():
     parser.add_argument('--draws', type=int, default=4 if os.environ.get('HOLDFAST_FULL') else 0)
     parser.add_argument('--seconds', type=float, help='of each file system')
     parser.add_argument('--only', choices=list(SYSTEMS))
+    parser.add_argument('--of', choices=list(KINDS))
+    parser.add_argument('--keep', help='a folder')
     parser.add_argument('--seed', type=int, default=datetime.date.today().toordinal())
     parser.add_argument('--write', action='store_true', help='the table into docs/durability.md')
     options = parser.parse_args()
@@ -304,6 +320,7 @@ def main():
     if why:
         print(f'SKIP {why}\n0 passed, 0 failed, 1 skipped')
         return 0
+    own_mounts()
     chance, results = random.Random(options.seed), []
     passed = failed = skipped = 0
     for system in [options.only] if options.only else SYSTEMS:
@@ -311,10 +328,10 @@ def main():
             print(f'SKIP {SYSTEMS[system][1][0]} is not installed')
             skipped += 1
             continue
-        for kind in (Spool(), House()):
+        for kind in [kind for of, kind in KINDS.items() if options.of in (None, of)]:
             folder = tempfile.mkdtemp(prefix='holdfast-power-', dir=MEMORY)
             try:
-                one = cut(kind, folder, system, options.draws, options.seconds or (600 if options.draws else SLICE_S), chance)
+                one = cut(kind, folder, system, options.draws, options.seconds or (600 if options.draws else SLICE_S), chance, options.keep)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             results.append(one)
@@ -324,7 +341,7 @@ def main():
                   f'that were cut, {one.acked} acknowledged messages looked for, {len(one.problems)} problems', flush=True)
             for problem in one.problems[:10]:
                 print('    ' + problem)
-    if options.write and not failed and results:
+    if options.write and not options.only and not options.of and not failed and results:
         document(results)
     print(f'{passed} passed, {failed} failed, {skipped} skipped')
     return 1 if failed else 0

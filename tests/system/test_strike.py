@@ -19,13 +19,14 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import ROOT  # noqa: E402
+from lib import ROOT, wait_until  # noqa: E402
 from lib_campaign import Campaign  # noqa: E402
-from lib_strike import ALLOCATION, COUNT, IO, KILL_AFTER, KILL_BEFORE, LIBRARY, SCENARIOS, Place, Run  # noqa: E402
+from lib_strike import ALLOCATION, COUNT, IO, KILL_AFTER, KILL_BEFORE, LIBRARY, PATIENCE_S, SCENARIOS, Place, Run  # noqa: E402
 
 SLICE_S = 10            # of each kind, in a plain run of the tests
 PATIENT = ('deferred', 'busy', 'mixed', 'ambiguous', 'warned', 'expired')    # they wait for their next try
@@ -73,6 +74,7 @@ def finish(run, strikes):
 
 class Crash:
     name, about = 'crash', 'killed before or after a step'
+    together = 1
     heads = ('steps', 'points', 'struck', 'not reached', 'struck again in recovery', 'at steps of it', 'problems')
 
     def measure(self, place, scenario):
@@ -94,7 +96,9 @@ class Crash:
         return list(dict.fromkeys(found))
 
     def strike(self, place, scenario, point):
-        phase, at, after, *second = point
+        return [self.one(place, scenario, *point)]
+
+    def one(self, place, scenario, phase, at, after, *second):
         with Run(place, scenario) as run:
             run.begin(KILL_AFTER if after else KILL_BEFORE, at)
             whole(run)
@@ -131,6 +135,8 @@ class Crash:
 class Failure:
     """An I/O call or an allocation. A point: a site, and whether all behind it fail as well."""
 
+    together = 12       # strikes in one server's life, where the scenario is not about its beginning or end
+
     def __init__(self, name, about, mode, noun):
         self.name, self.about, self.mode = name, about, mode
         self.noun = noun
@@ -150,21 +156,38 @@ class Failure:
     def later(self, measure, results):
         return self.points(measure)
 
-    def strike(self, place, scenario, point):
-        site, for_ever = point
+    def strike(self, place, scenario, *points):
+        """Results, a point each. Strikes that leave the server running follow each other in it; the last may end it."""
+        results = []
         with Run(place, scenario) as run:
-            run.begin(self.mode, 0, bool(for_ever), by_site=True, site=site)
-            whole(run)
-            run.page.arm(0)
-            struck = run.page.get()
-            if not struck['struck']:
-                return {'struck': False, 'what': f'{self.noun} {site} not reached', 'ended': False, 'problems': finish(run, 0)}
-            ended, last = run.gone(), ' | '.join(run.server.lines[-3:])
-            problems = finish(run, 1)
-            what = f'{struck["what"]} fails{" and all behind it" if for_ever else ""} at {site}'
-            if problems:
-                what += f', called by {run.page.callers()}{", the process ended: " + last if ended else ""}'
-            return {'struck': True, 'what': what, 'ended': ended, 'problems': problems}
+            for site, for_ever in points:
+                if results:
+                    run.once_more(self.mode, bool(for_ever), by_site=True, site=site)
+                else:
+                    run.begin(self.mode, 0, bool(for_ever), by_site=True, site=site)
+                    descriptors = run.descriptors()
+                try:
+                    results.append(self.outcome(run, site, for_ever))
+                except (AssertionError, OSError) as wrong:
+                    results.append({'struck': True, 'what': f'{self.noun} {site}', 'ended': False, 'problems': [str(wrong)]})
+                if results[-1]['ended'] or results[-1]['problems']:
+                    break
+            if not results[-1]['ended'] and not results[-1]['problems'] and len(points) > 1:
+                results[-1]['problems'] += run.leaks(descriptors)
+        return results
+
+    def outcome(self, run, site, for_ever):
+        whole(run)
+        run.page.arm(0)
+        struck = run.page.get()
+        if not struck['struck']:
+            return {'struck': False, 'what': f'{self.noun} {site} not reached', 'ended': False, 'problems': finish(run, 0)}
+        ended, last = run.gone(), ' | '.join(run.server.lines[-3:])
+        problems = finish(run, 1)
+        what = f'{struck["what"]} fails{" and all behind it" if for_ever else ""} at {site}'
+        if problems:
+            what += f', called by {run.page.callers()}{", the process ended: " + last if ended else ""}'
+        return {'struck': True, 'what': what, 'ended': ended, 'problems': problems}
 
     def row(self, course):
         calls, sites = course.measure or (0, [])
@@ -233,7 +256,25 @@ def all_points(kind, scenarios, seconds, options, chance):
 def play_one(kind, scenario, point):
     place = Place()
     try:
-        print(json.dumps(kind.strike(place, scenario, tuple(point)), indent=1))
+        print(json.dumps(kind.strike(place, scenario, tuple(point))[0], indent=1))
+    finally:
+        place.close()
+
+
+def half_told():
+    """The parent cannot send the new worker what it needs: then that one ends and is tried again, for as long as it takes."""
+    place = Place()
+    try:
+        with Run(place, SCENARIOS[0]) as run:
+            run.start()
+            fine = run.settle()         # and by now the parent knows that it runs
+            worker = run.server.worker_pid
+            run.once_more(IO, True, only='sendmsg')
+            os.kill(worker, signal.SIGKILL)
+            wait_until('the parent to fail at it', lambda: run.page.get()['struck'], PATIENCE_S)
+            fine = run.settle() and not run.judge() and fine
+        print(f'{"ok" if fine else "not ok"} a worker that was told the half of it is not waited for', flush=True)
+        return fine
     finally:
         place.close()
 
@@ -261,6 +302,9 @@ def main():
     chance = random.Random(options.seed)
     is_whole = options.kind and not options.seconds or options.state or os.environ.get('HOLDFAST_FULL')
     passed = failed = 0
+    if not options.kind:
+        fine = half_told()
+        passed, failed = passed + fine, failed + (not fine)
     for kind in [KINDS[options.kind]] if options.kind else KINDS.values():
         if is_whole:
             fine = all_points(kind, scenarios, options.seconds or 86400, options, chance)
