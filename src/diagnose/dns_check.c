@@ -222,8 +222,8 @@ json_t *diagnose_dns_check(struct arena *arena, const struct dns_check_request *
     dns_check_dmarc(&check);
     dns_check_learn(&check);
     dns_check_dkim(&check);
-    dns_check_dane(&check);
     dns_check_sts(&check);
+    dns_check_dane(&check);
     dns_check_tlsrpt(&check);
     dns_check_dnssec(&check);
     dns_check_own(&check);

@@ -53,11 +53,15 @@ void dns_check_dmarc(struct dns_check *check);
 void dns_check_sts(struct dns_check *check); /* after dns_check_mx */
 void dns_check_sts_policy(struct dns_check *check, json_t *object);
 void dns_check_tlsrpt(struct dns_check *check);
-void dns_check_dane(struct dns_check *check); /* after dns_check_mx */
+void dns_check_dane(struct dns_check *check); /* after dns_check_mx and dns_check_sts */
 void dns_check_dnssec(struct dns_check *check);
 void dns_check_learn(struct dns_check *check); /* before dns_check_dkim */
 void dns_check_own(struct dns_check *check);   /* after dns_check_mx */
+struct dns_visit;
+/* Behind EHLO: a recipient that is nobody's. */
+void dns_check_stranger(struct dns_visit *visit);
 void dns_check_relay(struct dns_check *check, struct bytes host, const struct endpoint *to);
+void dns_check_submission(struct dns_check *check); /* with a config */
 bool dns_check_is_private(const struct ip_address *ip);
 void dns_check_starttls(struct dns_check *check, struct bytes host, const struct dns_answer *tlsa);
 

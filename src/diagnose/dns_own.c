@@ -190,4 +190,6 @@ void dns_check_own(struct dns_check *check)
     if (receives)
         check_hosts(check);
     check_hostname(check);
+    if (check->request->connect)
+        dns_check_submission(check);
 }
