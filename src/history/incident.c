@@ -524,6 +524,7 @@ bool incidents_take(struct store *store, const struct kept *kept)
     case EVENT_MESSAGE_REFUSED:
     case EVENT_MESSAGE_REPEATED:
     case EVENT_DELIVERY_NOTE:
+    case EVENT_DELIVERY_UNRECORDED:
     case EVENT_MESSAGE_AUTHENTICATED:
     case EVENT_MESSAGE_DISCARDED:
     case EVENT_MESSAGE_HELD:

@@ -212,6 +212,7 @@ void line_of_event_postfix(struct line *line, const struct event *event, int64_t
     case EVENT_RECIPIENT_REFUSED:
     case EVENT_MESSAGE_REPEATED:
     case EVENT_DELIVERY_NOTE:
+    case EVENT_DELIVERY_UNRECORDED:
     case EVENT_MESSAGE_AUTHENTICATED:
     case EVENT_MESSAGE_DISCARDED:
     case EVENT_MESSAGE_HELD:

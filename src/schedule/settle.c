@@ -1,10 +1,11 @@
 /*
  * From outcomes to the record: each recipient's new state, the notification to the sender in the
- * same group, then the journal. Nothing is told before it is durable.
+ * same group, then the journal. Nothing is told as done before it is durable.
  *
  * When the record fails (our disk), the lease stays and the record is tried again, more and more
  * slowly: meanwhile this slot delivers nothing. After some tries the message is left under its
- * lease until the restart, because what was delivered must not be delivered again in a loop.
+ * lease until the restart, because what was delivered must not be delivered again in a loop; the
+ * journal then says what happened, and that it is not recorded.
  */
 #include "schedule/inside.h"
 
@@ -163,15 +164,15 @@ static bool ends_without_note(const struct decision *decision)
            (decision->settlement.state == RECIPIENT_FAILED && !decision->tells);
 }
 
-static void report_event(struct report *report, const struct decision *decision)
+static void report_event(struct report *report, const struct decision *decision, bool recorded)
 {
     static const struct outcome NONE = {0};
     const struct outcome *outcome = decision->outcome ? decision->outcome : &NONE;
     const struct settlement *settlement = &decision->settlement;
     const struct envelope *envelope = &report->message->envelope;
-    const bool waits = settlement->state == RECIPIENT_WAITING;
+    const bool waits = recorded && settlement->state == RECIPIENT_WAITING;
     struct event event = {
-        .kind = decision->event,
+        .kind = recorded ? decision->event : EVENT_DELIVERY_UNRECORDED,
         .stage = outcome->stage,
         .message = report->message->id,
         .verdict = verdict_with(settlement->cause, outcome->verdict.detail),
@@ -199,7 +200,7 @@ static void report_event(struct report *report, const struct decision *decision)
         event.kind = EVENT_MESSAGE_DAMAGED;
         observe_event(&event);
     }
-    if (settlement->state != RECIPIENT_FAILED)
+    if (settlement->state != RECIPIENT_FAILED || !recorded)
         return;
     event.kind = decision->tells ? EVENT_MESSAGE_BOUNCED : EVENT_MESSAGE_ENDED;
     if (!decision->tells)
@@ -247,7 +248,7 @@ bool settle_report(struct report *report)
 
     for (uint32_t i = 0; i < report->count; i++) {
         if (!report->decisions[i].quiet)
-            report_event(report, &report->decisions[i]);
+            report_event(report, &report->decisions[i], recorded);
     }
     if (recorded)
         report_apply(report);

@@ -454,6 +454,56 @@ WORLD(test_unrecorded_delivery_is_not_repeated)
     return 0;
 }
 
+enum { SPOOL_IS_GONE = 1000000 };
+
+struct told {
+    unsigned done, unrecorded, bounced;
+    bool said;
+};
+
+static void told_take(void *argument, const struct event *event)
+{
+    struct told *told = argument;
+
+    told->done += event->kind == EVENT_DELIVERY_DONE || event->kind == EVENT_MESSAGE_ENDED;
+    told->bounced += event->kind == EVENT_MESSAGE_BOUNCED || event->kind == EVENT_DELIVERY_FAILED;
+    told->unrecorded += event->kind == EVENT_DELIVERY_UNRECORDED;
+    if (event->kind == EVENT_DELIVERY_UNRECORDED)
+        told->said = event->message != 0 && event->text.count > 0 && event->next_wall_us == 0;
+}
+
+static bool settle_was_tried(void *argument)
+{
+    const struct house *house = argument;
+
+    return house->spool->settle_failures < SPOOL_IS_GONE;
+}
+
+/* The spool takes no outcome any more: whatever it was, the journal calls nothing done, failed or
+ * bounced that the next start will know nothing of. */
+WORLD(test_unrecorded_is_not_told_as_done)
+{
+    static const char *const TAKEN[] = {HELLO TO_RCPT REST QUIT, NULL};
+    static const char *const REFUSED[] = {HELLO TO_RCPT "> 550 5.1.1 no\n" QUIT, NULL};
+    static const char *const *const scripts[] = {TAKEN, REFUSED};
+
+    for (size_t i = 0; i < COUNT_OF(scripts); i++) {
+        struct house *house = house_new(scripts[i]);
+        struct told told = {0};
+
+        CHECK(observe_add_sink(told_take, &told));
+        house->spool->settle_failures = SPOOL_IS_GONE;
+        house_send(house, (struct letter){.from = "s@home.example", .to = {"v@far.example"}});
+        house_open(house);
+        CHECK(wait_for(settle_was_tried, house));
+        schedule_stop(house->schedule, SOON_ENOUGH);
+        CHECK(told.done == 0 && told.bounced == 0 && told.unrecorded == 1 && told.said);
+        observe_remove_sink(told_take, &told);
+        house_end(house);
+    }
+    return 0;
+}
+
 /* No draft for the bounce: the failure is not recorded without it. */
 WORLD(test_no_end_without_the_notification)
 {
@@ -708,6 +758,7 @@ int main(void)
         cmocka_unit_test(test_delay_is_told_once),
         cmocka_unit_test(test_success_is_told_when_asked_for),
         cmocka_unit_test(test_unrecorded_delivery_is_not_repeated),
+        cmocka_unit_test(test_unrecorded_is_not_told_as_done),
         cmocka_unit_test(test_no_end_without_the_notification),
         cmocka_unit_test(test_many_messages_each_ends_once),
         cmocka_unit_test(test_dead_destination_pauses),
