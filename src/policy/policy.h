@@ -73,11 +73,12 @@ enum policy_replies { REPLY_TO_ALL = 0, REPLY_TO_EACH };
 struct transaction {
     struct client_facts *client;
     struct arena *arena;
-    struct envelope envelope;    /* recipients: accepted ones, after aliases */
-    uint32_t recipient_room;     /* policy_recipient makes room in the arena as it is needed */
-    uint32_t accepted_commands;  /* RCPT commands accepted, counted by receive (an alias may add
-                                   several recipients) */
-    enum policy_replies replies; /* how the dot is answered */
+    struct envelope envelope;        /* recipients: accepted ones, after aliases */
+    uint32_t recipient_room;         /* policy_recipient makes room in the arena as it is needed */
+    struct recipient_places *places; /* where to find an address among them, the same way */
+    uint32_t accepted_commands;      /* RCPT commands accepted, counted by receive (an alias may add
+                                       several recipients) */
+    enum policy_replies replies;     /* how the dot is answered */
     uint64_t classes[POLICY_CLASSES_MAX]; /* the filters of each: config_filters_of */
     unsigned class_count;
     uint8_t *command_classes; /* of each accepted RCPT, in the arena; and of the one at hand */

@@ -2,6 +2,8 @@
  * recipient: RCPT. A domain of ours asks the directory and takes what it leads to; any other domain
  * needs a client that may relay.
  */
+#include <string.h>
+
 #include "policy/authenticate.h"
 #include "policy/filter.h"
 #include "policy/inside.h"
@@ -23,6 +25,60 @@ static uint32_t recipients_limit(const struct policy *policy)
     return limit ? limit : RECIPIENTS_DEFAULT;
 }
 
+/* Addresses by their hash, so that an envelope of many costs no more for each. Keyed: a client
+ * chooses the addresses. An entry is a hint: what it points to is compared, and may be gone. */
+struct recipient_places {
+    const struct recipient *recipients; /* the array that it was made for */
+    uint64_t key;
+    uint32_t room;     /* a power of two, twice the array's at least */
+    uint32_t filled;   /* with those that were taken back, until it is made anew */
+    uint32_t places[]; /* index + 1; 0: free */
+};
+
+static uint32_t place_first(const struct recipient_places *places, struct address address)
+{
+    const uint64_t hash = bytes_hash_nocase(address.local) * 31 + bytes_hash_nocase(address.domain);
+
+    return (uint32_t)(((hash ^ places->key) * UINT64_C(0x9e3779b97f4a7c15)) >> 32) &
+           (places->room - 1);
+}
+
+static void place_put(struct recipient_places *places, struct address address, uint32_t index)
+{
+    uint32_t at = place_first(places, address);
+
+    while (places->places[at] != 0)
+        at = (at + 1) & (places->room - 1);
+    places->places[at] = index + 1;
+    places->filled++;
+}
+
+static void places_fill(struct recipient_places *places, const struct envelope *envelope)
+{
+    memset(places->places, 0, places->room * sizeof places->places[0]);
+    places->filled = 0;
+    for (uint32_t i = 0; i < envelope->recipient_count; i++)
+        place_put(places, envelope->recipients[i].address, i);
+}
+
+/* NULL without memory: then they are looked through. */
+static struct recipient_places *places_make(struct arena *arena, const struct envelope *envelope,
+                                            uint32_t recipient_room)
+{
+    uint32_t room = 16;
+
+    while (room < 2 * recipient_room)
+        room *= 2;
+    struct recipient_places *places =
+        arena_take(arena, sizeof *places + room * sizeof places->places[0]);
+    if (!places)
+        return NULL;
+    *places = (struct recipient_places){.recipients = envelope->recipients, .room = room};
+    random_fill((struct span){(uint8_t *)&places->key, sizeof places->key});
+    places_fill(places, envelope);
+    return places;
+}
+
 static bool envelope_has_room(struct transaction *transaction, uint32_t more)
 {
     const uint32_t count = transaction->envelope.recipient_count;
@@ -40,7 +96,32 @@ static bool envelope_has_room(struct transaction *transaction, uint32_t more)
         grown[i] = transaction->envelope.recipients[i];
     transaction->envelope.recipients = grown;
     transaction->recipient_room = room;
+    transaction->places = places_make(transaction->arena, &transaction->envelope, room);
     return true;
+}
+
+static void envelope_append(struct transaction *transaction, const struct recipient *recipient)
+{
+    struct envelope *envelope = &transaction->envelope;
+
+    struct recipient_places *places = transaction->places;
+
+    if (places && places->recipients == envelope->recipients) {
+        if (places->filled >= places->room / 4 * 3)
+            places_fill(places, envelope);
+        place_put(places, recipient->address, envelope->recipient_count);
+    }
+    envelope->recipients[envelope->recipient_count++] = *recipient;
+}
+
+static bool recipient_is(const struct transaction *transaction, uint32_t index,
+                         const struct directory_target *target)
+{
+    const struct recipient *recipient = &transaction->envelope.recipients[index];
+
+    return recipient->policy_class == transaction->class_now &&
+           address_equal(recipient->address, target->address) &&
+           bytes_equal(recipient->deliver, target->deliver);
 }
 
 /* The same address twice in one transaction gets one copy (RFC 5321 4.5.5 leaves it to us); an
@@ -49,11 +130,19 @@ static bool envelope_holds(const struct transaction *transaction,
                            const struct directory_target *target)
 {
     const struct envelope *envelope = &transaction->envelope;
+    const struct recipient_places *places = transaction->places;
 
-    for (uint32_t i = 0; i < envelope->recipient_count; i++)
-        if (envelope->recipients[i].policy_class == transaction->class_now &&
-            address_equal(envelope->recipients[i].address, target->address) &&
-            bytes_equal(envelope->recipients[i].deliver, target->deliver))
+    /* Filters take recipients away after the dot, and every other one moves up. */
+    if (!places || places->recipients != envelope->recipients || transaction->judging) {
+        for (uint32_t i = 0; i < envelope->recipient_count; i++)
+            if (recipient_is(transaction, i, target))
+                return true;
+        return false;
+    }
+    for (uint32_t at = place_first(places, target->address); places->places[at] != 0;
+         at = (at + 1) & (places->room - 1))
+        if (places->places[at] <= envelope->recipient_count &&
+            recipient_is(transaction, places->places[at] - 1, target))
             return true;
     return false;
 }
@@ -76,19 +165,17 @@ static void notify_limit(struct recipient *member, bool is_list, bool is_several
 static void envelope_add_itself(struct transaction *transaction, const struct recipient *asked,
                                 bool is_list)
 {
-    struct envelope *envelope = &transaction->envelope;
     struct recipient itself = *asked;
 
     itself.policy_class = transaction->class_now;
     itself.notify = NOTIFY_SUCCESS;
     itself.deliver = bytes_of_text(is_list ? RECIPIENT_IS_LIST : RECIPIENT_IS_ALIAS);
-    envelope->recipients[envelope->recipient_count++] = itself;
+    envelope_append(transaction, &itself);
 }
 
 static void envelope_add(struct transaction *transaction, const struct recipient *asked,
                          const struct directory_target *target, bool is_several)
 {
-    struct envelope *envelope = &transaction->envelope;
     struct recipient added = *asked;
 
     if (envelope_holds(transaction, target))
@@ -100,7 +187,7 @@ static void envelope_add(struct transaction *transaction, const struct recipient
     notify_limit(&added, !address_is_null(target->owner), is_several);
     if (!address_equal(target->address, asked->address))
         added.asked = asked->address;
-    envelope->recipients[envelope->recipient_count++] = added;
+    envelope_append(transaction, &added);
 }
 
 /* ------------------------------------------------------------------ verdicts */

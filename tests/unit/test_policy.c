@@ -235,7 +235,7 @@ static int house_begin(void **state)
     char why[200];
 
     house =
-        (struct house){.arena = ARENA_WITH_LIMIT(8 * MIB), .headers = BUFFER_WITH_LIMIT(64 * KIB)};
+        (struct house){.arena = ARENA_WITH_LIMIT(64 * MIB), .headers = BUFFER_WITH_LIMIT(64 * KIB)};
     house_write_users(&house);
     fake_open(&house.fakes[0]);
     fake_open(&house.fakes[1]);
@@ -487,6 +487,39 @@ static void test_recipient(void **state)
     assert_string_equal(recipient_cause(house, "y", "far.example"), "recipient.too_many");
 }
 
+/* Of many recipients each gets one copy, those that were taken back (as greylisting does) are gone,
+ * and come again. */
+static void test_recipients_many(void **state)
+{
+    enum { MANY = 3000, BACK = 7 };
+    struct house *house = *state;
+    struct envelope *envelope = &house->transaction.envelope;
+
+    house_policy(house);
+    house->client.may_relay = true;
+    house->config.limits.recipients = 1000000;
+    for (unsigned round = 0; round < 3; round++)
+        for (unsigned i = 0; i < MANY; i++) {
+            const uint32_t before = envelope->recipient_count;
+            const char *local = (const char *)arena_print(&house->arena, "r%u", i).at;
+            assert_string_equal(
+                recipient_cause(house, local, i % 2 ? "far.example" : "FAR.example"), "accepted");
+            if (round == 0)
+                assert_int_equal(envelope->recipient_count, before + 1);
+            if (round == 0 && i % BACK == 0)
+                envelope->recipient_count = before;
+        }
+    assert_int_equal(envelope->recipient_count, MANY);
+    for (unsigned i = 0; i < 20 * MANY; i++) { /* taken back again and again */
+        const char *local = (const char *)arena_print(&house->arena, "s%u", i).at;
+        assert_string_equal(recipient_cause(house, local, "far.example"), "accepted");
+        assert_int_equal(envelope->recipient_count, MANY + 1);
+        envelope->recipient_count = MANY;
+    }
+    assert_string_equal(recipient_cause(house, "r1", "far.example"), "accepted");
+    assert_int_equal(envelope->recipient_count, MANY);
+}
+
 /* Two domains with different filters, an alias from one to the other, and three ways to reply. */
 static void test_recipient_classes(void **state)
 {
@@ -699,6 +732,7 @@ static int run(void *nothing)
         cmocka_unit_test_setup_teardown(test_sender_while_resolver_is_down, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_sender, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_recipient, house_begin, house_end),
+        cmocka_unit_test_setup_teardown(test_recipients_many, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_recipient_classes, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_recipient_faults, house_begin, house_end),
         cmocka_unit_test_setup_teardown(test_judge_moods, house_begin, house_end),
