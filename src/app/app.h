@@ -59,6 +59,10 @@ int sendmail_main(int count, char **words);
 /* Prints a JSON document and frees it, or text; false when standard output failed. */
 struct json_t;
 int app_print_buffer(struct buffer *text);
+/* Words of others are in what the commands print: what would act on a terminal, or is not seen in
+ * it, is written as \u and four digits, which in JSON is the same text. */
+void app_write_safe(struct bytes text);
+void app_print(const char *format, ...) PRINTF_LIKE(1, 2);
 int app_print_json(struct json_t *document);
 
 #endif

@@ -125,8 +125,8 @@ static int print_report(const struct report_job *job, json_t *report)
                                               buffer_view(&text), why, sizeof why))
         fprintf(stderr, "holdfast: the draft could not be kept: %s\n", why);
     json_decref(report);
-    const bool whole = fwrite(text.at, 1, text.count, stdout) == text.count && fflush(stdout) == 0;
-    return whole ? EXIT_FINE : EXIT_FINDINGS;
+    app_write_safe(buffer_view(&text));
+    return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_FINE : EXIT_FINDINGS;
 }
 
 static int report_main(void *argument)

@@ -4,6 +4,7 @@
 #include "app/processes.h"
 
 #include <jansson.h>
+#include <stdarg.h>
 #include <string.h>
 
 static const struct command {
@@ -162,10 +163,45 @@ int main(int count, char **arguments)
     return command->run(&line);
 }
 
+void app_write_safe(struct bytes text)
+{
+    uint32_t code = 0;
+    size_t plain = 0;
+
+    while (plain < text.count) {
+        const size_t unfit = bytes_unfit(bytes_skip(text, plain), &code);
+        if (unfit == 0 || code == '\n' || code == '\t' ||
+            (code == '\r' && plain + 1 < text.count && text.at[plain + 1] == '\n')) {
+            plain++;
+            continue;
+        }
+        fwrite(text.at, 1, plain, stdout);
+        printf("\\u%04x", code > 0xffff ? 0xfffdu : code);
+        text = bytes_skip(text, plain + unfit);
+        plain = 0;
+    }
+    fwrite(text.at, 1, text.count, stdout);
+}
+
+void app_print(const char *format, ...)
+{
+    char *text = NULL;
+    va_list arguments;
+
+    va_start(arguments, format);
+    const int count = vasprintf(&text, format, arguments);
+    va_end(arguments);
+    if (count < 0)
+        return;
+    app_write_safe(bytes_of(text, (size_t)count));
+    free(text);
+}
+
 int app_print_buffer(struct buffer *text)
 {
-    const bool whole = !text->failed && fwrite(text->at, 1, text->count, stdout) == text->count &&
-                       fflush(stdout) == 0;
+    if (!text->failed)
+        app_write_safe(buffer_view(text));
+    const bool whole = !text->failed && fflush(stdout) == 0 && !ferror(stdout);
 
     buffer_free(text);
     if (!whole)
@@ -175,9 +211,12 @@ int app_print_buffer(struct buffer *text)
 
 int app_print_json(struct json_t *document)
 {
-    const bool whole = json_dumpf(document, stdout, JSON_INDENT(2)) == 0 && putchar('\n') != EOF &&
-                       fflush(stdout) == 0;
+    char *text = json_dumps(document, JSON_INDENT(2));
 
     json_decref(document);
+    if (text)
+        app_write_safe(bytes_of_text(text));
+    const bool whole = text && putchar('\n') != EOF && fflush(stdout) == 0 && !ferror(stdout);
+    free(text);
     return whole ? EXIT_FINE : EXIT_FINDINGS;
 }

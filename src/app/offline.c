@@ -30,10 +30,10 @@ static int filter_test_with(const struct policy_settings *settings, const char *
     const struct verdict verdict = policy_test_filter(policy, &arena, name);
     const bool fine = verdict_accepts(&verdict);
     const struct cause_row *row = cause_row(verdict.cause);
-    printf("%s: %s%s%.*s\n", name, row->name, verdict.detail.count ? ": " : "",
-           BYTES_PRINT(verdict.detail));
+    app_print("%s: %s%s%.*s\n", name, row->name, verdict.detail.count ? ": " : "",
+              BYTES_PRINT(verdict.detail));
     if (!fine)
-        printf("  means: %s\n  do:    %s\n", row->meaning, row->advice);
+        app_print("  means: %s\n  do:    %s\n", row->meaning, row->advice);
     arena_clear(&arena);
     policy_close(policy);
     return fine ? EXIT_FINE : EXIT_FINDINGS;
@@ -88,16 +88,16 @@ struct alias_question {
 static void print_target(const struct directory_target *target)
 {
     if (target->file_or_pipe.count > 0)
-        printf("%.*s\n", BYTES_PRINT(target->file_or_pipe));
+        app_print("%.*s\n", BYTES_PRINT(target->file_or_pipe));
     else
-        printf("%.*s@%.*s%s%s%s%.*s\n", BYTES_PRINT(target->address.local),
-               BYTES_PRINT(target->address.domain),
-               target->flags & DIRECTORY_DISABLED ? " (disabled)" : "",
-               target->flags & DIRECTORY_OVER_QUOTA ? " (full)" : "",
-               target->deliver.count ? " by " : "", BYTES_PRINT(target->deliver));
+        app_print("%.*s@%.*s%s%s%s%.*s\n", BYTES_PRINT(target->address.local),
+                  BYTES_PRINT(target->address.domain),
+                  target->flags & DIRECTORY_DISABLED ? " (disabled)" : "",
+                  target->flags & DIRECTORY_OVER_QUOTA ? " (full)" : "",
+                  target->deliver.count ? " by " : "", BYTES_PRINT(target->deliver));
     if (!address_is_null(target->owner))
-        printf("    as mail from %.*s@%.*s\n", BYTES_PRINT(target->owner.local),
-               BYTES_PRINT(target->owner.domain));
+        app_print("    as mail from %.*s@%.*s\n", BYTES_PRINT(target->owner.local),
+                  BYTES_PRINT(target->owner.domain));
 }
 
 static int alias_tell(const char *address, struct lookup lookup,

@@ -34,18 +34,18 @@ static bool print_row(void *argument, const struct spool_row *row)
     if (listing->messages == 0 || row->id != listing->id) {
         if (localtime_r(&when, &parts))
             strftime(date, sizeof date, "%a %b %e %H:%M:%S", &parts);
-        printf("%s%s%c %8" PRIu64 " %-20s %.*s\n", listing->messages ? "\n" : "",
-               id_print(row->id, id, sizeof id), row->held ? '!' : ' ', row->size_bytes, date,
-               BYTES_PRINT(row->from.count ? row->from : bytes_of_text("MAILER-DAEMON")));
+        app_print("%s%s%c %8" PRIu64 " %-20s %.*s\n", listing->messages ? "\n" : "",
+                  id_print(row->id, id, sizeof id), row->held ? '!' : ' ', row->size_bytes, date,
+                  BYTES_PRINT(row->from.count ? row->from : bytes_of_text("MAILER-DAEMON")));
         listing->messages++;
         listing->bytes += row->size_bytes;
     }
     listing->id = row->id;
     if (row->last_reply.count > 0)
-        printf("%20s(%.*s)\n", "", BYTES_PRINT(row->last_reply));
+        app_print("%20s(%.*s)\n", "", BYTES_PRINT(row->last_reply));
     else if (row->attempts > 0)
         printf("%20s(%s)\n", "", cause_name(row->cause));
-    printf("%44s %.*s\n", "", BYTES_PRINT(row->to));
+    app_print("%44s %.*s\n", "", BYTES_PRINT(row->to));
     return true;
 }
 

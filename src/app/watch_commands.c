@@ -37,10 +37,29 @@ struct trace_reader {
     bool json, failed;
 };
 
+/* One character of foreign text; where it does not fit a line of a terminal, a question mark. */
+static void add_character(struct buffer *into, struct bytes *rest)
+{
+    uint32_t code = 0;
+    const size_t unfit = bytes_unfit(*rest, &code);
+    const uint8_t lead = rest->at[0];
+    const size_t length = bytes_utf8_length(lead);
+
+    if (unfit > 0)
+        buffer_add_byte(into, '?');
+    else
+        buffer_add(into, bytes_slice(*rest, 0, length));
+    *rest = bytes_skip(*rest, unfit > 0 ? unfit : length);
+}
+
 static void put_safe(const char *text)
 {
-    for (; *text; text++)
-        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+    CLEANUP(buffer_free) struct buffer line = BUFFER_WITH_LIMIT(MIB);
+    struct bytes rest = bytes_of_text(text);
+
+    while (rest.count > 0)
+        add_character(&line, &rest);
+    fwrite(line.at, 1, line.count, stdout);
 }
 
 static void print_trace_line(const json_t *line)
@@ -70,7 +89,7 @@ static bool trace_line(void *argument, struct bytes text)
             fputs("holdfast: tracing; Ctrl-C ends it (> this server, < the other side, * a note)\n",
                   stderr);
     } else if (reader->json) {
-        fwrite(text.at, 1, text.count, stdout);
+        app_write_safe(text);
         putchar('\n');
     } else if (line) {
         print_trace_line(line);
@@ -145,10 +164,9 @@ static void screen_line(struct screen *screen, const char *format, ...)
     va_end(arguments);
     if (screen->row >= screen->rows)
         return;
-    for (int i = 0; text[i] && i < screen->columns; i++)
-        buffer_add_byte(&screen->text, (uint8_t)text[i] < 0x20 || text[i] == 0x7f
-                                           ? (uint8_t)'?'
-                                           : (uint8_t)text[i]);
+    struct bytes rest = bytes_of_text(text);
+    for (int i = 0; rest.count > 0 && i < screen->columns; i++)
+        add_character(&screen->text, &rest);
     buffer_add_text(&screen->text, "\033[K");
     if (++screen->row < screen->rows)
         buffer_add_text(&screen->text, "\r\n");

@@ -175,21 +175,59 @@ static int utf8_tail(uint8_t lead, uint32_t *code, uint32_t *smallest)
     return -1;
 }
 
+/* The length of the character at the front; 0: it is none. */
+static size_t utf8_take(struct bytes rest, uint32_t *code)
+{
+    uint32_t smallest = 0;
+    const int tail = rest.count > 0 ? utf8_tail(rest.at[0], code, &smallest) : -1;
+
+    if (tail < 0 || rest.count - 1 < (size_t)tail)
+        return 0;
+    for (int k = 1; k <= tail; k++) {
+        if ((rest.at[k] & 0xc0) != 0x80)
+            return 0;
+        *code = (*code << 6) | (rest.at[k] & 0x3f);
+    }
+    const bool valid = *code >= smallest && *code <= 0x10ffff && (*code < 0xd800 || *code > 0xdfff);
+    return valid ? (size_t)tail + 1 : 0;
+}
+
 bool bytes_is_utf8(struct bytes whole)
 {
-    for (size_t i = 0; i < whole.count;) {
-        uint32_t code = 0, smallest = 0;
-        const int tail = utf8_tail(whole.at[i++], &code, &smallest);
+    uint32_t code = 0;
 
-        if (tail < 0 || whole.count - i < (size_t)tail)
+    while (whole.count > 0) {
+        const size_t length = utf8_take(whole, &code);
+        if (length == 0)
             return false;
-        for (int k = 0; k < tail; k++, i++) {
-            if ((whole.at[i] & 0xc0) != 0x80)
-                return false;
-            code = (code << 6) | (whole.at[i] & 0x3f);
-        }
-        if (code < smallest || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff))
-            return false;
+        whole = bytes_skip(whole, length);
     }
     return true;
+}
+
+size_t bytes_utf8_length(uint8_t lead)
+{
+    return lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+}
+
+size_t bytes_unfit(struct bytes rest, uint32_t *code)
+{
+    static const uint32_t ranges[][2] = {
+        {0x00, 0x1f},      {0x7f, 0x9f},
+        {0x061c, 0x061c},                    /* ARABIC LETTER MARK */
+        {0x180e, 0x180e},                    /* MONGOLIAN VOWEL SEPARATOR, unseen */
+        {0x200b, 0x200f},  {0x2028, 0x202e}, /* of no width; lines; embedding and override */
+        {0x2060, 0x206f},  {0xfeff, 0xfeff},
+        {0xfff9, 0xfffb},    /* isolates; byte order mark; notes */
+        {0xe0000, 0xe007f}}; /* tags */
+    const size_t length = utf8_take(rest, code);
+
+    if (length == 0) {
+        *code = 0xfffd;
+        return MIN_OF(rest.count, (size_t)1);
+    }
+    for (size_t i = 0; i < COUNT_OF(ranges); i++)
+        if (*code >= ranges[i][0] && *code <= ranges[i][1])
+            return length;
+    return 0;
 }

@@ -102,5 +102,10 @@ int ascii_hex_value(uint8_t byte); /* -1 when it is none */
 /* FNV-1a over lower-cased ASCII: for hash tables only, never for trust. */
 uint64_t bytes_hash_nocase(struct bytes whole);
 bool bytes_is_utf8(struct bytes whole); /* strict: no overlong forms, no surrogates */
+/* Does something stand at the front that a terminal or a reader of logs must not get as it is: a
+ * control character (C0, DEL, C1), one that turns the direction of text or cannot be seen, or no
+ * UTF-8? Its length, and `code`, with U+FFFD for what is none; 0: no. */
+size_t bytes_unfit(struct bytes rest, uint32_t *code);
+size_t bytes_utf8_length(uint8_t lead); /* of a character that is sound */
 
 #endif

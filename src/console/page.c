@@ -21,18 +21,27 @@ static const char HEAD[] =
     "#b00020;padding:.2em .8em;margin:.6em 0}code{background:#f3f3f3;padding:0 .3em}"
     "svg{background:#fafafa;border:1px solid #ddd}.key{margin-right:1.2em}</style>";
 
+/* Characters that turn the direction of text would reorder what stands beside them. */
 void html_escape(struct buffer *into, const char *text)
 {
-    for (; text && *text; text++) {
-        const char *entity = *text == '<'   ? "&lt;"
-                             : *text == '>' ? "&gt;"
-                             : *text == '&' ? "&amp;"
-                             : *text == '"' ? "&quot;"
-                                            : NULL;
+    struct bytes rest = bytes_of_text(text ? text : "");
+
+    while (rest.count > 0) {
+        const uint8_t byte = rest.at[0];
+        uint32_t code = 0;
+        const size_t unfit = byte == '\n' || byte == '\t' ? 0 : bytes_unfit(rest, &code);
+        const char *entity = byte == '<'   ? "&lt;"
+                             : byte == '>' ? "&gt;"
+                             : byte == '&' ? "&amp;"
+                             : byte == '"' ? "&quot;"
+                             : unfit > 0   ? "&#xfffd;"
+                                           : NULL;
+        const size_t length = unfit > 0 ? unfit : bytes_utf8_length(byte);
         if (entity)
             buffer_add_text(into, entity);
         else
-            buffer_add_byte(into, (uint8_t)*text);
+            buffer_add(into, bytes_slice(rest, 0, length));
+        rest = bytes_skip(rest, length);
     }
 }
 

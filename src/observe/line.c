@@ -85,36 +85,24 @@ void line_add_time(struct line *line, int64_t wall_us)
     line_add_text(line, "Z");
 }
 
-/* The length of the well-formed UTF-8 character at the front, or 0. */
-static size_t utf8_length(struct bytes rest)
-{
-    const uint8_t lead = rest.at[0];
-    const size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    const struct bytes character = bytes_slice(rest, 0, length);
-
-    return character.count == length && bytes_is_utf8(character) ? length : 0;
-}
-
 /* The escaped form of what stands at the front of `rest`; *taken bytes of it are used up. */
 static size_t json_escape(struct bytes rest, char into[8], size_t *taken)
 {
     const uint8_t byte = rest.at[0];
-    const size_t length = utf8_length(rest);
+    uint32_t code = 0;
 
-    *taken = MAX_OF(length, (size_t)1);
-    if (length == 0 || byte == 0) /* many readers of JSON stumble over \u0000 */
-        return (size_t)snprintf(into, 8, "\\ufffd");
     if (byte == '"' || byte == '\\') {
+        *taken = 1;
         into[0] = '\\';
         into[1] = (char)byte;
         return 2;
     }
-    if (byte < 0x20 || byte == 0x7f)
-        return (size_t)snprintf(into, 8, "\\u%04x", byte);
-    if (byte == 0xc2 && rest.at[1] < 0xa0)
-        return (size_t)snprintf(into, 8, "\\u%04x", rest.at[1]);
-    memcpy(into, rest.at, length);
-    return length;
+    *taken = bytes_unfit(rest, &code);
+    if (*taken > 0) /* many readers of JSON stumble over \u0000 */
+        return (size_t)snprintf(into, 8, "\\u%04x", code == 0 || code > 0xffff ? 0xfffdu : code);
+    *taken = bytes_utf8_length(byte); /* well-formed, or it is unfit */
+    memcpy(into, rest.at, *taken);
+    return *taken;
 }
 
 void line_add_json(struct line *line, struct bytes foreign, size_t most)

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 import warnings
 
-from lib import Checks, Client, Server, wait_until
+from lib import HOLDFAST, Checks, Client, Server, wait_until
 from lib_hop import NextHop
 
 checks = Checks()
@@ -167,6 +167,43 @@ def hostile_words():
     filter_of.close()
 
 
+# CSI as one character (C1), override and isolate of direction, a separator of lines, no width, an escape sequence, a bell.
+TURNS = '\u009b2J\u202e\u2066\u2028\u200b\ufeff'
+
+
+def acts(text):
+    """Characters that act on a terminal, turn the text beside them or cannot be seen."""
+    return sorted({ascii(char) for char in text if (ord(char) < 32 and char not in '\n\t') or 0x7f <= ord(char) < 0xa0 or ord(char) in (0x61c, 0x180e, 0xfeff)
+                   or 0x200b <= ord(char) <= 0x200f or 0x2028 <= ord(char) <= 0x202e or 0x2060 <= ord(char) <= 0x206f})
+
+
+def terminals():
+    """Addresses and words of others in all that is printed: the journal, each command, as text and as JSON, mailq, the page."""
+    web = free_port()
+    replies = {'rcpt': f'450 4.7.1 {TURNS} \x1b[31m\x07 words'}
+    with NextHop(lambda hop: (hop.say('220 hop ESMTP'), hop.serve(extensions=('PIPELINING', 'SMTPUTF8', '8BITMIME'), changing=replies))) as hop:
+        with Server(extra=f'web {{ address = "127.0.0.1:{web}" }}\nrelay {{ from = {{"127.0.0.0/8"}}  via = "smtp:127.0.0.1:{hop.port}" }}\n') as server:
+            with Client(server.address('smtp')) as client:
+                client.command('EHLO c.example')
+                client.command(f'MAIL FROM:<"{TURNS}a"@x.example> SMTPUTF8'.encode())
+                client.command(f'RCPT TO:<"b{TURNS}"@far.example>'.encode())
+                client.command('DATA')
+                message = client.command(b'Subject: x\r\n\r\nx\r\n.').lines[0].split()[-1]
+            server.wait_events('delivery.deferred', 1)
+            checks.ok('the journal has the words, and nothing that acts', 'u202e' in server.lines[-1] and not acts('\n'.join(server.lines)), acts('\n'.join(server.lines)))
+            for words in (('status',), ('queue',), ('queue', '--json'), ('queue', '--by', 'dest'), ('why', message), ('why', message, '--json'), ('why', '--dest', 'far.example'),
+                          ('why', '--transcript', message), ('incidents',), ('explain', replies['rcpt'])):
+                out = server.run(*words)[1]
+                checks.ok(f'{" ".join(words[:2])[:20]} prints nothing that acts', out and not acts(out), acts(out))
+                if '--json' in words:
+                    checks.ok('and is the same text for who reads JSON', TURNS in json.dumps(json.loads(out), ensure_ascii=False), out[:300])
+            out = subprocess.run(['bash', '-c', f'exec -a mailq {HOLDFAST} -C {server.config}'], capture_output=True, text=True).stdout
+            checks.ok('mailq prints nothing that acts', 'words' in out and not acts(out), acts(out))
+            with urllib.request.urlopen(f'http://127.0.0.1:{web}/', timeout=20) as answer:
+                page = answer.read().decode()
+            checks.ok('the page has nothing that acts', not acts(page), acts(page))
+
+
 def handshake(address, oldest, newest, ciphers=None):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -210,7 +247,7 @@ def tls():
         wait_until('the server to live', server.alive)
 
 
-for test in (secrets, hostile_words, tls):
+for test in (secrets, hostile_words, terminals, tls):
     try:
         test()
     except (AssertionError, OSError, ValueError, KeyError, IndexError) as fault:

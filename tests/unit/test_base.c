@@ -71,6 +71,40 @@ static void test_numbers(void **state)
     assert_false(bytes_to_u64(B("1 "), &value));
 }
 
+/* What acts on a terminal, turns text or is not seen, by its length; all else is fit. */
+static void test_unfit(void **state UNUSED)
+{
+    static const struct {
+        const char *text;
+        size_t length;
+        uint32_t code;
+    } rows[] = {{"\n", 1, '\n'},
+                {"\x1b[2J", 1, 0x1b},
+                {"\x7f", 1, 0x7f},
+                {"\xc2\x9b", 2, 0x9b},
+                {"\xe2\x80\xae", 3, 0x202e},
+                {"\xe2\x80\xa8", 3, 0x2028},
+                {"\xef\xbb\xbf", 3, 0xfeff},
+                {"\xf3\xa0\x81\x81", 4, 0xe0041},
+                {"\x9b", 1, 0xfffd},
+                {"\xe2\x80", 1, 0xfffd},
+                {"\xc0\xaf", 1, 0xfffd},
+                {"a", 0, 0},
+                {" ", 0, 0},
+                {"\xc2\xa0", 0, 0},
+                {"\xc3\xbc", 0, 0},
+                {"\xf0\x9f\x93\xa7", 0, 0}};
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        uint32_t code = 0;
+        assert_int_equal(bytes_unfit(bytes_of_text(rows[i].text), &code), rows[i].length);
+        if (rows[i].length > 0)
+            assert_int_equal(code, rows[i].code);
+    }
+    uint32_t code = 0;
+    assert_int_equal(bytes_unfit(BYTES_EMPTY, &code), 0);
+}
+
 static void test_utf8(void **state)
 {
     (void)state;
@@ -148,8 +182,11 @@ static void test_endpoints(void **state)
 {
     struct endpoint endpoint;
     char text[ENDPOINT_TEXT_MAX];
-    static const char *const good[] = {"127.0.0.1:25", "[::1]:2525", "unix:/run/x.sock", "[2001:db8::5]:0"};
-    static const char *const bad[] = {"", "127.0.0.1", "::1:25", "[::1]", "host:25", "1.2.3.4:65536", "1.2.3.4:", "unix:", "[]:1", "1.2.3:4"};
+    static const char *const good[] = {"127.0.0.1:25", "[::1]:2525", "unix:/run/x.sock",
+                                       "[2001:db8::5]:0"};
+    static const char *const bad[] = {
+        "",         "127.0.0.1", "::1:25", "[::1]",  "host:25", "1.2.3.4:65536",
+        "1.2.3.4:", "unix:",     "[]:1",   "1.2.3:4"};
 
     (void)state;
     for (size_t i = 0; i < COUNT_OF(good); i++) {
@@ -180,10 +217,13 @@ static void test_networks(void **state)
     assert_false(ip_network_parse(B("10.0.0.0/33"), &network));
     assert_false(ip_network_parse(B("10.0.0.0/"), &network));
     assert_true(ip_parse(B("192.0.2.1"), &ip));
-    assert_string_equal(ip_reverse_name(&ip, "in-addr.arpa", "ip6.arpa", (struct span){name, sizeof name}), "1.2.0.192.in-addr.arpa");
+    assert_string_equal(
+        ip_reverse_name(&ip, "in-addr.arpa", "ip6.arpa", (struct span){name, sizeof name}),
+        "1.2.0.192.in-addr.arpa");
     assert_true(ip_parse(B("2001:db8::1"), &ip));
-    assert_string_equal(ip_reverse_name(&ip, "in-addr.arpa", "ip6.arpa", (struct span){name, sizeof name}),
-                        "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa");
+    assert_string_equal(
+        ip_reverse_name(&ip, "in-addr.arpa", "ip6.arpa", (struct span){name, sizeof name}),
+        "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa");
 }
 
 static void test_units(void **state)
@@ -202,8 +242,10 @@ static void test_units(void **state)
     assert_true(size_parse(B("50M"), &value) && value == 50 * MIB);
     assert_true(size_parse(B("010"), &value) && value == 10);
     assert_false(size_parse(B("5T"), &value));
-    assert_string_equal(time_print_rfc3339(1764000000123456, text, sizeof text), "2025-11-24T16:00:00.123456Z");
-    assert_string_equal(time_print_rfc5322(1764000000123456, text, sizeof text), "Mon, 24 Nov 2025 16:00:00 +0000");
+    assert_string_equal(time_print_rfc3339(1764000000123456, text, sizeof text),
+                        "2025-11-24T16:00:00.123456Z");
+    assert_string_equal(time_print_rfc5322(1764000000123456, text, sizeof text),
+                        "Mon, 24 Nov 2025 16:00:00 +0000");
     assert_string_equal(time_print_rfc3339(-1, text, sizeof text), "1969-12-31T23:59:59.999999Z");
     assert_string_equal(duration_print(11400 * US_PER_S, text, sizeof text), "3 h 10 min");
 }
@@ -228,12 +270,19 @@ static void test_ids(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes_compare), cmocka_unit_test(test_bytes_find_control),
+        cmocka_unit_test(test_bytes_compare),
+        cmocka_unit_test(test_bytes_find_control),
         cmocka_unit_test(test_bytes_cut_and_trim),
-        cmocka_unit_test(test_numbers), cmocka_unit_test(test_utf8),
-        cmocka_unit_test(test_arena_is_bounded), cmocka_unit_test(test_buffer_is_bounded_and_sticky),
-        cmocka_unit_test(test_reader_at_every_truncation), cmocka_unit_test(test_endpoints),
-        cmocka_unit_test(test_networks), cmocka_unit_test(test_units), cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_unfit),
+        cmocka_unit_test(test_arena_is_bounded),
+        cmocka_unit_test(test_buffer_is_bounded_and_sticky),
+        cmocka_unit_test(test_reader_at_every_truncation),
+        cmocka_unit_test(test_endpoints),
+        cmocka_unit_test(test_networks),
+        cmocka_unit_test(test_units),
+        cmocka_unit_test(test_ids),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
