@@ -42,9 +42,9 @@ MESSAGES = {
     'many parts': lambda n: HEAD + b'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n' + b'--b\r\n\r\n\xc3\xa9\r\n' * (n // 12) + b'--b--\r\n',
 }
 DIALOGUES = {
-    'recipients': lambda n: MAIL + b''.join(b'RCPT TO:<alice+%d@rcpt.test>\r\n' % i for i in range(n // 60)) + LETTER,
+    'recipients': lambda n: MAIL + b''.join(b'RCPT TO:<r%d@far.example>\r\n' % i for i in range(n // 60)) + LETTER,
     'unknown recipients': lambda n: MAIL + b''.join(b'RCPT TO:<n%d@rcpt.test>\r\n' % i for i in range(n // 60)) + b'QUIT\r\n',
-    'chunks of one octet': lambda n: MAIL + b'RCPT TO:<alice@rcpt.test>\r\nBDAT 14\r\nSubject: x\r\n\r\n' + b'BDAT 1\r\nx' * (n // 60) + b'BDAT 0 LAST\r\nQUIT\r\n',
+    'chunks of one octet': lambda n: MAIL + b'RCPT TO:<b@far.example>\r\nBDAT 14\r\nSubject: x\r\n\r\n' + b'BDAT 1\r\nx' * (n // 60) + b'BDAT 0 LAST\r\nQUIT\r\n',
     'unknown commands': lambda n: EHLO + b'XYZZY\r\n' * (n // 60) + b'QUIT\r\n',
     'transactions begun': lambda n: EHLO + b'MAIL FROM:<a@x.example>\r\nRSET\r\n' * (n // 60) + b'QUIT\r\n',
 }
