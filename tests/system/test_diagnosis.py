@@ -3,12 +3,14 @@
 run; the fault is mended as it says, what it says is run, and the mail arrives. And docs/451.md is what the program prints."""
 import os
 import re
+import shutil
 import subprocess
 
 from lib import HOLDFAST, ROOT, Checks, Client, wait_until
 from lib_dns import SERVFAIL, ScriptedDns
 from lib_faults import FaultServer, Mail, expect_healed, free_port
 from lib_hop import NextHop
+from lib_nameservers import Bind, Knot, Nsd
 from test_faults_filter import FakeClamd
 from test_faults_spool import Disk, can_mount, refused_until, spool_on
 
@@ -245,6 +247,50 @@ def report():
         dns.close()
 
 
+def own_zone(serial, txt, dmarc):
+    """home.example as one name server has it."""
+    return (f'$ORIGIN home.example.\n$TTL 600\n@ SOA ns1 hostmaster {serial} 3600 900 604800 300\n@ NS ns1\n@ MX 10 mx\nmx A 192.0.2.7\n'
+            f'@ TXT "{txt}"\n_dmarc TXT "{dmarc}"\n')
+
+
+def report_of_servers():
+    """What three real name servers that differ say of our own records stands in the letter: each answer, its TTL, and how many said it."""
+    kinds = [kind for kind in (Nsd, Knot, Bind) if shutil.which(kind.program)]
+    if len(kinds) < 3:
+        checks.skip('the report: three name servers', 'nsd, knot and bind9 are not all installed')
+        return
+    def deferring(hop):
+        hop.say('220 hop')
+        hop.serve(rcpt='451 4.3.0 Try later')
+    dns = ScriptedDns({('far.example', 'MX'): '10 mx.far.example', ('mx.far.example', 'A'): '127.0.0.1', ('mx.home.example', 'A'): '192.0.2.7',
+                       ('7.2.0.192.in-addr.arpa', 'PTR'): 'mx.home.example', ('home.example', 'TXT'): 'v=spf1 ip4:192.0.2.7 -all',
+                       ('home.example', 'MX'): '10 mx.home.example', ('_dmarc.home.example', 'TXT'): 'v=DMARC1; p=reject'})
+    new, old = ('v=spf1 ip4:192.0.2.7 -all', 'v=DMARC1; p=reject'), ('v=spf1 ip4:192.0.2.99 -all', 'v=DMARC1; p=reject')
+    servers = []
+    try:
+        for kind, serial, records in zip(kinds, (7, 7, 6), (new, new, old)):
+            servers.append(kind(serial, zone='home.example', text=own_zone(serial, *records)))
+        with NextHop(deferring) as hop:
+            with FaultServer(f'relay {{ from = {{"127.0.0.0/8"}}  port = {hop.port} }}\nretry {{ schedule = {{500ms}}  jitter = 0 }}\n'
+                             f'resolver {{ forward = {{"127.0.0.1@{dns.port}"}}  timeout = 1s }}\n') as server:
+                Mail(sender='bob@home.example', to='x@far.example', body='x').play(server)
+                incident = server.wait_events('incident.open')[0]['incident']
+                words = [word for one in servers for word in ('--server', one.at)]
+                code, text, error = server.run('report', incident, *words)
+                assert code == 0, (code, text, error)
+                part = text[text.index('OUR OWN RECORDS'):text.index('WHERE THE FAULT')]
+                spf, mx, dmarc = (part[part.index(f'  {what}: '):] for what in ('SPF', 'MX', 'DMARC'))
+                sees(spf[:spf.index('  MX: ')], 'home.example TXT, NOT the same everywhere', '"v=spf1 ip4:192.0.2.7 -all"', '"v=spf1 ip4:192.0.2.99 -all"',
+                     'TTL 600 s; said by 2 authoritative server(s)', 'TTL 600 s; said by 1 authoritative server(s)')
+                sees(mx[:mx.index('  DMARC: ')], 'home.example MX', '10 mx.home.example.', 'said by 3 authoritative server(s)')
+                sees(dmarc[:dmarc.index('  PTR: ')], '"v=DMARC1; p=reject"', 'said by 3 authoritative server(s)')
+                sees(part, servers[2].label)        # who is behind, by name
+    finally:
+        for one in servers:
+            one.close()
+        dns.close()
+
+
 def manual():
     printed = subprocess.run([HOLDFAST, 'explain', '--manual'], capture_output=True, text=True, check=True).stdout
     with open(os.path.join(ROOT, 'docs', '451.md')) as file:
@@ -270,6 +316,7 @@ def main():
     checks.run('peers: no reply after the dot', lambda: peers(loses_the_dot, well, 'ambiguous.dot'))
     checks.run('peers: garbage', lambda: peers(garbles, well, 'remote.garbled'))
     checks.run('the report, line for line', report)
+    checks.run('the report: our records as three name servers have them', report_of_servers)
     return checks.done()
 
 

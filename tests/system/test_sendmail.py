@@ -205,6 +205,32 @@ def other_user(server, commands):
     os.remove(fresh)
 
 
+def died(server, commands):
+    """SIGKILL when the message is durable and its file is about to go: the next start gives the file in again, and is told that it has it."""
+    if not shutil.which('strace'):
+        checks.skip('a crash before the file is removed', 'strace is not installed')
+        return
+    server.stop()
+    done = commands.run('sendmail', '-f', 'alice@rcpt.test', 'carol@rcpt.test', text=b'Subject: taken twice\n\nx\n')
+    name, = waiting(server)
+    path = os.path.join(drop_of(server), name)
+    server.command = ['strace', '-f', '-qq', '-o', os.path.join(server.folder, 'trace'), '-P', path, '-e', 'trace=unlink,unlinkat',
+                      '-e', 'inject=unlink,unlinkat:signal=KILL:error=EINTR']
+    server.options.append('--one-process')
+    server.start()
+    wait_until('its death', lambda: not server.alive())
+    server.reader.join(30)
+    checks.ok('it died between 250 and the removal', done.returncode == EX_OK and os.path.exists(path) and server.events('message.accepted'), server.lines)
+    server.command = []
+    server.options.remove('--one-process')
+    server.start()
+    wait_until('the file to go', lambda: not os.path.exists(path))
+    checks.ok('the file that came again is known', server.wait_events('message.repeated', 1))
+    commands.run('sendmail', '-f', 'alice@rcpt.test', 'carol@rcpt.test', text=b'Subject: behind it\n\nx\n')
+    wait_until('the one behind it', lambda: any(b'Subject: behind it' in mail for mail in server.mails('carol')))
+    checks.ok('one copy', sum(b'Subject: taken twice' in mail for mail in server.mails('carol')) == 1, server.mails('carol'))
+
+
 def main():
     folder = tempfile.mkdtemp(prefix='holdfast-test-')
     text = ('hostname = "rcpt.test"\nspool = "{folder}/spool"\nlisten smtp { address = "127.0.0.1:0" }\n'
@@ -225,6 +251,7 @@ def main():
         up_again(server, commands)
         queue(server, commands)
         other_user(server, commands)
+        died(server, commands)
     finally:
         server.kill()
         shutil.rmtree(server.folder, ignore_errors=True)
