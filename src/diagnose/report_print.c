@@ -174,6 +174,17 @@ static void print_pattern(struct buffer *into, const json_t *report)
 
 /* ------------------------------------------------------------------ our records */
 
+/* " (192.0.2.53:53, 198.51.100.53:53)" */
+static void print_names(struct buffer *into, const json_t *names)
+{
+    for (size_t i = 0; i < json_array_size(names); i++) {
+        buffer_add_text(into, i == 0 ? " (" : ", ");
+        diagnose_add_safe(into, json_string_value(json_array_get(names, i)), "");
+    }
+    if (json_array_size(names) > 0)
+        buffer_add_text(into, ")");
+}
+
 static void print_group(struct buffer *into, const json_t *group)
 {
     const json_t *lines = json_object_get(group, "answer");
@@ -183,10 +194,30 @@ static void print_group(struct buffer *into, const json_t *group)
         diagnose_add_safe(into, json_string_value(json_array_get(lines, i)), "");
         buffer_add_text(into, "\n");
     }
-    buffer_print(into, "      TTL %lld s; said by %zu authoritative server(s), %zu resolver(s)\n",
+    buffer_print(into, "      TTL %lld s; said by %zu authoritative server(s)",
                  (long long)diagnose_number(group, "ttl"),
-                 json_array_size(json_object_get(group, "servers")),
-                 json_array_size(json_object_get(group, "resolvers")));
+                 json_array_size(json_object_get(group, "servers")));
+    print_names(into, json_object_get(group, "servers"));
+    buffer_print(into, ", %zu resolver(s)", json_array_size(json_object_get(group, "resolvers")));
+    print_names(into, json_object_get(group, "resolvers"));
+    buffer_add_text(into, "\n");
+}
+
+/* Which server is behind, lame or silent. */
+static void print_record_findings(struct buffer *into, const json_t *record)
+{
+    const json_t *findings = json_object_get(record, "findings");
+
+    for (size_t i = 0; i < json_array_size(findings); i++) {
+        const json_t *finding = json_array_get(findings, i);
+        if (strcmp(diagnose_word(finding, "severity"), "error") != 0)
+            continue;
+        buffer_add_text(into, "    ");
+        add_word(into, finding, "name", "-");
+        buffer_add_text(into, ": ");
+        add_word(into, finding, "text", "-");
+        buffer_add_text(into, "\n");
+    }
 }
 
 static void print_records(struct buffer *into, const json_t *report)
@@ -213,6 +244,7 @@ static void print_records(struct buffer *into, const json_t *report)
                                                                       : "NOT the same everywhere");
         for (size_t k = 0; k < json_array_size(groups); k++)
             print_group(into, json_array_get(groups, k));
+        print_record_findings(into, record);
     }
     if (json_array_size(records) == 0)
         buffer_add_text(into, "  not looked at\n");
