@@ -27,6 +27,7 @@ struct command_line {
     struct word_list ips, selectors, servers; /* all of --ip, --selector, --server */
     const char *port, *https_port, *authorities;
     bool connect, ask_public;
+    bool send; /* tlsrpt */
     bool json, all, in, arc, one_process, transcript, fresh, manual;
     const char *words[COMMAND_WORDS_MAX]; /* what is no option */
     unsigned word_count;

@@ -62,6 +62,7 @@ static const struct {
                     {"--manual", offsetof(struct command_line, manual)},
                     {"--new", offsetof(struct command_line, fresh)},
                     {"--arc", offsetof(struct command_line, arc)},
+                    {"--send", offsetof(struct command_line, send)},
                     {"--one-process", offsetof(struct command_line, one_process)},
                     {"--connect", offsetof(struct command_line, connect)},
                     {"--public", offsetof(struct command_line, ask_public)}};

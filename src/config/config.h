@@ -252,6 +252,7 @@ struct config {
     uint64_t ledger_overdue_us;
     struct config_incidents incidents;
     const char *operator_mail, *operator_command; /* or "" */
+    const char *tls_report_from;                  /* or "" */
     uint64_t operator_timeout_us;
     bool operator_set_user_id;
     uint64_t transcripts_us, transcripts_bytes;

@@ -182,6 +182,7 @@ bool diagnose_dns_has_error(const json_t *answer);
 struct tls_report_request {
     const char *directory; /* the spool's, where tls.db lies */
     const char *hostname;  /* who reports */
+    const char *contact;   /* whom to ask about it; NULL or "": postmaster@hostname */
     const char *domain;    /* about it alone; NULL: about all */
     int64_t since_day;     /* since 1970, UTC */
 };
@@ -189,5 +190,16 @@ struct tls_report_request {
  * blocks on the disk. */
 json_t *diagnose_tls_report(const struct tls_report_request *request);
 void diagnose_print_tls_report(struct buffer *into, const json_t *reports);
+/* Of one report. */
+const char *diagnose_tls_report_domain(const json_t *report);
+void diagnose_tls_report_sessions(const json_t *report, int64_t *good, int64_t *failed);
+/* One report as the mail that brings it (RFC 8460 5.3), with CR LF. False on memory. */
+struct tls_mail {
+    const char *hostname, *from;
+    struct bytes to;
+    int64_t wall_us;
+};
+MUST_USE bool diagnose_tls_mail(struct buffer *into, const json_t *report,
+                                const struct tls_mail *mail);
 
 #endif

@@ -39,7 +39,10 @@ static void begin_report(struct report_writer *writer, const struct tls_result *
     print_time(result->day * 86400, start, sizeof start);
     print_time(result->day * 86400 + 86399, end, sizeof end);
     snprintf(id, sizeof id, "%.10s_%s@%.100s", start, result->domain, hostname);
-    snprintf(contact, sizeof contact, "postmaster@%.250s", hostname);
+    if (writer->request->contact && *writer->request->contact)
+        snprintf(contact, sizeof contact, "%.299s", writer->request->contact);
+    else
+        snprintf(contact, sizeof contact, "postmaster@%.250s", hostname);
     writer->report = json_pack("{s:s, s:{s:s, s:s}, s:s, s:s, s:[]}", "organization-name", hostname,
                                "date-range", "start-datetime", start, "end-datetime", end,
                                "contact-info", contact, "report-id", id, "policies");
