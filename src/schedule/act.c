@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-#define ACT_FIBERS 128
+#define ACT_FIBERS 512 /* the spool's writer takes so many in one batch, under one sync */
 
 struct act {
     struct schedule *schedule;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { FLUSH_ROWS = 500, LOAD_MOST = 2000, LOAD_LEAST = 16 };
+enum { LOADS_A_TURN = 256 }; /* by id */
 #define FLUSH_EVERY_US (250 * US_PER_MS)
 #define HOUSE_EVERY_US US_PER_S
 #define MOVED_PATIENCE_US (5 * US_PER_S) /* what recovery reads again when all was delivered */
@@ -298,44 +299,81 @@ static void wake_later(struct spool *spool)
 
 /* ------------------------------------------------------------------ loads by id */
 
-static bool next_load(struct spool *spool, uint64_t *id)
-{
-    struct load_request *load = NULL;
+/* What is asked for at once is read at once: many who act side by side (the operator's fibers) then
+ * cost one read transaction and one walk along the list. */
+struct load_turn {
+    struct {
+        uint64_t id;
+        enum lookup_status status;
+        struct entry *entry; /* with a pin of this turn's own; or NULL */
+    } loads[LOADS_A_TURN];
+    uint32_t count;
+};
 
+static bool turn_collect(struct spool *spool, struct load_turn *turn)
+{
+    turn->count = 0;
     pthread_mutex_lock(&spool->lock);
-    for (load = spool->loads; load && load->done; load = load->next)
-        continue;
-    if (load)
-        *id = load->id;
+    for (struct load_request *load = spool->loads; load && turn->count < LOADS_A_TURN;
+         load = load->next) {
+        if (load->done)
+            continue;
+        turn->loads[turn->count++].id = load->id;
+        load->turn = turn->count;
+    }
     pthread_mutex_unlock(&spool->lock);
-    return load != NULL;
+    return turn->count > 0;
 }
 
-/* Everybody who waits for this id is told and gets a pin. */
-static void answer_loads(struct spool *spool, uint64_t id, enum lookup_status status)
+static void turn_read(struct spool *spool, struct load_turn *turn)
+{
+    const bool begun = index_begin_read(spool->index); /* without, each read is one by itself */
+
+    for (uint32_t i = 0; i < turn->count; i++) {
+        turn->loads[i].status = indexer_load(spool, turn->loads[i].id);
+        pthread_mutex_lock(&spool->lock);
+        struct entry *entry = table_find(&spool->table, turn->loads[i].id);
+        turn->loads[i].entry = NULL;
+        if (turn->loads[i].status == LOOKUP_FOUND && entry && !entry->ended) {
+            entry->pins++;
+            turn->loads[i].entry = entry;
+        } else if (turn->loads[i].status == LOOKUP_FOUND) {
+            turn->loads[i].status = LOOKUP_ABSENT;
+        }
+        pthread_mutex_unlock(&spool->lock);
+    }
+    if (begun)
+        index_end_read(spool->index);
+}
+
+/* Everybody who waits is told, and gets a pin in place of the turn's. Who left in between has none.
+ */
+static void turn_answer(struct spool *spool, const struct load_turn *turn)
 {
     pthread_mutex_lock(&spool->lock);
-    struct entry *entry = table_find(&spool->table, id);
-    if (status == LOOKUP_FOUND && (!entry || entry->ended))
-        status = LOOKUP_ABSENT;
     for (struct load_request *load = spool->loads; load; load = load->next) {
-        if (load->done || load->id != id)
+        if (load->done || load->turn == 0)
             continue;
-        if (status == LOOKUP_FOUND)
-            entry->pins++;
-        load->status = status;
+        load->status = turn->loads[load->turn - 1].status;
+        if (turn->loads[load->turn - 1].entry)
+            turn->loads[load->turn - 1].entry->pins++;
         load->done = true;
         fiber_wake(load->fiber);
     }
     pthread_mutex_unlock(&spool->lock);
+    for (uint32_t i = 0; i < turn->count; i++)
+        if (turn->loads[i].entry)
+            entry_unpin(spool, turn->loads[i].entry);
 }
 
 static void serve_loads(struct spool *spool)
 {
-    uint64_t id;
+    struct load_turn turn;
 
-    while (next_load(spool, &id))
-        answer_loads(spool, id, indexer_load(spool, id));
+    while (turn_collect(spool, &turn)) {
+        turn_read(spool, &turn);
+        turn_answer(spool, &turn);
+    }
 }
 
 /* ------------------------------------------------------------------ the loop */

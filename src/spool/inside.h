@@ -80,9 +80,10 @@ uint64_t request_span(const struct request *request);
 /* ------------------------------------------------------------------ requests to the indexer */
 
 struct load_request {
-    struct load_request *next;
+    struct load_request *next, *previous;
     struct fiber *fiber;
     uint64_t id;
+    uint32_t turn; /* of the indexer: its place there and one; 0: not taken up yet */
     bool done;
     enum lookup_status status;
 };

@@ -240,16 +240,16 @@ static enum lookup_status load_by_id(struct spool *spool, uint64_t id, uint64_t 
 
     pthread_mutex_lock(&spool->lock);
     load.next = spool->loads;
+    if (load.next)
+        load.next->previous = &load;
     spool->loads = &load;
     pthread_mutex_unlock(&spool->lock);
     indexer_wake(spool);
     load_wait(spool, &load, deadline_us);
     pthread_mutex_lock(&spool->lock);
-    for (struct load_request **at = &spool->loads; *at; at = &(*at)->next)
-        if (*at == &load) {
-            *at = load.next;
-            break;
-        }
+    *(load.previous ? &load.previous->next : &spool->loads) = load.next;
+    if (load.next)
+        load.next->previous = load.previous;
     pthread_mutex_unlock(&spool->lock);
     return load.done ? load.status : LOOKUP_FAILED;
 }
