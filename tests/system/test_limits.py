@@ -235,8 +235,10 @@ def silent_lists(checks):
         def soon():
             with begin(server, '127.0.0.8') as client:
                 expect(client.command('MAIL FROM:<x@y.example>'), 250)
-            notes = [line for line in server.lines if 'could not be asked' in line]
-            assert len(notes) == 6, notes
+            def notes():
+                return [line for line in server.lines if 'could not be asked' in line]
+            server._wait('a note for each list', lambda: len(notes()) >= 6)
+            assert len(notes()) == 6, notes()
         checks.run('six silent lists', soon)
     names.close()
 
