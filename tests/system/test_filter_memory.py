@@ -114,7 +114,7 @@ def of_clamd():
         expect(server, letter(), '451 4.3.0', 'filter.timeout', 'dot')
         clamd.let.set()
         late(server)
-        assert any('answered late about' in line and 'accepted; kept' in line for line in server.lines), 'the journal does not say so'
+        server._wait('the journal to say so', lambda: any('answered late about' in line and 'accepted; kept' in line for line in server.lines))
         clamd.let.clear()                                    # it is as slow as ever
         expect_accepted(server, letter())                    # and this one is answered from memory
         assert clamd.scans == 1 and recalled(server) == 1, (clamd.scans, recalled(server))

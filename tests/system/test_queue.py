@@ -198,7 +198,7 @@ def recovery():
             server.wait_events('delivery.done', count)
             assert len(hop.messages) == count, len(hop.messages)
             assert ramp.begun[0][1] == 1 and 1 <= ramp.most <= 20, ramp.begun
-            assert any('answers again' in line for line in server.lines), server.lines[-5:]
+            server._wait('the journal to say so', lambda: any('answers again' in line for line in server.lines))
 
 
 def outage():
