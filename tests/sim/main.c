@@ -2,7 +2,8 @@
  * holdfast-sim [--only SCENARIO] SEED [N]: plays N seeds from SEED on; every tenth is played twice
  * and its trace hashes are compared. One seed alone prints its hashes. --trace SEED: one seed, with
  * every event on standard error. --soak [FILE]: 100,000 seeds in slices; after each the sums so far
- * are printed and kept in FILE, from which the next --soak goes on.
+ * are printed and kept in FILE, from which the next --soak goes on. --oracles [NAME]: shows that
+ * each oracle can fail (oracles.c).
  *
  * Seeds run in child processes, as many at a time as there are cores, since what a crashed world
  * had allocated is never freed; a seed that fails ends its child, and another goes on behind it.
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "observe/observe.h"
+#include "oracles.h"
 #include "scenario.h"
 
 enum {
@@ -330,7 +332,7 @@ static uint64_t number(const char *text)
     if (!text || !bytes_to_u64(bytes_of_text(text), &value)) {
         fprintf(stderr,
                 "usage: holdfast-sim [--only spool|server|outage] SEED [N] | --trace SEED | --soak "
-                "[FILE]\n");
+                "[FILE] | --oracles [NAME]\n");
         exit(2);
     }
     return value;
@@ -358,6 +360,8 @@ int main(int count, char **words)
     }
     if (count >= 2 && count <= 3 && strcmp(words[1], "--soak") == 0)
         return soak(count == 3 ? words[2] : "holdfast-sim.soak");
+    if (count >= 2 && count <= 3 && strcmp(words[1], "--oracles") == 0)
+        return oracles_prove(count == 3 ? words[2] : NULL);
     if (count == 3 && strcmp(words[1], "--memory") == 0)
         return play_memory(number(words[2]));
     if (count == 3 && strcmp(words[1], "--trace") == 0) {

@@ -8,6 +8,7 @@
 #ifndef TESTS_SIM_SERVER_H
 #define TESTS_SIM_SERVER_H
 
+#include "oracles.h"
 #include "scenario.h"
 
 #include "observe/observe.h"

@@ -108,6 +108,8 @@ static void hear_recipient(struct visit *visit, unsigned asked)
     const struct wanted *wanted = visit->letter->wanted[visit->asked[asked]];
 
     tale_add(0, (int)visit->letter->number, "RCPT %s: %s", wanted->address, visit->reply);
+    if (planted == PLANT_REFUSE && visit->code == 451)
+        visit->code = 550;
     visit->taken[asked] = visit->code / 100 == 2;
     if (visit->code / 100 == 5 && visit->code != 503)
         refuse(visit, asked);
@@ -190,7 +192,8 @@ static void note_taken(struct visit *visit)
     taken_are(visit, WANTED_TAKEN);
     struct message_note *message = message_note(attempt->message);
     TELL(!message->taken, (int)visit->letter->number, "the same id twice");
-    message->has_letter = message->taken = true;
+    message->has_letter = true;
+    message->taken = planted != PLANT_UNTOLD;
     message->letter = visit->letter->number;
     message->places = attempt->places;
     note_changed_places(visit, message);
@@ -425,7 +428,7 @@ static bool log_in(struct visit *visit)
         TELL(visit->code == 535 || visit->code / 100 == 4, letter, "a wrong password: %u",
              visit->code);
     }
-    if (!say_text(visit, right) || !hear(visit))
+    if (!say_text(visit, planted == PLANT_PASSWORD ? wrong : right) || !hear(visit))
         return false;
     tale_add(0, letter, "AUTH: %s", visit->reply);
     TELL(visit->code == 235 || visit->code / 100 == 4, letter, "the right password: %u",
@@ -524,6 +527,8 @@ static void client_main(void *argument)
     const unsigned client = (unsigned)(uintptr_t)argument;
     struct letter *letter;
 
+    if (planted == PLANT_UNANSWERED)
+        fiber_sleep_until(deadline_in(5 * 3600 * US_PER_S));
     while ((letter = next_letter(client, false, DOOR_SMTP)) != NULL) {
         if (letter->due_us > clock_now_us() && fiber_park(letter->due_us) == IO_CANCELLED)
             break;

@@ -83,12 +83,13 @@ static void clamd_judge(const struct ear *ear, struct bytes content)
 {
     static const char found[] = "stream: Simulated.Virus FOUND", fine[] = "stream: OK";
     struct letter *letter = clamd_letter(ear, content);
+    const bool infected = letter->virus && planted != PLANT_INFECT;
     const struct bytes answer =
-        letter->virus ? bytes_of(found, sizeof found) : bytes_of(fine, sizeof fine);
+        infected ? bytes_of(found, sizeof found) : bytes_of(fine, sizeof fine);
 
     if (misbehaves(PEER_CLAMD, ear->stream, answer, "after the message"))
         return;
-    if (!letter->virus) {
+    if (!infected && planted != PLANT_BLIND) {
         letter->judged_clean = true;
         tale_add(0, (int)letter->number, "clamd finds nothing");
     }
@@ -140,7 +141,7 @@ static void spamd_judge(const struct ear *ear, struct bytes content)
              letter->spam ? "True ; 20.5" : "False ; 1.0", fields);
     if (misbehaves(PEER_SPAMD, ear->stream, bytes_of_text(answer), "after the message"))
         return;
-    if (!letter->spam) {
+    if (!letter->spam && planted != PLANT_HASTE) {
         letter->spamd_passed = true;
         tale_add(0, (int)letter->number, "spamd says no");
     }

@@ -81,7 +81,7 @@ void house_reload(bool certain)
 
     CHECK(next != NULL, "memory");
     next->config = setting_config(wanted);
-    const bool renewed = next->config && renew(next);
+    const bool renewed = next->config && planted != PLANT_GOOD && renew(next);
     tale_add(0, -1, "a reload of variant %u: %s", wanted, renewed ? "done" : next->house.why);
     sim_note("reload", wanted * 2 + renewed);
     TELL(!renewed || wanted < VARIANT_BROKEN, TALE_ALL, "variant %u was taken", wanted);

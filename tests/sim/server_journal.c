@@ -25,7 +25,10 @@ static void listen_to(void *argument, const struct event *event)
              event->has_verdict ? cause_name(event->verdict.cause) : "", event->code,
              BYTES_PRINT(bytes_slice(event->text, 0, 60)),
              BYTES_PRINT(bytes_slice(event->verdict.detail, 0, 60)));
-    if (event->kind == EVENT_MESSAGE_DISCARDED)
+    if (event->kind == EVENT_MESSAGE_ACCEPTED && planted == PLANT_KEPT)
+        message_note(event->message)->held = true;
+    const bool seen = planted != PLANT_DROPPED || setting.milter_accepts;
+    if (event->kind == EVENT_MESSAGE_DISCARDED && seen)
         message_note(event->message)->discarded = true;
     if (event->kind == EVENT_MESSAGE_HELD && !event->has_verdict) /* with one: to be scanned yet */
         message_note(event->message)->held = true;

@@ -294,6 +294,8 @@ static void notification_arrived(struct bytes content)
         if (bytes_equal_text(line, "Action: failed")) {
             CHECK(place < PLACE_COUNT, "a notification without a recipient");
             note_failure(message, own_id, place);
+            if (planted == PLANT_NOTIFIED)
+                note_failure(message, own_id + 1, place);
         }
     }
 }
@@ -371,12 +373,28 @@ static void letter_arrived(struct bytes content, enum place place, bool local)
     message->lives_with_copy[place] |= UINT32_C(1) << book.life;
 }
 
+/* See oracles.c. */
+static void plant_in_letter(struct bytes content, enum place place, bool local)
+{
+    static char copy[CONTENT_MOST];
+
+    if (planted == PLANT_FLIP && content.count < sizeof copy) {
+        memcpy(copy, content.at, content.count);
+        copy[content.count - 5] ^= 1;
+        letter_arrived(bytes_of(copy, content.count), place, local);
+    }
+    struct message_note *message = message_note(id_after(content, " id "));
+    message->settled[place] |= planted == PLANT_AGAIN && message->copies[place] > 0;
+}
+
 void parcel_arrived(struct bytes content, enum place place, bool local)
 {
     if (bytes_find(content, BYTES_LITERAL("X-Holdfast-Message: ")) < content.count)
         notification_arrived(content);
-    else
+    else {
+        plant_in_letter(content, place, local);
         letter_arrived(content, place, local);
+    }
 }
 
 /* ------------------------------------------------------------------ the tale */

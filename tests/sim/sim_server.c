@@ -131,7 +131,8 @@ static void release_held(void)
 static void wait_until_done(void)
 {
     const uint64_t answered_us = deadline_in(4 * HOUR_US);
-    const uint64_t drained_us = deadline_in((EXPIRE_HOURS + 4) * HOUR_US + book.set_back_us);
+    const uint64_t drained_us =
+        planted == PLANT_QUEUED ? 0 : deadline_in((EXPIRE_HOURS + 4) * HOUR_US + book.set_back_us);
 
     while (!clients_are_done() && clock_now_us() < answered_us) {
         fiber_park(MIN_OF(answered_us, deadline_in(20 * 60 * US_PER_S)));
@@ -147,6 +148,40 @@ static void wait_until_done(void)
         look_into_queue(note_waiting);
 }
 
+static void sleep_on(void *argument)
+{
+    CHECK(argument == &stage, "an argument of our own");
+    fiber_mask_cancel(true);
+    fiber_sleep_until(deadline_in(2 * HOUR_US));
+}
+
+/* See oracles.c. */
+static void plant_leak(void)
+{
+    struct stream *stream = NULL;
+    struct file *file = NULL;
+    struct endpoint at;
+
+    if (planted == PLANT_FIBER)
+        CHECK(fiber_start("planted", sleep_on, &stage) != NULL, "a fiber");
+    if (planted == PLANT_HANDLE)
+        CHECK(file_open("/etc/holdfast/users", FILE_READ, &file).status == IO_OK, "a file");
+    if (planted == PLANT_CONNECTION)
+        CHECK(endpoint_parse(BYTES_LITERAL(CLAMD_AT), &at) &&
+                  stream_dial(&at, NULL, deadline_in(US_PER_S), &stream).status == IO_OK,
+              "a connection");
+}
+
+static void plant_at_end(void)
+{
+    static void *kept;
+
+    if (book.faults && plant_once(PLANT_TRACE))
+        sim_note("planted", 0);
+    if (planted == PLANT_MEMORY)
+        CHECK((kept = malloc(4096)) != NULL, "memory");
+}
+
 static int healed_main(void *argument)
 {
     CHECK(argument == &stage, "an argument of our own");
@@ -157,6 +192,7 @@ static int healed_main(void *argument)
          house_now()->why);
     clients_start(fiber_self());
     wait_until_done();
+    plant_leak();
     house_end_life();
     fiber_sleep_until(deadline_in(HOUR_US)); /* until the peers have gone too */
     TELL(fiber_count() == 1 + peers_listening(), TALE_ALL, "%u fibers are left",
@@ -174,7 +210,13 @@ static void collect_mailbox(void *place, const char *name)
     char path[400];
 
     snprintf(path, sizeof path, "/var/mail/%s/new/%s", users[which], name);
+    if (planted == PLANT_LOSE)
+        return;
     parcel_arrived(sim_disk_get(path), which, true);
+    if (planted == PLANT_TWICE)
+        parcel_arrived(sim_disk_get(path), which, true);
+    if (planted == PLANT_ASTRAY && which == PLACE_BOB)
+        parcel_arrived(sim_disk_get(path), PLACE_ALICE, true);
 }
 
 static void collect_mailboxes(void)
@@ -200,6 +242,8 @@ static unsigned copies_allowed(const struct message_note *message, enum place pl
  * least of all for want of time, however the clock jumps. */
 static bool right_to_bounce(const struct message_note *message, enum place place)
 {
+    if (planted == PLANT_BOUNCED && place == PLACE_NO)
+        return false;
     if (place == PLACE_NO || place == PLACE_GONE || place == PLACE_DEAD)
         return true;
     if (message->has_letter && book.letters[message->letter].virus && setting.scan_later)
@@ -342,6 +386,7 @@ static uint64_t play(uint64_t seed, struct scenario_tally *tally, bool faults)
     check_promise();
     tally->faults += book.faults_struck + sim_disk_struck() + sim_net_struck();
     tally->simulated_us += clock_now_us();
+    plant_at_end();
     const uint64_t hash = sim_trace_hash();
     sim_close();
     tls_end();
