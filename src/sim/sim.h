@@ -186,7 +186,7 @@ enum sim_zone_fault {
 };
 
 /* type: "A", "AAAA", "MX", "TXT", "PTR", "CNAME", "NS"; value as in a zone file: "10 mx.example",
- * "192.0.2.1". */
+ * "192.0.2.1", "3 1 1 2bb1...". */
 void sim_zone_add(const char *name, const char *type, const char *value);
 void sim_zone_remove(const char *name); /* all its records */
 /* name NULL: every name. chance_ppm 0: always. SIM_ZONE_FINE ends it. */
@@ -202,8 +202,11 @@ struct sim_document {
     const char *body; /* outlives the world */
     bool untrusted;   /* its certificate does not prove the name */
     bool hangs;       /* nothing comes until the deadline */
+    bool spoilt;      /* what comes is of no use: it does not count as given */
 };
 void sim_document_put(const char *host, const struct sim_document *document); /* or in its place */
 uint64_t sim_documents_fetched(void);
+/* When that host last gave its document, whole and trusted; 0: never. */
+uint64_t sim_document_given_us(const char *host);
 
 #endif

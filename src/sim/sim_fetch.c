@@ -13,6 +13,7 @@ static struct {
     struct {
         char host[HOST_ROOM];
         struct sim_document document;
+        uint64_t given_us;
     } rows[DOCUMENTS_MOST];
     size_t count;
     uint64_t fetched;
@@ -40,12 +41,20 @@ void documents_forget(void)
     memset(&documents, 0, sizeof documents);
 }
 
-static const struct sim_document *find(const char *host)
+static size_t find(const char *host)
 {
-    for (size_t i = 0; i < documents.count; i++)
-        if (strcmp(documents.rows[i].host, host) == 0)
-            return &documents.rows[i].document;
-    return NULL;
+    size_t at = 0;
+
+    while (at < documents.count && strcmp(documents.rows[at].host, host) != 0)
+        at++;
+    return at;
+}
+
+uint64_t sim_document_given_us(const char *host)
+{
+    const size_t at = find(host);
+
+    return at < documents.count ? documents.rows[at].given_us : 0;
 }
 
 static void answer_from(struct arena *arena, const struct fetch_request *request,
@@ -77,8 +86,10 @@ void fetch_https(struct arena *arena, const struct fetch_request *request,
     sim_die_if_crashed();
     documents.fetched++;
     trace_bytes("fetch", request->address_count, bytes_of_text(request->host));
-    const struct sim_document *document = find(request->host);
-    const bool hangs = document && document->hangs;
+    const size_t row = find(request->host);
+    const struct sim_document document =
+        row < documents.count ? documents.rows[row].document : nothing;
+    const bool hangs = document.hangs;
     const uint64_t ready_us =
         hangs ? request->deadline_us : deadline_in(chance_between(500, 80000));
     if (fiber_sleep_until(MIN_OF(ready_us, request->deadline_us)) != IO_OK ||
@@ -86,5 +97,8 @@ void fetch_https(struct arena *arena, const struct fetch_request *request,
         snprintf(answer->why, sizeof answer->why, "no answer in time");
         return;
     }
-    answer_from(arena, request, document ? document : &nothing, answer);
+    answer_from(arena, request, &document, answer);
+    if (row < documents.count && !document.spoilt && answer->outcome == FETCH_ANSWERED &&
+        answer->status == 200)
+        documents.rows[row].given_us = clock_now_us();
 }

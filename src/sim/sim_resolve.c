@@ -176,6 +176,29 @@ static bool fill_mx(struct arena *arena, struct bytes value, struct dns_record *
     return fill_name(arena, bytes_trim(name), &record->name);
 }
 
+static unsigned hex_value(uint8_t digit)
+{
+    return (unsigned)(digit <= '9' ? digit - '0' : ascii_lower(digit) - 'a' + 10);
+}
+
+/* "3 1 1 2bb1..." as the record has it: three numbers of one digit, and octets. */
+static bool fill_tlsa(struct arena *arena, struct bytes value, struct dns_record *record)
+{
+    const struct bytes digits = bytes_skip(value, 6);
+    const size_t count = 3 + digits.count / 2;
+    uint8_t *raw = arena_take(arena, count);
+
+    INVARIANT(value.count > 6 && digits.count % 2 == 0);
+    if (!raw)
+        return false;
+    for (size_t i = 0; i < 3; i++)
+        raw[i] = (uint8_t)hex_value(value.at[2 * i]);
+    for (size_t i = 0; i < digits.count; i += 2)
+        raw[3 + i / 2] = (uint8_t)(hex_value(digits.at[i]) << 4 | hex_value(digits.at[i + 1]));
+    record->raw = bytes_of(raw, count);
+    return true;
+}
+
 static bool fill(struct arena *arena, const struct zone_record *from, struct dns_record *record)
 {
     const struct bytes value = bytes_of_text(from->value);
@@ -195,8 +218,9 @@ static bool fill(struct arena *arena, const struct zone_record *from, struct dns
     case DNS_TXT:
         record->text = record->raw;
         return true;
-    case DNS_SOA:
     case DNS_TLSA:
+        return fill_tlsa(arena, value, record);
+    case DNS_SOA:
         return true;
     }
     return true;

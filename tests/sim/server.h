@@ -36,6 +36,8 @@ enum place {
     PLACE_CAROL,
     PLACE_NEAR,   /* one */
     PLACE_STATIC, /* a route of the configuration */
+    PLACE_DANE,   /* TLSA records say which key its host has (with TLS only, as the next) */
+    PLACE_STS,    /* its MTA-STS policy says that its host proves its name */
     PLACE_NO,     /* its host refuses everybody */
     PLACE_GONE,   /* its domain does not exist */
     PLACE_DEAD,   /* its host never answers */
@@ -51,7 +53,7 @@ struct wanted {
     const char *address;
     uint32_t places; /* a bit each */
     bool refused;    /* 5yz is the right answer */
-    bool corp;       /* only where setting.corp is */
+    bool corp, tls;  /* only where setting.corp or setting.tls is */
 };
 
 /* ------------------------------------------------------------------ how a seed's server is set */
@@ -59,6 +61,7 @@ struct wanted {
 /* Drawn from the seed alone, so that both runs of a seed have the same. */
 struct setting {
     bool milter, spamd, corp, submission, lmtp, tls;
+    bool history;        /* history.db is on a disk of its own, as far as faults go */
     bool scan_later;     /* what clamd cannot judge is taken, and scanned before it is delivered */
     bool milter_accepts; /* what the milter cannot judge is taken, and marked */
     bool milter_reuse;
@@ -72,6 +75,8 @@ void setting_draw(void);
 enum { VARIANT_BROKEN = 3, VARIANT_MALFORMED, VARIANT_COUNT };
 MUST_USE struct config *setting_config(unsigned variant); /* NULL: it cannot be read */
 void furnish(void);                                       /* disk and names, of an empty world */
+enum { STS_AGE_S = 7200 };
+void furnish_policy(unsigned id); /* of STS_HOST, under that id */
 
 /* ------------------------------------------------------------------ letters */
 
@@ -166,6 +171,7 @@ struct book {
     uint32_t crashed_lives;
     bool faults;      /* this run has some */
     bool stalled;     /* in this life the disk hung for a while */
+    bool forgetful;   /* in this life the disk failed or the clock jumped: a policy may be lost */
     bool years_back;  /* the clock went back by years: what came before is young until then */
     bool hop_refused; /* a next hop said 5yz for no better reason than the seed */
     uint64_t faults_struck;
@@ -221,8 +227,13 @@ void house_end_life(void);            /* and nothing may be left of it. Sleeps. 
 struct tls_context;
 void tls_begin(uint64_t seed); /* of a seed's run: all of OpenSSL's chance */
 void tls_end(void);
-struct tls_context *tls_of_clients(void), *tls_of_hops(void); /* of the run */
-struct tls_context *tls_open(bool server);                    /* freed by tls_context_free */
+/* Whose certificate a next hop shows: the key that TLSA records tell of, one that is trusted to be
+ * that of STS_HOST, or one that nobody knows. */
+enum tls_kind { TLS_BY_KEY = 0, TLS_BY_NAME, TLS_STRANGE, TLS_KINDS };
+struct tls_context *tls_of_clients(void), *tls_of_hops(enum tls_kind kind); /* of the run */
+/* "3 1 1 ...", of the first. */
+void tls_print_tlsa(char *into, size_t room);
+struct tls_context *tls_open(bool server); /* freed by tls_context_free */
 /* The server's handshake; what it gives closes without closing `below`. NULL: it failed. Sleeps. */
 struct stream *tls_serve(struct tls_context *context, struct stream *below);
 
@@ -242,6 +253,12 @@ MUST_USE bool peer_strikes(enum peer peer);         /* drawn; counts as a fault 
 void peer_struck(const char *format, ...) PRINTF_LIKE(1, 2);
 
 /* Where the others listen. */
+#define FAR6_AT "[2001:db8:7::1]:25" /* hosts with two families are raced (RFC 8305) */
+#define MX26_AT "[2001:db8:7::2]:25"
+#define DANE_AT "203.0.113.11:25"
+#define STS_AT "203.0.113.12:25"
+#define STS_HOST "mx.sts.example"
+#define STS_POLICY_HOST "mta-sts.sts.example"
 #define STATIC_AT "203.0.113.3:2525" /* with TLS it gets nothing in clear */
 #define CLAMD_AT "203.0.113.4:3310"
 #define MILTER_AT "203.0.113.5:8891"

@@ -15,26 +15,29 @@ const char *const place_addresses[PLACE_COUNT] = {
     [PLACE_NEAR] = "y@near.example",      [PLACE_STATIC] = "z@static.example",
     [PLACE_NO] = "n@no.example",          [PLACE_GONE] = "g@gone.example",
     [PLACE_DEAD] = "d@dead.example",      [PLACE_PIPE] = "p@pipe.example",
+    [PLACE_DANE] = "s@dane.example",      [PLACE_STS] = "t@sts.example",
 };
 
 #define BIT(place) (UINT32_C(1) << (place))
 
 /* The last ones are rare: dead.example takes the whole lifetime of a message. */
 static const struct wanted choices[] = {
-    {"bob@home.example", BIT(PLACE_BOB), false, false},
-    {"ann@home.example", BIT(PLACE_ANN), false, false},
-    {"x@far.example", BIT(PLACE_FAR), false, false},
-    {"y@near.example", BIT(PLACE_NEAR), false, false},
-    {"dora@corp.example", BIT(PLACE_DORA), false, true},
-    {"p@pipe.example", BIT(PLACE_PIPE), false, false},
-    {"crew@corp.example", BIT(PLACE_DORA) | BIT(PLACE_FAR), false, true},
-    {"z@static.example", BIT(PLACE_STATIC), false, false},
-    {"team@home.example", BIT(PLACE_BOB) | BIT(PLACE_ANN) | BIT(PLACE_FAR), false, false},
-    {"nobody@corp.example", 0, true, true},
-    {"nobody@home.example", 0, true, false},
-    {"n@no.example", BIT(PLACE_NO), false, false},
-    {"g@gone.example", BIT(PLACE_GONE), false, false},
-    {"d@dead.example", BIT(PLACE_DEAD), false, false},
+    {"bob@home.example", BIT(PLACE_BOB), false, false, false},
+    {"ann@home.example", BIT(PLACE_ANN), false, false, false},
+    {"x@far.example", BIT(PLACE_FAR), false, false, false},
+    {"y@near.example", BIT(PLACE_NEAR), false, false, false},
+    {"dora@corp.example", BIT(PLACE_DORA), false, true, false},
+    {"p@pipe.example", BIT(PLACE_PIPE), false, false, false},
+    {"crew@corp.example", BIT(PLACE_DORA) | BIT(PLACE_FAR), false, true, false},
+    {"z@static.example", BIT(PLACE_STATIC), false, false, false},
+    {"s@dane.example", BIT(PLACE_DANE), false, false, true},
+    {"t@sts.example", BIT(PLACE_STS), false, false, true},
+    {"team@home.example", BIT(PLACE_BOB) | BIT(PLACE_ANN) | BIT(PLACE_FAR), false, false, false},
+    {"nobody@corp.example", 0, true, true, false},
+    {"nobody@home.example", 0, true, false, false},
+    {"n@no.example", BIT(PLACE_NO), false, false, false},
+    {"g@gone.example", BIT(PLACE_GONE), false, false, false},
+    {"d@dead.example", BIT(PLACE_DEAD), false, false, false},
 };
 
 static bool is_named(struct bytes address, const char *plain)
@@ -85,7 +88,7 @@ static void plan_wanted(struct letter *letter)
 
         if (choices[choice].places & BIT(PLACE_DEAD) && plan_below(4) != 0)
             continue;
-        if (choices[choice].corp && !setting.corp)
+        if ((choices[choice].corp && !setting.corp) || (choices[choice].tls && !setting.tls))
             continue;
         letter->wanted[letter->wanted_count++] = &choices[choice];
     }

@@ -71,6 +71,7 @@ struct hop {
     enum place places[WANTED_MOST * 4];
     unsigned place_count;
     bool null_sender, secret; /* secret: under TLS */
+    bool strange;             /* its certificate is not the one that is known */
     struct buffer content;
 };
 
@@ -203,6 +204,36 @@ static bool hop_data(struct hop *hop)
     return peer_say_text(hop->reader.stream, "250 2.0.0 Taken\r\n");
 }
 
+static bool hop_is(const struct hop *hop, const char *text)
+{
+    struct endpoint at;
+
+    return endpoint_parse(bytes_of_text(text), &at) && hop->reader.stream->local.port == at.port &&
+           ip_equal(&hop->reader.stream->local.ip, &at.ip);
+}
+
+/* The server has had the policy in this life, and nothing has happened that may have taken it. */
+static bool policy_is_known(void)
+{
+    const uint64_t given_us = sim_document_given_us(STS_POLICY_HOST);
+
+    return !book.forgetful && given_us > book.life_began_us &&
+           clock_now_us() < given_us + (STS_AGE_S - 60) * US_PER_S;
+}
+
+/* At MAIL: who must be spoken to under TLS is, and has shown the right certificate. */
+static void check_demand(const struct hop *hop)
+{
+    const bool by_policy = hop_is(hop, STS_AT) && policy_is_known();
+
+    if (!setting.tls)
+        return;
+    if (hop_is(hop, STATIC_AT) || hop_is(hop, DANE_AT) || by_policy)
+        TELL(hop->secret, TALE_ALL, "mail in clear where TLS must be");
+    if (hop_is(hop, DANE_AT) || by_policy)
+        TELL(!hop->strange, TALE_ALL, "mail to a host with another certificate than is known");
+}
+
 static bool hop_greets(struct hop *hop)
 {
     static const char plain[] = "250-hop\r\n250-PIPELINING\r\n250 8BITMIME\r\n";
@@ -226,7 +257,15 @@ static bool hop_secures(struct hop *hop)
         return false;
     if (!fine)
         return true;
-    hop->reader.stream = tls_serve(tls_of_hops(), below);
+    enum tls_kind kind = hop_is(hop, STS_AT) ? TLS_BY_NAME : TLS_BY_KEY;
+
+    hop->strange = peer_strikes(PEER_HOPS);
+    if (hop->strange) {
+        struck("shows another certificate", "STARTTLS");
+        kind = TLS_STRANGE;
+    }
+    hop->strange |= planted == PLANT_STRANGE;
+    hop->reader.stream = tls_serve(tls_of_hops(kind), below);
     hop->secret = hop->reader.stream != NULL && planted != PLANT_CLEAR;
     buffer_clear(&hop->reader.heard);
     hop->reader.used = 0;
@@ -240,8 +279,7 @@ static bool hop_command(struct hop *hop, struct bytes line)
     if (setting.tls && !hop->secret && bytes_equal_text_nocase(line, "STARTTLS"))
         return hop_secures(hop);
     if (bytes_starts_with_nocase(line, BYTES_LITERAL("MAIL"))) {
-        TELL(hop->secret || !setting.tls || hop->reader.stream->local.port != 2525, TALE_ALL,
-             "mail in clear where TLS must be");
+        check_demand(hop);
         hop->null_sender = bytes_find(line, BYTES_LITERAL("<>")) < line.count;
         hop->place_count = 0;
         return answer(hop, "MAIL", "250 2.1.0 Fine\r\n", NULL);
@@ -282,10 +320,18 @@ static void hop_serve(void *argument, struct stream *stream)
 static const struct {
     const char *at;
     sim_peer *serve;
-} others[] = {{"203.0.113.1:25", hop_serve},   {"203.0.113.2:25", hop_serve},
-              {STATIC_AT, hop_serve},          {CLAMD_AT, clamd_serve},
-              {MILTER_AT, milter_serve},       {SPAMD_AT, spamd_serve},
-              {DIRECTORY_AT, directory_serve}, {RUNNER_AT, runner_serve}};
+} others[] = {{"203.0.113.1:25", hop_serve},
+              {"203.0.113.2:25", hop_serve},
+              {FAR6_AT, hop_serve},
+              {MX26_AT, hop_serve},
+              {DANE_AT, hop_serve},
+              {STS_AT, hop_serve},
+              {STATIC_AT, hop_serve},
+              {CLAMD_AT, clamd_serve},
+              {MILTER_AT, milter_serve},
+              {SPAMD_AT, spamd_serve},
+              {DIRECTORY_AT, directory_serve},
+              {RUNNER_AT, runner_serve}};
 
 void peers_start(void)
 {

@@ -20,6 +20,7 @@ void setting_draw(void)
                                .milter_reuse = plan_below(2) == 0,
                                .milter_mutes = plan_below(3) == 0,
                                .tls = plan_below(4) == 0};
+    setting.history = plan_below(2) == 0;
     setting.submission &= setting.corp; /* who logs in is known there */
 }
 
@@ -61,6 +62,8 @@ static void print_parts(struct buffer *into, unsigned variant)
 
     buffer_print(into, "route \"static.example\" { via = \"smtp:" STATIC_AT "\"  tls = %s }\n",
                  setting.tls ? "must" : "may");
+    if (setting.history)
+        buffer_add_text(into, "history = \"/var/history\"\n");
     if (setting.corp)
         buffer_print(into,
                      "domain \"corp.example\" { users = \"ldap://" DIRECTORY_AT "/%s\"\n"
@@ -124,8 +127,39 @@ static void furnish_names(void)
     sim_zone_add("mx2.example", "A", "203.0.113.2");
     sim_zone_add("near.example", "MX", "10 mx2.example");
     sim_zone_add("no.example", "MX", "10 mx2.example");
+    sim_zone_add("mx1.far.example", "AAAA", "2001:db8:7::1");
+    sim_zone_add("mx2.example", "AAAA", "2001:db8:7::2");
     sim_zone_add("dead.example", "MX", "10 mx.dead.example");
     sim_zone_add("mx.dead.example", "A", "203.0.113.9");
+}
+
+void furnish_policy(unsigned id)
+{
+    static const char text[] =
+        "version: STSv1\r\nmode: enforce\r\nmx: " STS_HOST "\r\nmax_age: 7200\r\n";
+    static const struct sim_document policy = {.status = 200, .body = text};
+    char record[40];
+
+    snprintf(record, sizeof record, "v=STSv1; id=%u;", id);
+    sim_zone_remove("_mta-sts.sts.example");
+    sim_zone_add("_mta-sts.sts.example", "TXT", record);
+    sim_document_put(STS_POLICY_HOST, &policy);
+}
+
+/* Hosts that say what TLS they must be given: by DNSSEC and TLSA records, by a policy. */
+static void furnish_demands(void)
+{
+    char tlsa[100];
+
+    tls_print_tlsa(tlsa, sizeof tlsa);
+    sim_zone_secure(true);
+    sim_zone_add("dane.example", "MX", "10 mx.dane.example");
+    sim_zone_add("mx.dane.example", "A", "203.0.113.11");
+    sim_zone_add("_25._tcp.mx.dane.example", "TLSA", tlsa);
+    sim_zone_add("sts.example", "MX", "10 " STS_HOST);
+    sim_zone_add(STS_HOST, "A", "203.0.113.12");
+    sim_zone_add(STS_POLICY_HOST, "A", "203.0.113.13");
+    furnish_policy(1);
 }
 
 void furnish(void)
@@ -134,5 +168,8 @@ void furnish(void)
     sim_disk_put("/etc/holdfast/aliases", BYTES_LITERAL("team: bob, ann, x@far.example\n"));
     sim_disk_make_directory("/var/spool");
     sim_disk_make_directory("/var/mail");
+    sim_disk_make_directory("/var/history");
     furnish_names();
+    if (setting.tls)
+        furnish_demands();
 }

@@ -8,7 +8,9 @@
 
 #include "server.h"
 
+#include <openssl/pem.h>
 #include <openssl/rand.h>
+#include <openssl/sha.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -51,9 +53,9 @@ time_t time(time_t *into)
     return now;
 }
 
-/* ------------------------------------------------------------------ a certificate */
+/* ------------------------------------------------------------------ certificates */
 
-static char certificate[40], key[40]; /* paths, of files without a name */
+static char certificates[TLS_KINDS][40], keys[TLS_KINDS][40]; /* paths, of files without a name */
 
 static void keep(const char *path, char *into, size_t room)
 {
@@ -68,39 +70,79 @@ static void keep(const char *path, char *into, size_t room)
     snprintf(into, room, "/proc/self/fd/%d", kept);
 }
 
-/* Once a process; the same in all of them, as its chance is. */
-static void make_certificate(void)
+static void make_certificate(enum tls_kind kind, const char *name)
 {
     char folder[] = "/tmp/holdfast-sim-XXXXXX", paths[2][60], why[200];
-    const uint64_t before = state;
 
-    if (certificate[0])
-        return;
-    state = 1;
     CHECK(mkdtemp(folder) != NULL, "%s", folder);
     snprintf(paths[0], sizeof paths[0], "%s/certificate", folder);
     snprintf(paths[1], sizeof paths[1], "%s/key", folder);
-    CHECK(tls_make_self_signed("mx.home.example", paths[0], paths[1], why, sizeof why), "%s", why);
-    keep(paths[0], certificate, sizeof certificate);
-    keep(paths[1], key, sizeof key);
+    CHECK(tls_make_self_signed(name, paths[0], paths[1], why, sizeof why), "%s", why);
+    keep(paths[0], certificates[kind], sizeof certificates[kind]);
+    keep(paths[1], keys[kind], sizeof keys[kind]);
     rmdir(folder);
+}
+
+/* Once a process; the same in all of them, as its chance is. One of them is all that the system
+ * trusts, as if an authority had signed it. */
+static void make_certificates(void)
+{
+    const uint64_t before = state;
+
+    if (certificates[0][0])
+        return;
+    state = 1;
+    make_certificate(TLS_BY_KEY, "mx.home.example");
+    make_certificate(TLS_BY_NAME, STS_HOST);
+    make_certificate(TLS_STRANGE, STS_HOST);
+    CHECK(setenv("SSL_CERT_FILE", certificates[TLS_BY_NAME], 1) == 0, "the environment");
     state = before;
+}
+
+void tls_print_tlsa(char *into, size_t room)
+{
+    uint8_t *octets = NULL, digest[SHA256_DIGEST_LENGTH];
+
+    make_certificates();
+    FILE *file = fopen(certificates[TLS_BY_KEY], "r");
+    X509 *certificate = file ? PEM_read_X509(file, NULL, NULL, NULL) : NULL;
+    const int length =
+        certificate ? i2d_X509_PUBKEY(X509_get_X509_PUBKEY(certificate), &octets) : 0;
+    CHECK(length > 0 && room > 6 + 2 * sizeof digest, "a certificate");
+    SHA256(octets, (size_t)length, digest);
+    size_t count = (size_t)snprintf(into, room, "3 1 1 ");
+    for (size_t i = 0; i < sizeof digest; i++)
+        count += (size_t)snprintf(into + count, room - count, "%02x", digest[i]);
+    OPENSSL_free(octets);
+    X509_free(certificate);
+    fclose(file);
+}
+
+static struct tls_context *open_server(enum tls_kind kind)
+{
+    char why[200];
+
+    make_certificates();
+    struct tls_context *context =
+        tls_context_server(certificates[kind], keys[kind], why, sizeof why);
+    CHECK(context != NULL, "%s", why);
+    return context;
 }
 
 struct tls_context *tls_open(bool server)
 {
-    struct tls_context *context;
     char why[200];
 
-    make_certificate();
-    context = server ? tls_context_server(certificate, key, why, sizeof why)
-                     : tls_context_client(why, sizeof why);
+    if (server)
+        return open_server(TLS_BY_KEY);
+    make_certificates();
+    struct tls_context *context = tls_context_client(why, sizeof why);
     CHECK(context != NULL, "%s", why);
     return context;
 }
 
 /* They are dear to make, and remember their peers, so there is one of each kind a run. */
-static struct tls_context *of_clients, *of_hops;
+static struct tls_context *of_clients, *of_hops[TLS_KINDS];
 
 struct tls_context *tls_of_clients(void)
 {
@@ -109,18 +151,21 @@ struct tls_context *tls_of_clients(void)
     return of_clients;
 }
 
-struct tls_context *tls_of_hops(void)
+struct tls_context *tls_of_hops(enum tls_kind kind)
 {
-    if (!of_hops)
-        of_hops = tls_open(true);
-    return of_hops;
+    if (!of_hops[kind])
+        of_hops[kind] = open_server(kind);
+    return of_hops[kind];
 }
 
 void tls_end(void)
 {
     tls_context_free(of_clients);
-    tls_context_free(of_hops);
-    of_clients = of_hops = NULL;
+    of_clients = NULL;
+    for (enum tls_kind kind = 0; kind < TLS_KINDS; kind++) {
+        tls_context_free(of_hops[kind]);
+        of_hops[kind] = NULL;
+    }
 }
 
 /* ------------------------------------------------------------------ a stream that is another's */

@@ -17,6 +17,10 @@ static const struct place_of_net nets[] = {
     {"our port", "192.0.2.1:25", "250 2.0.0 Accepted"},
     {"mx1.far", "203.0.113.1:25", "250 2.0.0 Taken"},
     {"mx2", "203.0.113.2:25", "250 2.0.0 Taken"},
+    {"mx1.far by IPv6", FAR6_AT, "250 2.0.0 Taken"},
+    {"mx2 by IPv6", MX26_AT, "250 2.0.0 Taken"},
+    {"mx.dane", DANE_AT, "250 2.0.0 Taken"},
+    {"mx.sts", STS_AT, "250 2.0.0 Taken"},
     {"the static hop", "203.0.113.3:2525", "250 2.0.0 Taken"},
     {"clamd", CLAMD_AT, "stream: OK"},
     {"the milter", MILTER_AT, NULL},
@@ -42,7 +46,8 @@ static void disk_fails(void)
     static const unsigned operations[] = {SIM_DISK_WRITE, SIM_DISK_SYNC,       SIM_DISK_READ,
                                           SIM_DISK_NAMES, SIM_DISK_SYNC_NAMES, SIM_DISK_OPEN,
                                           SIM_DISK_ALL};
-    static const char *const paths[] = {NULL, "/var/spool", "/var/mail", "/etc/holdfast"};
+    static const char *const paths[] = {NULL, "/var/spool", "/var/mail", "/etc/holdfast",
+                                        "/var/history"};
     struct sim_disk_fault fault = {.on = operations[sim_below(COUNT_OF(operations))],
                                    .path_part = paths[sim_below(COUNT_OF(paths))],
                                    .error = errors[sim_below(COUNT_OF(errors))],
@@ -54,6 +59,7 @@ static void disk_fails(void)
      * it so. */
     if (fault.error == EACCES && fault.on & SIM_DISK_SYNC_NAMES)
         fault.on = SIM_DISK_ALL & ~(unsigned)SIM_DISK_SYNC_NAMES;
+    book.forgetful = true;
     tale_add(0, -1, "fault: disk: error %d on operations %u of %s, %llu times, %u ppm", fault.error,
              fault.on, fault.path_part ? fault.path_part : "anything",
              (unsigned long long)fault.times, fault.chance_ppm);
@@ -70,7 +76,7 @@ static void disk_stalls(void)
 
     tale_add(0, -1, "fault: disk: %llu stalls of %llu ms", (unsigned long long)fault.times,
              (unsigned long long)(fault.stall_us / US_PER_MS));
-    book.stalled = true;
+    book.stalled = book.forgetful = true;
     const int slot = sim_disk_fault_add(&fault);
     (void)lasts(600);
     sim_disk_fault_end(slot);
@@ -78,6 +84,7 @@ static void disk_stalls(void)
 
 static void disk_fills(void)
 {
+    book.forgetful = true;
     tale_add(0, -1, "fault: disk: full");
     sim_disk_budget(sim_chance(700000) ? 64 * KIB : 0, sim_chance(400000) ? 8 : 0);
     (void)lasts(900);
@@ -141,9 +148,13 @@ static void names_fail(void)
 {
     static const char *const names[] = {NULL,          "far.example",  "mx1.far.example",
                                         "mx2.example", "home.example", "no.example"};
+    static const char *const demands[] = {"_25._tcp.mx.dane.example", "dane.example",
+                                          "mx.dane.example", "_mta-sts.sts.example",
+                                          STS_POLICY_HOST};
     static const enum sim_zone_fault faults[] = {SIM_ZONE_TIMEOUT, SIM_ZONE_SERVFAIL,
                                                  SIM_ZONE_BOGUS};
-    const char *name = names[sim_below(COUNT_OF(names))];
+    const char *name = setting.tls && sim_chance(500000) ? demands[sim_below(COUNT_OF(demands))]
+                                                         : names[sim_below(COUNT_OF(names))];
     const enum sim_zone_fault fault = faults[sim_below(COUNT_OF(faults))];
 
     tale_add(0, -1, "fault: DNS: %s of %s", fault == SIM_ZONE_TIMEOUT ? "time-outs" : "failures",
@@ -151,6 +162,27 @@ static void names_fail(void)
     sim_zone_fault(name, fault, sim_chance(500000) ? 500000 : 0);
     (void)lasts(1200);
     sim_zone_fault(NULL, SIM_ZONE_FINE, 0);
+}
+
+/* A new policy is announced and cannot be had, in each of the ways there are. */
+static void policy_fails(void)
+{
+    static const struct sim_document bad[] = {
+        {.status = 0},
+        {.status = 500, .body = "out of order"},
+        {.status = 200, .body = "version: STSv1\r\nmode: enf", .spoilt = true},
+        {.status = 200, .body = "", .untrusted = true},
+        {.status = 200, .body = "", .hangs = true}};
+    const unsigned id = 2 + (unsigned)sim_below(1000);
+    const bool announced = sim_chance(700000);
+
+    tale_add(0, -1, "fault: the MTA-STS policy cannot be had%s", announced ? ", of a new id" : "");
+    book.faults_struck++;
+    if (announced)
+        furnish_policy(id);
+    sim_document_put(STS_POLICY_HOST, &bad[sim_below(COUNT_OF(bad))]);
+    (void)lasts(5000);
+    furnish_policy(id + 1);
 }
 
 static void peer_fails(enum peer peer, unsigned often_ppm, unsigned seldom_ppm, uint64_t most_s)
@@ -177,7 +209,9 @@ static void hops_fail(void)
 /* Of those that not every server has. */
 static void others_fail(void)
 {
-    if (setting.milter && sim_chance(500000))
+    if (setting.tls && sim_chance(300000))
+        policy_fails();
+    else if (setting.milter && sim_chance(500000))
         peer_fails(PEER_MILTER, 400000, 50000, 1200);
     else if (setting.corp && sim_chance(600000))
         peer_fails(PEER_DIRECTORY, 1000000, 300000, 1200);
@@ -197,6 +231,7 @@ static void clock_jumps(void)
     tale_add(0, -1, "fault: the clock jumps by %s%llu s", back ? "-" : "+",
              (unsigned long long)(by_us / US_PER_S));
     book.faults_struck++;
+    book.forgetful = true;
     book.set_back_us += back && !years ? by_us : 0;
     book.years_back |= back && years;
     sim_wall_jump(back ? -(int64_t)by_us : (int64_t)by_us);
@@ -254,5 +289,7 @@ void trouble_end(void)
     sim_disk_budget(0, 0);
     sim_net_fault_clear();
     sim_zone_fault(NULL, SIM_ZONE_FINE, 0);
+    if (setting.tls)
+        furnish_policy(1);
     sim_crash_at_step(0, SIM_KILL);
 }

@@ -34,7 +34,8 @@ static void attend(uint64_t deadline_us)
 static int troubled_main(void *argument)
 {
     CHECK(argument == &stage, "an argument of our own");
-    book.stalled = false;
+    book.stalled = book.forgetful = false;
+    book.life_began_us = clock_now_us();
     journal_listen();
     peers_start();
     trouble_start();
@@ -185,7 +186,8 @@ static void plant_at_end(void)
 static int healed_main(void *argument)
 {
     CHECK(argument == &stage, "an argument of our own");
-    book.stalled = false;
+    book.stalled = book.forgetful = false;
+    book.life_began_us = clock_now_us();
     journal_listen();
     peers_start();
     TELL(house_begin_life(), TALE_ALL, "it does not start though all is well: %s",
