@@ -12,6 +12,7 @@ from lib_faults import EICAR, FaultServer, FromAddress, write_file
 from lib_load import why_in
 from lib_milter import CONTINUE, REJECT, Milter, MilterServer
 from test_faults_filter import CLEAN, Clamd, FakeClamd
+from test_filter_memory import SlowSpamd
 from test_filter_programs import spamd
 
 checks = Checks()
@@ -325,7 +326,30 @@ def fakes():
         other.close()
 
 
+def scores():
+    """A reject score for each domain: a section `filter` each, with the same spamd behind them."""
+    scanner = SlowSpamd()
+    scanner.let.set()
+    scanner.score = 7
+    text = ''.join(f'domain "{name}.example" {{ users = "file:{{folder}}/users"  filters = {{"{name}"}}  deliver = "maildir:{{folder}}/mail/{{domain}}/{{user}}" }}\n'
+                   f'filter {name} {{ speaks = spamd  address = "{scanner.address}"  reject_score = {score}  timeout = 100s }}\n'
+                   for name, score in (('patient', 15), ('strict', 5)))
+    with FaultServer(text, start=False) as server:
+        write_file(server, 'users', 'alice\n')
+        server.start()
+
+        def play():
+            said, dot = send(server, 'smtp', ['alice@strict.example'], letter('score-1', 'x'))
+            assert dot[0].code == 550 and dot[0].lines[-1].endswith('(filter.refused)'), lines(dot)
+            said, dot = send(server, 'smtp', ['alice@patient.example', 'alice@strict.example'], letter('score-2', 'x'))
+            assert [one.code for one in said] == [250, 452] and accepted(dot[0]), (lines(said), lines(dot))
+            wait_until('the mail', lambda: in_mailbox(server, 'alice@patient.example', 'score-2'))
+        checks.run('a reject score for each domain', play)
+    scanner.close()
+
+
 def main():
+    scores()
     fakes()
     milters()
     real()
