@@ -129,12 +129,26 @@ static void channels_close(struct parent *parent)
     parent->channel = parent->broker = -1;
 }
 
+/* A keeper that ended, and could not be started at once. */
+static bool keeper_revive(struct parent *parent)
+{
+    char why[WHY_ROOM];
+
+    if (parent->trial || parent->keeper.service >= 0 ||
+        keeper_start(parent->config, &parent->keeper, why, sizeof why))
+        return true;
+    observe_note(LOG_ERROR, "parent", "the keeper of keys: %s", why);
+    return false;
+}
+
 static bool worker_start(struct parent *parent)
 {
     int channel[2] = {-1, -1}, broker[2] = {-1, -1};
 
     parent->ready = false;
     parent->started_us = clock_now_us();
+    if (!keeper_revive(parent))
+        return false;
     if (!channel_pair(channel))
         return false;
     if (!channel_pair(broker)) {
@@ -357,6 +371,13 @@ static int wait_ms(const struct parent *parent)
     return until <= now ? 0 : (int)MIN_OF((until - now) / US_PER_MS + 1, (uint64_t)60000);
 }
 
+static void pause_longer(struct parent *parent)
+{
+    parent->pause_us =
+        parent->pause_us ? MIN_OF(2 * parent->pause_us, PAUSE_MOST_US) : PAUSE_LEAST_US;
+    parent->start_us = clock_now_us() + parent->pause_us;
+}
+
 static void turn(struct parent *parent)
 {
     struct pollfd ready[] = {{.fd = parent->signals, .events = POLLIN},
@@ -378,7 +399,7 @@ static void turn(struct parent *parent)
     if (parent->worker == 0 && !parent->over && clock_now_us() >= parent->start_us &&
         !worker_start(parent)) {
         observe_note(LOG_ERROR, "parent", "cannot start the worker: %s", strerror(errno));
-        parent->start_us = clock_now_us() + PAUSE_MOST_US;
+        pause_longer(parent);
     }
     if (!parent->stopping)
         runner_revive(parent->config, &parent->runner);

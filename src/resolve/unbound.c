@@ -8,7 +8,9 @@
  * is ours: a question that is late is cancelled and reported as a time-out.
  */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 #include <unbound.h>
 
 #include "resolve/cache.h"
@@ -19,6 +21,7 @@ enum {
     RCODE_NOERROR = 0,
     RCODE_NXDOMAIN = 3,
 };
+#define CONTEXT_END_US (2 * US_PER_S)
 
 /* What one loop has. The context and the count are touched by that loop's thread only. */
 struct dns_loop {
@@ -213,10 +216,58 @@ static bool resolver_copy_settings(struct resolver *resolver,
     return !anchor || anchor[0] == '\0' || resolver->trust_anchor;
 }
 
+/* libunbound's end of a context waits for a thread of its own, and for ever when that could not be
+ * told: so that it is none of ours that waits. */
+struct context_end {
+    struct ub_ctx *context;
+    atomic_bool over;
+};
+
+static void *context_end_main(void *argument)
+{
+    struct context_end *end = argument;
+
+    ub_ctx_delete(end->context);
+    atomic_store(&end->over, true);
+    return NULL;
+}
+
+static void context_end_await(const struct context_end *end)
+{
+    const uint64_t until_us = deadline_in(CONTEXT_END_US);
+    const struct timespec moment = {.tv_nsec = 1000 * 1000};
+
+    while (!atomic_load(&end->over) && clock_now_us() < until_us)
+        if (!fiber_self() || fiber_sleep_until(deadline_in(US_PER_MS)) == IO_CANCELLED)
+            nanosleep(&moment, NULL);
+}
+
+static void context_close(struct ub_ctx *context)
+{
+    struct context_end *end = calloc(1, sizeof *end);
+    pthread_t thread;
+
+    if (end)
+        end->context = context;
+    if (!end || pthread_create(&thread, NULL, context_end_main, end) != 0) {
+        observe_note(LOG_WARNING, "resolve", "no thread to close the resolver, memory kept");
+        free(end);
+        return;
+    }
+    context_end_await(end);
+    if (atomic_load(&end->over)) {
+        pthread_join(thread, NULL);
+        free(end);
+        return;
+    }
+    pthread_detach(thread);
+    observe_note(LOG_WARNING, "resolve", "libunbound does not end, memory and a thread kept");
+}
+
 static void resolver_free(struct resolver *resolver)
 {
     for (unsigned i = 0; i < resolver->loop_count; i++)
-        ub_ctx_delete(resolver->loops[i].context);
+        context_close(resolver->loops[i].context);
     dns_cache_close(resolver->cache);
     free(resolver->loops);
     free(resolver->forward);

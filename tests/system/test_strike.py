@@ -261,20 +261,32 @@ def play_one(kind, scenario, point):
         place.close()
 
 
-def half_told():
-    """The parent cannot send the new worker what it needs: then that one ends and is tried again, for as long as it takes."""
+def child_of(server, what):
+    """The pid of the worker, or of the keeper of keys, which is the parent's own program still."""
+    worker = server.worker_pid
+    return worker if what == 'worker' else next(pid for pid in server.children() if pid != worker)
+
+
+def fails_while_it_restarts(place, name, child, mode, what, **more):
+    """A child of the parent dies, and for a moment its successor cannot be started as it should: it is tried until it is there."""
+    with Run(place, next(one for one in SCENARIOS if one.name == name)) as run:
+        run.start()
+        fine = run.settle()         # and by now the parent knows that it runs
+        pid = child_of(run.server, child)
+        run.once_more(mode, True, **more)
+        os.kill(pid, signal.SIGKILL)
+        wait_until('the parent to fail at it', lambda: run.page.get()['struck'], PATIENCE_S)
+        problems = [] if run.settle() and fine else [' | '.join(run.server.lines[-4:])]
+        problems += run.judge()
+    print(f'{"not ok" if problems else "ok"} {what}{": " if problems else ""}{"; ".join(problems)}', flush=True)
+    return not problems
+
+
+def restarts():
     place = Place()
     try:
-        with Run(place, SCENARIOS[0]) as run:
-            run.start()
-            fine = run.settle()         # and by now the parent knows that it runs
-            worker = run.server.worker_pid
-            run.once_more(IO, True, only='sendmsg')
-            os.kill(worker, signal.SIGKILL)
-            wait_until('the parent to fail at it', lambda: run.page.get()['struck'], PATIENCE_S)
-            fine = run.settle() and not run.judge() and fine
-        print(f'{"ok" if fine else "not ok"} a worker that was told the half of it is not waited for', flush=True)
-        return fine
+        return [fails_while_it_restarts(place, 'one', 'worker', IO, 'a worker that was told the half of it is not waited for', only='sendmsg'),
+                fails_while_it_restarts(place, 'secured', 'keeper', ALLOCATION, 'a keeper of keys that cannot be started is started later')]
     finally:
         place.close()
 
@@ -303,8 +315,8 @@ def main():
     is_whole = options.kind and not options.seconds or options.state or os.environ.get('HOLDFAST_FULL')
     passed = failed = 0
     if not options.kind:
-        fine = half_told()
-        passed, failed = passed + fine, failed + (not fine)
+        fine = restarts()
+        passed, failed = sum(fine), len(fine) - sum(fine)
     for kind in [KINDS[options.kind]] if options.kind else KINDS.values():
         if is_whole:
             fine = all_points(kind, scenarios, options.seconds or 86400, options, chance)
