@@ -119,6 +119,7 @@ struct store {
         *ledger_prune;
     uint64_t kind_names[EVENT_KIND_COUNT], stage_names[STAGE_COUNT], cause_names[CAUSE_COUNT];
     uint64_t keep_rows, keep_us;
+    bool suspect;           /* called damaged once, and opened anew */
     bool may_prune;         /* rows came since, or the last slice took some out */
     uint64_t next_prune_us; /* when to look for rows that have grown old */
     int64_t overdue_us;

@@ -162,7 +162,7 @@ static bool set_aside(const struct store *store)
     const struct io_result wal = disk_remove(to);
     snprintf(to, sizeof to, "%s-shm", from);
     const struct io_result shm = disk_remove(to);
-    observe_note(LOG_ERROR, "history", "%s was damaged and is set aside (%s, %s, %s)", from,
+    observe_note(LOG_ERROR, "history", "%s is damaged: set aside (%s, %s, %s)", from,
                  io_result_text(moved), io_result_text(wal), io_result_text(shm));
     return moved.status == IO_OK;
 }
@@ -329,20 +329,31 @@ static bool write_batch(struct store *store, const struct batch *batch)
     return true;
 }
 
+/* SQLite calls what it cannot make sense of damaged, also when an I/O error came between it and the
+ * disk. So the file is opened once more, and set aside when that did not help. */
+static void store_mend(struct store *store)
+{
+    char why[256];
+    const bool again = store->suspect;
+
+    store->suspect = !again;
+    store_close(store);
+    if (again && !set_aside(store))
+        return;
+    if (!store_open(store, why, sizeof why))
+        observe_note(LOG_ERROR, "history", "%s", why);
+}
+
 /* A store that lies in pieces is begun anew; any other trouble may pass. */
 static void store_recover(struct store *store)
 {
-    char why[256];
     const int code = sqlite3_extended_errcode(store->database);
 
     if (!sqlite3_get_autocommit(store->database) && !store_step(store->rollback))
         observe_note(LOG_ERROR, "history", "rollback: %s", sqlite3_errmsg(store->database));
     observe_note(LOG_ERROR, "history", "a batch could not be written: %s", sqlite3_errstr(code));
     if (is_damage(code)) {
-        store_close(store);
-        if (set_aside(store) && store_open(store, why, sizeof why))
-            return;
-        store_close(store);
+        store_mend(store);
         return;
     }
     ledger_reload(store);
@@ -363,6 +374,8 @@ bool store_write(struct store *store, struct bytes octets)
     store->may_prune = true;
     if (made && !written)
         store_recover(store);
+    else
+        store->suspect = false;
     ledger_show(store);
     return written;
 }

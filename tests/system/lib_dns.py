@@ -4,12 +4,14 @@
     names.port, names.close()
 
 A row for (name, None) stands for every type of that name; what has no row does not exist (NXDOMAIN). Alias('other.example')
-is a CNAME; TRUNCATED says "come by TCP", where nobody listens. Rows may be changed while it runs; TTLs are one second (ttl=). dead = True: nothing is answered at all.
+is a CNAME; TRUNCATED says "come by TCP", where nobody listens. Rows may be changed while it runs; TTLs are one second (ttl=). dead = True: nothing is answered at all; delay_s: each
+answer takes so long.
 """
 import ipaddress
 import socket
 import struct
 import threading
+import time
 
 SILENT, SERVFAIL, NXDOMAIN, EMPTY, REFUSED, TRUNCATED = 'silent', 'SERVFAIL', 'NXDOMAIN', 'EMPTY', 'REFUSED', 'TRUNCATED'
 RCODES = {EMPTY: 0, TRUNCATED: 0, SERVFAIL: 2, NXDOMAIN: 3, REFUSED: 5}
@@ -54,7 +56,7 @@ def make_query(name, kind):
 
 class ScriptedDns:
     def __init__(self, script, dead=False, ttl=1, address=('127.0.0.1', 0)):
-        self.script, self.dead, self.ttl = dict(script), dead, ttl
+        self.script, self.dead, self.ttl, self.delay_s = dict(script), dead, ttl, 0
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(address)
         self.port = self.socket.getsockname()[1]
@@ -66,6 +68,7 @@ class ScriptedDns:
             try:
                 packet, peer = self.socket.recvfrom(4096)
                 answer = self.answer(packet)
+                time.sleep(self.delay_s)
                 if answer and not self.dead:
                     self.socket.sendto(answer, peer)
             except OSError:

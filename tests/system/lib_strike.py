@@ -29,10 +29,11 @@ from lib_hop import NextHop
 
 BUILD = os.environ.get('HOLDFAST_BUILD', os.path.dirname(HOLDFAST))
 LIBRARY = os.path.join(BUILD, 'tests/unit/libstrike.so')
-COUNT, KILL_BEFORE, KILL_AFTER, IO, ALLOCATION = range(5)
+COUNT, KILL_BEFORE, KILL_AFTER, IO, ALLOCATION, STALL = range(6)
 HEAD = struct.Struct('<IIIIQQQQ32s32sIIQ')
 FRAMES, SITES = 24, 16384
 PATIENCE_S = 60
+START_S = 300           # where so much runs that a start takes a minute
 STOP_S = 10             # a stop with a fault in it; libunbound waits for ever for its thread when a write to it failed: then the
                         # parent kills the worker after 90 s, and here we do
 FOR_EVER_S = 0.7        # then "for ever" is over, and has to heal
@@ -106,7 +107,7 @@ class StruckServer(FaultServer):
         self.reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
         self.reader.start()
         try:
-            self._wait('its doors to open', lambda: self._count('server.started') and self.addresses(), PATIENCE_S)
+            self._wait('its doors to open', lambda: self._count('server.started') and self.addresses(), START_S)
         except AssertionError:
             self.kill()
             raise

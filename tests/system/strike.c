@@ -9,7 +9,7 @@
  *
  * An I/O call is a step, a read, or the making of a descriptor. Call N fails, or each from N on.
  *
- * An allocation is one of memory; it fails in the same ways.
+ * An allocation is one of memory; it fails in the same ways. A stall: the call takes a while.
  *
  * A site is the chain of the program's callers that led to an I/O call or an allocation. They can
  * be collected, and one can be struck by its hash: at its first call, and then for ever at each
@@ -36,7 +36,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum mode { MODE_COUNT = 0, MODE_KILL_BEFORE, MODE_KILL_AFTER, MODE_IO, MODE_ALLOCATION };
+enum mode {
+    MODE_COUNT = 0,
+    MODE_KILL_BEFORE,
+    MODE_KILL_AFTER,
+    MODE_IO,
+    MODE_ALLOCATION,
+    MODE_STALL
+};
 
 enum { FRAMES = 24, SITES = 16384 };
 #define PROGRAM_END (1ULL << 32)
@@ -49,7 +56,7 @@ struct page {
     uint64_t steps, calls, allocations;
     char what[32];    /* the call that was struck */
     char only[32];    /* the one I/O call that may fail; empty: any */
-    uint32_t error;   /* what it fails with; 0: what is usual for it */
+    uint32_t error;   /* what it fails with; 0: what is usual for it; milliseconds of a stall */
     uint32_t by_site; /* collect sites; with `site`: strike this one instead of number `at` */
     uint64_t site;
     uint64_t
@@ -171,10 +178,12 @@ __attribute__((noinline)) static bool call_fails(const char *what)
     if (page->only[0] && strcmp(page->only, what) != 0)
         return false;
     const uint64_t count = __atomic_add_fetch(&page->calls, 1, __ATOMIC_RELAXED);
-    if (page->mode != MODE_IO || !is_due(count))
+    if ((page->mode != MODE_IO && page->mode != MODE_STALL) || !is_due(count))
         return false;
     note(what);
-    return true;
+    if (page->mode == MODE_STALL)
+        poll(NULL, 0, (int)page->error);
+    return page->mode == MODE_IO;
 }
 
 static int error_of(int usual)
@@ -199,7 +208,7 @@ static bool step_is_last(const char *what, int descriptor)
         return false;
     const uint64_t count = __atomic_add_fetch(&page->steps, 1, __ATOMIC_RELAXED);
     if ((page->mode == MODE_KILL_BEFORE && count == page->at) ||
-        (page->mode != MODE_COUNT && page->mode != MODE_IO && count > page->at))
+        ((page->mode == MODE_KILL_BEFORE || page->mode == MODE_KILL_AFTER) && count > page->at))
         die(what);
     return page->mode == MODE_KILL_AFTER && count == page->at;
 }
