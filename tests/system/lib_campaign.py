@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import subprocess
 import time
 
 from lib import HOLDFAST
@@ -41,7 +42,7 @@ def _some(kind, number, points):
     for attempt in range(4):
         try:
             return kind.strike(place, SCENARIOS[number], *points) if points else kind.measure(place, SCENARIOS[number])
-        except (AssertionError, OSError) as wrong:
+        except (AssertionError, OSError, subprocess.SubprocessError) as wrong:
             if 'Address already in use' in str(wrong) and attempt < 3:      # somebody else's port
                 continue
             if not points:

@@ -731,7 +731,10 @@ class Run:
                 return True
             if time.monotonic() > hurry:        # it waits for its next try, minutes ahead: what holds it back must let go when told
                 hurry = end
-                self.server.run('retry', '--all')
+                try:
+                    self.server.run('retry', '--all')
+                except subprocess.SubprocessError:
+                    pass        # that it does not answer is seen by what does not come
             self.pause()
         return False
 
