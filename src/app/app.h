@@ -39,6 +39,11 @@ struct command_line {
 MUST_USE struct config *app_config_open(const char *file);
 /* The same with the complaints in `errors`. */
 MUST_USE struct config *app_config_read(const char *file, struct config_errors *errors);
+/* Which file that is; NULL: the embedded default. */
+const char *app_config_file(const char *named);
+/* For commands that look at a server or act on it: where the file is broken, its complaints are
+ * printed and the configuration is that of the server that runs, if one does. */
+MUST_USE struct config *app_config_running(const char *file);
 /* Makes what the embedded default needs: folders, a users file. */
 MUST_USE bool app_prepare_default(const struct config *config);
 bool app_config_is_default(const struct config *config);

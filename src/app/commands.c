@@ -262,7 +262,7 @@ int command_status(const struct command_line *line)
     struct buffer text = BUFFER_WITH_LIMIT(ANSWER_LIMIT);
     json_t *status = NULL;
 
-    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    CLEANUP(close_config) struct config *const config = app_config_running(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
     const int code = ask(console_ask, config->spool, json_pack("{s:s}", "do", "status"), &status);
@@ -310,7 +310,7 @@ int command_act(const struct command_line *line)
     json_t *answer = NULL;
     json_t *request = act_request(line);
 
-    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    CLEANUP(close_config) struct config *const config = app_config_running(line->config_file);
     if (!config) {
         json_decref(request);
         return EXIT_FINDINGS;
@@ -352,7 +352,7 @@ static int print_queue(const struct command_line *line, const struct spool_view_
     char why[DIAGNOSE_WHY_ROOM], domain[256];
     json_t *rows = NULL;
 
-    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    CLEANUP(close_config) struct config *const config = app_config_running(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
     const struct diagnose_place place = {.spool_directory = config->spool,
@@ -475,7 +475,7 @@ int command_why(const struct command_line *line)
 
     if (!of_destination && (line->in ? line->word_count != 1 : line->word_count != 2))
         return usage(line, "ID | --transcript ID | --in [--since 2h] | --dest D [--json]");
-    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    CLEANUP(close_config) struct config *const config = app_config_running(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
     const struct diagnose_place place = diagnose_place_of(config, app_now_wall_us());

@@ -64,13 +64,18 @@ static struct config *default_open(struct config_errors *errors)
     return text.failed ? NULL : config_parse((const char *)text.at, DEFAULT_NAME, errors);
 }
 
-struct config *app_config_read(const char *file, struct config_errors *errors)
+const char *app_config_file(const char *named)
 {
+    const char *const file = named ? named : getenv("HOLDFAST_CONFIG");
+
+    return file ? file : access(SYSTEM_FILE, F_OK) == 0 ? SYSTEM_FILE : NULL;
+}
+
+struct config *app_config_read(const char *named, struct config_errors *errors)
+{
+    const char *const file = app_config_file(named);
+
     errors->text.limit_bytes = 128 * KIB;
-    if (!file)
-        file = getenv("HOLDFAST_CONFIG");
-    if (!file && access(SYSTEM_FILE, F_OK) == 0)
-        file = SYSTEM_FILE;
     return file ? config_load(file, errors) : default_open(errors);
 }
 

@@ -28,7 +28,7 @@ int command_incidents(const struct command_line *line)
         fputs("usage: holdfast incidents [--all] [--json]\n", stderr);
         return EXIT_USAGE;
     }
-    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    CLEANUP(close_config) struct config *const config = app_config_running(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
     const struct diagnose_place place = diagnose_place_of(config, app_now_wall_us());
@@ -174,7 +174,7 @@ int command_report(const struct command_line *line)
 
     if (!parse_report_line(&job))
         return EXIT_USAGE;
-    CLEANUP(close_config) struct config *const config = app_config_open(line->config_file);
+    CLEANUP(close_config) struct config *const config = app_config_running(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
     job.config = config;

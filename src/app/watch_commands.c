@@ -120,7 +120,7 @@ int command_trace(const struct command_line *line)
         fputs("usage: holdfast trace in [--client IP] | out [--dest D] [--json]\n", stderr);
         return EXIT_USAGE;
     }
-    struct config *config = app_config_open(line->config_file);
+    struct config *config = app_config_running(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
     json_t *request = trace_request(line);
@@ -396,7 +396,7 @@ int command_top(const struct command_line *line)
         fputs("usage: holdfast top [-c FILE]\n", stderr);
         return EXIT_USAGE;
     }
-    struct config *config = app_config_open(line->config_file);
+    struct config *config = app_config_running(line->config_file);
     if (!config)
         return EXIT_FINDINGS;
     if (!isatty(STDOUT_FILENO)) {

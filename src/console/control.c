@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 enum { CONTROL_PATIENCE_S = 30, MOST_CONTROL_SESSIONS = 32 };
+#define CONFIG_TEXT_MAX (CONSOLE_ANSWER_MAX / 2) /* as JSON it is longer */
 
 bool console_control_endpoint(const char *directory, struct endpoint *endpoint)
 {
@@ -36,6 +37,18 @@ static json_t *control_flush(const struct console *console)
     return json_pack("{s:b}", "flushed", true);
 }
 
+/* The configuration that is in force, for commands whose file is broken. It holds what the file
+ * does, and whoever comes this far may read the spool. */
+static json_t *control_config(const struct console *console)
+{
+    CLEANUP(buffer_free) struct buffer text = BUFFER_WITH_LIMIT(CONFIG_TEXT_MAX);
+
+    config_print(&text, console->settings.config);
+    json_t *whole = text.failed ? NULL : json_stringn((const char *)text.at, text.count);
+    return whole ? json_pack("{s:o}", "config", whole)
+                 : json_pack("{s:s}", "error", "the configuration is too large to be told");
+}
+
 static json_t *control_reload(struct console *console)
 {
     const struct console_settings *settings = &console->settings;
@@ -59,6 +72,8 @@ static json_t *control_answer(struct console *console, struct bytes line)
         answer = console_status(console);
     else if (strcmp(word, "health") == 0)
         answer = console_health(console);
+    else if (strcmp(word, "config") == 0)
+        answer = control_config(console);
     else if (strcmp(word, "reload") == 0)
         answer = control_reload(console);
     else if (strcmp(word, "flush") == 0)

@@ -149,11 +149,12 @@ static void add_upper(struct buffer *into, const char *word)
         buffer_add_byte(into, (uint8_t)(*word >= 'a' && *word <= 'z' ? *word - 'a' + 'A' : *word));
 }
 
-/* Nobody waits because of these. */
-static bool is_of_the_host(const char *cause)
+/* Nobody waits because of a state of the host. */
+static bool is_of_the_host(const char *name)
 {
-    return strncmp(cause, "certificate.", 12) == 0 || strncmp(cause, "clock.", 6) == 0 ||
-           strncmp(cause, "config.", 7) == 0;
+    enum cause cause = CAUSE_UNDECIDED;
+
+    return cause_parse(bytes_of_text(name), &cause) && cause_row(cause)->happening;
 }
 
 static void print_time_line(struct buffer *into, const json_t *incident)

@@ -564,12 +564,10 @@ static void incident_say(const struct incident *incident, enum event_kind kind, 
 /* What happens while it is open. */
 static const char *opening_words(const struct incident *incident)
 {
-    if (cause_begins(incident->cause, "certificate."))
-        return "the certificate has to be renewed";
-    if (cause_begins(incident->cause, "clock."))
-        return "times before and after do not compare";
-    if (cause_begins(incident->cause, "config."))
-        return "the configuration before goes on";
+    const char *const happening = cause_row(incident->cause)->happening;
+
+    if (happening)
+        return happening;
     if (incident->direction == INCIDENT_IN)
         return "mail is deferred";
     return cause_begins(incident->cause, "filter.") ? "mail that was taken unscanned waits"

@@ -277,7 +277,7 @@ static void stale_waiters(struct store *store, int64_t before_wall_us)
 void incident_sweep(struct store *store)
 {
     struct incidents *incidents = &store->incidents;
-    const int64_t now_us = clock_wall_us();
+    const int64_t now_us = store_wall_us(store);
 
     if (incidents->waiting.count > 0)
         stale_waiters(store, now_us - STALE_US);

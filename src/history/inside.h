@@ -111,7 +111,15 @@ struct incidents {
         *prune, *prune_messages, *out_of_ledger, *told[INCIDENT_WAYS];
 };
 
+/* The wall clock, believed when it has said the same for a day: see store_wall_us. */
+struct sober_clock {
+    int64_t wall_us; /* that was believed last, at `steady_us` */
+    uint64_t steady_us;
+    uint64_t ahead_since_us; /* 0: the wall clock is not ahead of itself */
+};
+
 struct store {
+    struct sober_clock clock;
     const char *directory;
     sqlite3 *database;
     sqlite3_stmt *begin, *commit, *rollback, *insert, *prune_rows, *prune_age, *bounds;
@@ -137,6 +145,8 @@ MUST_USE bool store_open(struct store *store, char *why, size_t why_room);
 void store_close(struct store *store);
 /* Writes a batch of kept events in one transaction; false: nothing of it was kept. */
 MUST_USE bool store_write(struct store *store, struct bytes batch);
+/* The time by which rows are too old. */
+int64_t store_wall_us(struct store *store);
 /* A slice of pruning. */
 void store_tend(struct store *store);
 /* Prepares one statement; false with the reason in why. */

@@ -335,7 +335,7 @@ static int64_t count_overdue(struct store *store)
 
     if (store->ledger.still_out <= 0)
         return 0;
-    sqlite3_bind_int64(store->ledger_overdue, 1, clock_wall_us() - store->overdue_us);
+    sqlite3_bind_int64(store->ledger_overdue, 1, store_wall_us(store) - store->overdue_us);
     if (sqlite3_step(store->ledger_overdue) == SQLITE_ROW)
         count = sqlite3_column_int64(store->ledger_overdue, 0);
     sqlite3_reset(store->ledger_overdue);
@@ -366,7 +366,7 @@ void ledger_prune(struct store *store)
 
     if (ledger->still_out + ledger->came_back == 0)
         return;
-    sqlite3_bind_int64(store->ledger_prune, 1, clock_wall_us() - (int64_t)store->keep_us);
+    sqlite3_bind_int64(store->ledger_prune, 1, store_wall_us(store) - (int64_t)store->keep_us);
     sqlite3_bind_int64(store->ledger_prune, 2, PRUNE_SLICE);
     sqlite3_bind_int64(store->ledger_prune, 3, LEDGER_ROWS_MAX);
     if (!store_step(store->ledger_prune) ||

@@ -127,6 +127,7 @@ static bool store_open_once(struct store *store, char *why, size_t why_room)
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
 
     snprintf(path, sizeof path, "%s/" HISTORY_FILE, store->directory);
+    store->clock = (struct sober_clock){clock_wall_us(), clock_now_us(), 0};
     /* Who reads the ledger learns from the file itself when a row is overdue. */
     snprintf(overdue, sizeof overdue, "PRAGMA user_version = %d",
              (int)MIN_OF(store->overdue_us / 1000, (int64_t)INT_MAX));
@@ -401,11 +402,32 @@ static void prune_surplus(struct store *store, int64_t *lowest_left)
         observe_note(LOG_WARNING, "history", "pruning: %s", sqlite3_errmsg(store->database));
 }
 
+#define LEAP_US ((int64_t)5 * 1000000)
+static const uint64_t BELIEVED_AFTER_US = UINT64_C(24) * 3600 * US_PER_S;
+
+/* A clock that leapt ahead makes nothing old: for a day, in which it may be set right, the time is
+ * counted on from before the leap. One that went back is believed, since by it rows are younger. */
+int64_t store_wall_us(struct store *store)
+{
+    struct sober_clock *clock = &store->clock;
+    const int64_t wall_us = clock_wall_us();
+    const uint64_t now_us = clock_now_us();
+    const int64_t sober_us = clock->wall_us + (int64_t)(now_us - clock->steady_us);
+    const bool leapt = clock->steady_us != 0 && wall_us > sober_us + LEAP_US;
+
+    if (leapt && clock->ahead_since_us == 0)
+        clock->ahead_since_us = now_us;
+    if (leapt && now_us - clock->ahead_since_us < BELIEVED_AFTER_US)
+        return sober_us;
+    *clock = (struct sober_clock){wall_us, now_us, 0};
+    return wall_us;
+}
+
 /* What is too old. It reads as many rows as it may take out, so it is not for every second. */
 static void prune_aged(struct store *store, int64_t lowest)
 {
     sqlite3_bind_int64(store->prune_age, 1, lowest + PRUNE_SLICE);
-    sqlite3_bind_int64(store->prune_age, 2, clock_wall_us() - (int64_t)store->keep_us);
+    sqlite3_bind_int64(store->prune_age, 2, store_wall_us(store) - (int64_t)store->keep_us);
     if (!store_step(store->prune_age))
         observe_note(LOG_WARNING, "history", "pruning: %s", sqlite3_errmsg(store->database));
     transcripts_prune_aged(store);

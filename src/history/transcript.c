@@ -97,7 +97,7 @@ static void tell_failed(const struct store *store)
 /* As a rule there are none, and to look costs less than to delete nothing. */
 void transcripts_prune_aged(struct store *store)
 {
-    const int64_t before_wall_us = clock_wall_us() - (int64_t)store->transcripts.keep_us;
+    const int64_t before_wall_us = store_wall_us(store) - (int64_t)store->transcripts.keep_us;
     sqlite3_stmt *const any = store->transcripts.any_aged;
 
     sqlite3_bind_int64(any, 1, before_wall_us);

@@ -6,6 +6,10 @@ enum { CLASS_DIGIT_DEFER = 4, CLASS_DIGIT_REFUSE = 5, CLASS_DIGIT_ACCEPT = 2 };
 static const struct cause_row ROWS[CAUSE_COUNT] = {
 #define CAUSE(symbol, cause_text, class, cause_side, last_digits, subject_detail, reply, what,     \
               next)                                                                                \
+    CAUSE_OF_HOST(symbol, cause_text, class, cause_side, last_digits, subject_detail, reply, what, \
+                  next, NULL)
+#define CAUSE_OF_HOST(symbol, cause_text, class, cause_side, last_digits, subject_detail, reply,   \
+                      what, next, meanwhile)                                                       \
     [CAUSE_##symbol] = {.name = (cause_text),                                                      \
                         .kind = VERDICT_##class,                                                   \
                         .side = SIDE_##cause_side,                                                 \
@@ -13,7 +17,8 @@ static const struct cause_row ROWS[CAUSE_COUNT] = {
                         .enhanced = (subject_detail),                                              \
                         .text = (reply),                                                           \
                         .meaning = (what),                                                         \
-                        .advice = (next)},
+                        .advice = (next),                                                          \
+                        .happening = (meanwhile)},
 #include "verdict/causes.def"
 #undef CAUSE
 };

@@ -42,6 +42,7 @@ struct cause_row {
     const char *text;
     const char *meaning;
     const char *advice;
+    const char *happening; /* of a state of this host: what it means meanwhile; NULL: of mail */
 };
 
 /* A fate. Only the functions below make one; keep every local one const. */

@@ -179,15 +179,19 @@ def certificate(folder, days_from, days_to):
 
 def own_certificate_expired():
     """Clients that verify go away without a word; `status` says it."""
-    server = FaultServer('tls { certificate = "{folder}/own.pem"  key = "{folder}/own.key" }\n', start=False)
+    server = FaultServer(SETTLE + 'tls { certificate = "{folder}/own.pem"  key = "{folder}/own.key" }\n', start=False)
     certificate(server.folder, -30, -1)
     server.start()
     with server:
+        server.wait_events('incident.open')
+        text = server.run('incidents')[1]
+        sees(text, 'certificate.expired (side: ours)', f'at {server.folder}/own.pem', 'means:', 'do:', 'holdfast reload')
         text = server.run('status')[1]
         sees(text, 'certificate: EXPIRED', '(side: ours)', 'section tls', 'holdfast reload')
         certificate(server.folder, -1, 30)
         assert type_in(server, re.search(r'`(holdfast reload)`', text).group(1))[0] == 0
         assert 'EXPIRED' not in server.run('status')[1]
+        server.wait_events('incident.closed')
         with Client(server.address()) as client:
             client.command('EHLO c.example')
             assert client.command('STARTTLS').code == 220

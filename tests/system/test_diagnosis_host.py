@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 
-from lib import HOLDFAST, Checks, Client, wait_until
+from lib import Checks, Client, wait_until
 from lib_faults import FaultServer, Mail, expect_accepted, expect_healed
 from test_diagnosis import sees, steps, type_in
 from test_diagnosis_faults import certificate
@@ -137,23 +137,58 @@ def bad_reload():
         assert event['cause'] == 'config.refused' and event['side'] == 'ours', event
         server.wait_events('incident.open')
         expect_accepted(server, Mail())
-        # Each command reads that file, too, and says the same of it; with the running one's copy the incident is told in full.
-        sees(server.run('incidents')[2], f'{server.config}:', 'recipients')
-        with open(server.config + '.good', 'w') as file:
-            file.write(good)
-        text = subprocess.run([HOLDFAST, 'incidents', '-c', server.config + '.good'], capture_output=True, text=True).stdout
+        # Each command reads that file, too: it says the same of it, and then what the running server has to say.
+        for words in (('incidents',), ('why', '--in'), ('status',)):
+            code, out, err = server.run(*words)
+            assert code == 0, (words, out, err)
+            sees(err, f'{server.config}:', 'recipients', 'what follows is of the server that runs')
+            sees(out, 'config.refused')
+        text = server.run('incidents')[1]
         sees(text, 'config.refused (side: ours)', f'at {server.config}', 'recipients', f'holdfast config check -c {server.config}')
         check, = [step for step in steps(text) if 'config check' in step]
         sees(''.join(type_in(server, check)[1:]), 'recipients')
+        with open(server.config + '.good', 'w') as file:
+            file.write(good)
         os.rename(server.config + '.good', server.config)
         assert type_in(server, 'holdfast reload')[0] == 0
         server.wait_events('incident.closed')
         assert 'No incident' in server.run('incidents')[1]
 
 
+def broken_file():
+    """Nobody reloaded: the file was only saved half-way. The commands that look and act go on; what needs the file itself says why not."""
+    with FaultServer(SETTLE + 'relay { from = {"127.0.0.0/8"} }\nroute "far.example" { via = "smtp:127.0.0.1:1" }\n') as server:
+        Mail(to='x@far.example').play(server)
+        message = server.wait_events('delivery.deferred')[0]['message']
+        with open(server.config) as file:
+            good = file.read()
+        with open(server.config, 'w') as file:
+            file.write(good + 'limits { recipients = 100\n')
+        line = good.count('\n') + 1
+        for words in (('status',), ('why', message), ('why', '--in'), ('queue',), ('retry', message)):
+            code, out, err = server.run(*words)
+            assert code == 0, (words, out, err)
+            sees(err, f'{server.config}:{line}: ', 'is not closed', 'with the configuration that it took before')
+        text = server.run('why', message)[1]
+        sees(text, 'cause connect.refused (theirs)', 'returned to the sender after', 'holdfast retry')
+        for words in (('reload',), ('config', 'check')):
+            code, out, err = server.run(*words)
+            assert code == 1, (words, out, err)
+            sees(err, f'{server.config}:{line}: ', 'is not closed')
+        server.stop()
+        code, out, err = server.run('status')
+        assert code == 1 and not out, (code, out, err)
+        sees(err, f'{server.config}:{line}: ', 'is the server running?')
+        with open(server.config, 'w') as file:
+            file.write(good)
+        server.start()
+        assert server.run('status')[2] == '', 'the file is whole again'
+
+
 def main():
     checks.run('machine: no descriptor for a new client', no_descriptor_for_a_client)
     checks.run('machine: bad configuration on reload', bad_reload)
+    checks.run('machine: a broken configuration file', broken_file)
     if FAKETIME:
         checks.run('machine: the clock jumps', clock_jumps)
     else:

@@ -63,7 +63,6 @@ TABLE = {
 EXEMPT = {
     'accepted': 'nothing objected',
     'undecided': 'a defect of ours by definition; test_verdict and test_receive make it',
-    **dict.fromkeys(('certificate.expiring', 'certificate.expired', 'clock.jumped', 'config.refused'), 'the state of the host; test_diagnosis_host makes it'),
     'requiretls.unmet': 'said of a next hop; REQUIRETLS is not offered to clients',
 }
 

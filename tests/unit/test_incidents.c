@@ -57,7 +57,8 @@ static unsigned look(enum incident_choice choice)
 {
     history_flush(history);
     seen_count = 0;
-    const bool read = incident_view("/spool", (struct incident_query){.choice = choice}, see, NULL, why, sizeof why);
+    const bool read = incident_view("/spool", (struct incident_query){.choice = choice}, see, NULL,
+                                    why, sizeof why);
     assert_true(read);
     return seen_count;
 }
@@ -84,8 +85,8 @@ static void accepted(const char *from)
                                   .to = BYTES_LITERAL("b@home.example")});
 }
 
-struct try
-{
+struct
+try {
     enum event_kind kind;
     uint64_t message;
     enum cause cause;
@@ -111,8 +112,8 @@ static void tried(struct try try)
 
 static void refused(uint64_t message, uint32_t attempt)
 {
-    tried((struct try){EVENT_DELIVERY_DEFERRED, message, CAUSE_REMOTE_DEFERRED, STAGE_MAIL,
-                       attempt});
+    tried(
+        (struct try){EVENT_DELIVERY_DEFERRED, message, CAUSE_REMOTE_DEFERRED, STAGE_MAIL, attempt});
 }
 
 static void delivered(uint64_t message)
@@ -135,7 +136,7 @@ static int life_in(void *argument UNUSED)
 {
     start();
     deferred_in(CAUSE_FILTER_TIMEOUT, "clamav", "a@b.example");
-    deferred_in(CAUSE_GREYLISTED, "", "g@b.example"); /* a rule, no fault */
+    deferred_in(CAUSE_GREYLISTED, "", "g@b.example");              /* a rule, no fault */
     deferred_in(CAUSE_DNS_SENDER_TEMPERROR, "", "a@sick.example"); /* once: bad luck */
     assert_int_equal(look(INCIDENTS_OPEN), 1);
     assert_int_equal(seen[0].state, INCIDENT_OPEN);
@@ -264,6 +265,48 @@ static void test_out(void **state UNUSED)
     assert_int_equal(in_world(life_out), 0);
 }
 
+/* Ten years ahead and back: what waits goes on waiting, and it is the same incident all along. */
+static int life_leap(void *argument UNUSED)
+{
+    const int64_t years_us = INT64_C(3650) * 86400 * 1000000;
+
+    start();
+    refused(1, 1);
+    refused(1, 2);
+    assert_int_equal(look(INCIDENTS_OPEN), 1);
+    const uint64_t id = seen[0].id;
+    sim_wall_jump(years_us);
+    pass(3600);
+    assert_int_equal(look(INCIDENTS_OPEN), 1);
+    refused(1, 3);
+    pass(3600);
+    sim_wall_jump(-years_us);
+    pass(3600);
+    assert_int_equal(look(INCIDENTS_OPEN), 1);
+    assert_true(seen[0].id == id);
+    assert_int_equal(seen[0].waiting, 1);
+    assert_int_equal(opened, 1);
+    assert_int_equal(closed, 0);
+    delivered(1);
+    pass(60);
+    assert_int_equal(look(INCIDENTS_OPEN), 0);
+    /* Nobody hears of this one any more, and the clock that leapt is right: believed after a day,
+     * by which it is stale. */
+    refused(2, 2);
+    sim_wall_jump(years_us);
+    pass(20 * 3600);
+    assert_int_equal(look(INCIDENTS_OPEN), 1);
+    pass(6 * 3600);
+    assert_int_equal(look(INCIDENTS_OPEN), 0);
+    stop();
+    return 0;
+}
+
+static void test_leap(void **state UNUSED)
+{
+    assert_int_equal(in_world(life_leap), 0);
+}
+
 static void told(uint64_t incident, const char *way, enum incident_state mark)
 {
     observe_event(&(struct event){.kind = EVENT_OPERATOR_TOLD,
@@ -351,9 +394,8 @@ static unsigned transcripts_of(uint64_t id)
 
 static int life_transcripts(void *argument UNUSED)
 {
-    const struct history_settings settings = {.directory = "/spool",
-                                              .transcripts_us = 3600 * US_PER_S,
-                                              .transcripts_bytes = 64 * KIB};
+    const struct history_settings settings = {
+        .directory = "/spool", .transcripts_us = 3600 * US_PER_S, .transcripts_bytes = 64 * KIB};
     static char text[4000];
 
     memset(text, 'x', sizeof text);
@@ -384,9 +426,10 @@ static void test_transcripts(void **state UNUSED)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_in),          cmocka_unit_test(test_breaker),
-        cmocka_unit_test(test_out),         cmocka_unit_test(test_told),
-        cmocka_unit_test(test_many),        cmocka_unit_test(test_transcripts)};
+        cmocka_unit_test(test_in),         cmocka_unit_test(test_breaker),
+        cmocka_unit_test(test_out),        cmocka_unit_test(test_leap),
+        cmocka_unit_test(test_told),       cmocka_unit_test(test_many),
+        cmocka_unit_test(test_transcripts)};
 
     observe_configure(LOG_NONE, LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
