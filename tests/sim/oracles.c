@@ -11,7 +11,7 @@
 
 #include "oracles.h"
 
-enum { SEEDS_MOST = 150, SAID_ROOM = 1 << 20 };
+enum { SEEDS_MOST = 150, SAID_ROOM = 1 << 22 };
 
 enum plant planted;
 
