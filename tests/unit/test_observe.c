@@ -16,6 +16,9 @@ struct capture {
 };
 static struct capture capture;
 
+/* A line that never comes ends the program. */
+enum { CAPTURE_MAX_S = 120 };
+
 static void capture_begin(void)
 {
     int ends[2];
@@ -26,6 +29,7 @@ static void capture_begin(void)
     assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
     close(ends[1]);
     capture.read_end = ends[0];
+    alarm(CAPTURE_MAX_S);
 }
 
 /* Reads until the line with these words has come: lines under load are written a little later. */
@@ -43,6 +47,7 @@ static void capture_until(const char *words)
 
 static void capture_end(void)
 {
+    alarm(0);
     dup2(capture.saved, STDERR_FILENO);
     close(capture.saved);
     close(capture.read_end);
