@@ -1,6 +1,8 @@
 /* The session over byte arrays: the table, limits, faults of each room, every prefix, every cut. */
 #include "world_check.h"
 
+#include <malloc.h>
+
 #include "receive_house.h"
 
 #define MESSAGE ENVELOPE "DATA\r\nSubject: x\r\n\r\n..body\r\n.\r\n"
@@ -421,6 +423,22 @@ static int lean_main(void *unused)
     return 0;
 }
 
+/* A session leaves nothing behind: a hundred of them take no more than one. */
+static int memory_main(void *unused)
+{
+    size_t before = 0;
+
+    (void)unused;
+    for (unsigned i = 0; i < 101; i++) {
+        CHECK(talk_is(GREETING MESSAGE, "220 250 250 250 354 250 "));
+        house_clear();
+        if (i == 0)
+            before = mallinfo2().uordblks;
+    }
+    CHECK(mallinfo2().uordblks < before + 50 * KIB);
+    return 0;
+}
+
 /* ------------------------------------------------------------------ what policy decides */
 
 static int dispositions_main(void *unused)
@@ -598,6 +616,7 @@ IN_WORLD(stopping)
 IN_WORLD(prefixes)
 IN_WORLD(cuts)
 IN_WORLD(lean)
+IN_WORLD(memory)
 IN_WORLD(dispositions)
 IN_WORLD(header_that_does_not_fit)
 IN_WORLD(lmtp)
@@ -607,27 +626,17 @@ IN_WORLD(classes_smtp)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_table_services),
-        cmocka_unit_test(test_table_faults),
-        cmocka_unit_test(test_dialogues),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_early),
-        cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_unread),
-        cmocka_unit_test(test_stopping),
-        cmocka_unit_test(test_prefixes),
-        cmocka_unit_test(test_cuts),
-        cmocka_unit_test(test_lean),
-        cmocka_unit_test(test_dispositions),
-        cmocka_unit_test(test_header_that_does_not_fit),
-        cmocka_unit_test(test_lmtp),
-        cmocka_unit_test(test_classes_lmtp),
-        cmocka_unit_test(test_classes_smtp),
-        cmocka_unit_test(test_register),
+        cmocka_unit_test(test_table),        cmocka_unit_test(test_table_services),
+        cmocka_unit_test(test_table_faults), cmocka_unit_test(test_dialogues),
+        cmocka_unit_test(test_limits),       cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_chunks),       cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_early),        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_unread),       cmocka_unit_test(test_stopping),
+        cmocka_unit_test(test_prefixes),     cmocka_unit_test(test_cuts),
+        cmocka_unit_test(test_lean),         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_dispositions), cmocka_unit_test(test_header_that_does_not_fit),
+        cmocka_unit_test(test_lmtp),         cmocka_unit_test(test_classes_lmtp),
+        cmocka_unit_test(test_classes_smtp), cmocka_unit_test(test_register),
     };
 
     observe_configure(LOG_NONE, LOG_ERROR);
