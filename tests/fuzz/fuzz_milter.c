@@ -1,17 +1,8 @@
 /* A milter that says anything: the whole talk with it, packet by packet as it cuts them. */
-#include "../unit/memory_stream.h"
-#include "hostile_peer.h"
+#include "filter_peer.h"
 #include "wire/milter.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static struct io_result read_body(void *argument, struct span into, uint64_t offset)
-{
-    (void)argument;
-    (void)offset;
-    memset(into.at, 'x', into.count);
-    return io_ok(into.count);
-}
 
 static struct io_result sink_write(void *argument, struct bytes piece)
 {
@@ -73,7 +64,7 @@ static void talk(struct milter *milter, const struct milter_call *call)
     struct endpoint remote = {.family = ENDPOINT_UNIX};
     bool after_cr = false;
     struct milter_changes changes = {.body = {sink_write, &after_cr}};
-    const struct message_source body = {read_body, NULL, 70000};
+    const struct message_source body = {filter_body_read, NULL, 70000};
     const struct milter_message message = {.headers = {.below = BYTES_LITERAL("A: 1\r\nB: 2\r\n")},
                                            .body = &body};
     const struct milter_path path = {BYTES_LITERAL("<a@b>"), NULL, 0};

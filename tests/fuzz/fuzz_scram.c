@@ -8,6 +8,7 @@
  * said so far up to here, and 0x03 for the right first message.
  */
 #include "../unit/receive_house.h"
+#include "fuzz_client.h"
 #include "scram_keys.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -165,22 +166,6 @@ static struct io_result client_write(struct stream *stream, struct bytes from, u
     }
     return io_ok(from.count);
 }
-
-static struct io_result client_wait(struct stream *stream, uint64_t deadline_us)
-{
-    (void)stream, (void)deadline_us;
-    return io_ok(0);
-}
-
-static void client_close(struct stream *stream, bool reset)
-{
-    (void)stream, (void)reset;
-}
-
-static const struct stream_ops client_ops = {.read = client_read,
-                                             .write = client_write,
-                                             .wait_readable = client_wait,
-                                             .close = client_close};
 
 /* ------------------------------------------------------------------ what has to hold */
 

@@ -1,22 +1,10 @@
 /* spamd's answer: judged only by a whole one, however it is cut and whenever it comes. */
-#include "../unit/memory_stream.h"
-#include "hostile_peer.h"
+#include "filter_peer.h"
 #include "wire/spamd.h"
-
-enum { CUT_WRITES = 1, IN_PARTS = 2, LARGE = 4, SMALL_BYTES = 100, LARGE_BYTES = 300000 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static struct io_result read_body(void *argument, struct span into, uint64_t offset)
-{
-    (void)argument;
-    (void)offset;
-    memset(into.at, 'x', into.count);
-    return io_ok(into.count);
-}
-
-static void check_judged(const struct spamd_verdict *verdict, const struct buffer *written,
-                         uint64_t size_bytes)
+static void check(const struct spamd_verdict *verdict, const struct filter_peer *peer)
 {
     struct header_walk walk = HEADER_WALK_OF(verdict->headers);
     struct header_field field;
@@ -24,59 +12,27 @@ static void check_judged(const struct spamd_verdict *verdict, const struct buffe
     INVARIANT((verdict->result == SPAMD_FAILED) == (verdict->fault != FILTER_FAULT_NONE));
     if (verdict->result != SPAMD_JUDGED)
         return;
-    INVARIANT(written->count > size_bytes && written->at[written->count - 1] == 'x');
+    INVARIANT(peer->written->count > peer->body.size_bytes &&
+              peer->written->at[peer->written->count - 1] == 'x');
     while (header_next(&walk, &field))
         INVARIANT(bytes_starts_with_nocase(field.name, BYTES_LITERAL("X-Spam-")));
     INVARIANT(!walk.malformed && walk.rest.count == 0);
 }
 
-static void answer_at_once(struct arena *arena, const struct message_source *body,
-                           struct memory_stream *memory)
-{
-    const struct spamd_verdict verdict =
-        spamd_talk_scan(arena, &memory->stream, body, DEADLINE_NEVER);
-
-    check_judged(&verdict, &memory->written, body->size_bytes);
-    INVARIANT(verdict.result != SPAMD_JUDGED || memory->write_limit == SIZE_MAX);
-    memory->at = 0; /* the same as the answer to a ping */
-    const struct spamd_verdict pinged = spamd_talk_ping(arena, &memory->stream, DEADLINE_NEVER);
-    INVARIANT((pinged.result == SPAMD_FAILED) == (pinged.fault != FILTER_FAULT_NONE));
-    buffer_free(&memory->written);
-}
-
-/* Parts with 0xff between them, each let out by one of our writes. */
-static void answer_in_parts(struct arena *arena, const struct message_source *body,
-                            struct hostile_peer *peer)
-{
-    const struct spamd_verdict verdict =
-        spamd_talk_scan(arena, &peer->stream, body, DEADLINE_NEVER);
-
-    check_judged(&verdict, &peer->written, body->size_bytes);
-    buffer_free(&peer->written);
-}
-
-/* The first byte chooses the cut, the second whether writing fails half-way, and the rest. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct arena arena = ARENA_WITH_LIMIT(4 * MIB);
+    struct filter_peer peer;
 
-    if (size < 2)
+    if (!filter_peer_open(&peer, data, size))
         return 0;
-    const struct bytes answer = bytes_of(data + 2, size - 2);
-    const size_t limit = data[1] & CUT_WRITES ? 50 : SIZE_MAX;
-    const struct message_source body = {read_body, NULL,
-                                        data[1] & LARGE ? LARGE_BYTES : SMALL_BYTES};
-    if (data[1] & IN_PARTS) {
-        struct hostile_peer peer;
-        hostile_open(&peer, answer, data[0]);
-        peer.write_limit = limit;
-        answer_in_parts(&arena, &body, &peer);
-    } else {
-        struct memory_stream memory = memory_stream_of(answer);
-        memory.fragment = data[0];
-        memory.write_limit = limit;
-        answer_at_once(&arena, &body, &memory);
-    }
+    const struct spamd_verdict verdict =
+        spamd_talk_scan(&arena, peer.stream, &peer.body, DEADLINE_NEVER);
+    check(&verdict, &peer);
+    peer.at_once.at = 0; /* the same as the answer to a ping */
+    const struct spamd_verdict pinged = spamd_talk_ping(&arena, peer.stream, DEADLINE_NEVER);
+    INVARIANT((pinged.result == SPAMD_FAILED) == (pinged.fault != FILTER_FAULT_NONE));
+    buffer_free(peer.written);
     arena_clear(&arena);
     return 0;
 }

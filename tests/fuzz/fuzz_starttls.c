@@ -9,6 +9,7 @@
  * them. Or, by an option, what comes instead of a handshake.
  */
 #include "../unit/receive_house.h"
+#include "fuzz_client.h"
 #include "tls_peer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -121,22 +122,6 @@ static struct io_result client_write(struct stream *stream, struct bytes from, u
         client_becomes_ready(client);
     return io_ok(from.count);
 }
-
-static struct io_result client_wait(struct stream *stream, uint64_t deadline_us)
-{
-    (void)stream, (void)deadline_us;
-    return io_ok(0);
-}
-
-static void client_close(struct stream *stream, bool reset)
-{
-    (void)stream, (void)reset;
-}
-
-static const struct stream_ops client_ops = {.read = client_read,
-                                             .write = client_write,
-                                             .wait_readable = client_wait,
-                                             .close = client_close};
 
 /* ------------------------------------------------------------------ a session */
 

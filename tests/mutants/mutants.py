@@ -204,6 +204,11 @@ def try_one(suite, mutant):
         undo(suite.tree, before)
 
 
+def is_quick(mutant):
+    """A unit test, or the compiler, is the first to look."""
+    return mutant.tests[0].startswith(('unit/', 'compile'))
+
+
 def chosen(mutants, options):
     if options.exact:
         named = {mutant.name: mutant for mutant in mutants}
@@ -215,7 +220,8 @@ def chosen(mutants, options):
         return [mutant for mutant in mutants if any(name in mutant.name for name in options.names)]
     if options.slice:
         seed = options.seed if options.seed is not None else datetime.date.today().toordinal()
-        return sorted(random.Random(seed).sample(mutants, min(options.slice, len(mutants))), key=lambda mutant: mutant.name)
+        quick = [mutant for mutant in mutants if is_quick(mutant)]
+        return sorted(random.Random(seed).sample(quick, min(options.slice, len(quick))), key=lambda mutant: mutant.name)
     return mutants
 
 
@@ -250,17 +256,16 @@ class State:
 
     def __init__(self, path):
         self.path, self.rows = path, {}
-        if path and os.path.exists(path):
-            self.rows = json.load(open(path, encoding='utf-8'))
 
     def test_of(self, mutant):
-        """None when it was not noticed yet as it is now."""
+        """None when it was not noticed yet as it is now. Another run may write into the file, too."""
+        if self.path and os.path.exists(self.path):
+            self.rows.update(json.load(open(self.path, encoding='utf-8')))
         row = self.rows.get(mutant.name, {})
         return row.get('test') if row.get('digest') == mutant.digest else None
 
     def note(self, mutant, test):
-        if self.path and os.path.exists(self.path):  # another run may write there, too
-            self.rows.update(json.load(open(self.path, encoding='utf-8')))
+        self.test_of(mutant)
         self.rows[mutant.name] = {'digest': mutant.digest, 'test': test}
         if self.path:
             write(self.path + '.new', json.dumps(self.rows, indent=1, sort_keys=True))
@@ -283,7 +288,7 @@ def main():
     parser.add_argument('names', nargs='*', help='only those whose name contains one of these')
     parser.add_argument('--exact', action='store_true', help='only those called exactly so')
     parser.add_argument('--untried', action='store_true', help='those that were written and not run to an end yet, instead of the others')
-    parser.add_argument('--slice', type=int, help='so many, chosen by the day')
+    parser.add_argument('--slice', type=int, help='so many of those that a unit test notices, chosen by the day')
     parser.add_argument('--seed', type=int, help='choose the slice by this instead')
     parser.add_argument('--list', action='store_true')
     parser.add_argument('--no-baseline', action='store_true', help='do not run the tests without a planted bug first')
@@ -297,7 +302,7 @@ def main():
         mutants = [mutant for mutant in mutants if mutant.untried == options.untried]
     state = State(options.state)
     some = [mutant for mutant in chosen(mutants, options) if not state.test_of(mutant)]
-    some.sort(key=lambda mutant: (not mutant.tests[0].startswith(('unit/', 'compile')), mutant.tests[0]))  # what is quick comes first
+    some.sort(key=lambda mutant: (not is_quick(mutant), mutant.tests[0]))
     if options.list:
         print('\n'.join(f'{mutant.name:34} {mutant.about}' for mutant in some))
         return 0
@@ -309,6 +314,8 @@ def main():
         check_baseline(suite, some)
     rows, failed = [], 0
     for mutant in some:
+        if state.test_of(mutant):
+            continue
         began = time.monotonic()
         word, test, said = try_one(suite, mutant)
         failed += word != 'caught'
