@@ -33,6 +33,10 @@ TEST_TIMEOUT_S = 300  # --patience: a busy machine needs more
 PROGRAMS = ['holdfast', 'tests/unit/spool_driver', 'tests/unit/locked_in']  # what system tests start
 
 
+FOUND = {'sim': re.compile(rb'^not ok', re.M), 'unit': re.compile(rb': not so: |^\[  FAILED  \]', re.M)}
+NEVER = re.compile(rb'(?!)')
+
+
 class Mutant:
     def __init__(self, path):
         self.name = os.path.splitext(os.path.basename(path))[0]
@@ -157,7 +161,7 @@ class Suite:
         return [sys.executable, os.path.join(self.tree, 'tests/lint.py')], {}
 
     def passes(self, test):
-        """(passed, what it said first against it). The simulation is stopped at its first finding."""
+        """(passed, what it said first against it). What starts no servers is stopped at its first finding."""
         command, env = self.command(test)
         env = {**os.environ, 'HOLDFAST_SHARED': '/nonexistent', **env}
         process = subprocess.Popen(command, cwd=self.tree, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -171,12 +175,12 @@ class Suite:
                 if not piece:
                     break
                 text = (text + piece)[-1000000:]
-                if test.startswith('sim/') and b'\nnot ok' in b'\n' + text:
+                if FOUND.get(test.partition('/')[0], NEVER).search(text):
                     break
             stopped = piece != b''
             status = 1 if stopped else process.wait(timeout=max(1, ends - time.monotonic()))
             lines = [line.strip() for line in text.decode(errors='replace').split('\n')]
-            said = [line for line in lines if re.match(r'not ok|.*\berror: |.*FAILED', line)]
+            said = [line for line in lines if re.match(r'not ok|.*: not so: |.*\berror: |.*FAILED', line)]
             return status == 0, said[0] if said else f'ended with {status}'
         finally:
             if process.poll() is None:
