@@ -195,6 +195,25 @@ WORLD(test_first_family_is_slow)
     return 0;
 }
 
+/* Both stand in the same instant: one is used, and the other is closed. */
+WORLD(test_both_answer_at_once)
+{
+    struct scene *scene = scene_new();
+
+    sim_net_weather(&(struct sim_net_weather){.latency_us = 100, .buffer_bytes = 64 * KIB});
+    serve(V6, TAKES);
+    net_fault(V6, SIM_NET_SLOW, 2 * STEP_US);
+    serve(V4, TAKES);
+    net_fault(V4, SIM_NET_SLOW, STEP_US);
+    scene_send(scene);
+    CHECK(scene->outcome.verdict.cause == CAUSE_DELIVERED && sim_net_connections() == 2);
+    sim_net_fault_clear();
+    CHECK(sim_net_open() == 0 || fiber_sleep_until(deadline_in(5 * US_PER_S)) == IO_OK);
+    CHECK(sim_net_open() == 0);
+    scene_end(scene);
+    return 0;
+}
+
 /* ------------------------------------------------------------------ who does not */
 
 /* The session of the winner comes to nothing: the other address is tried as well. */
@@ -338,6 +357,7 @@ int main(void)
         cmocka_unit_test(test_first_family_leads_nowhere),
         cmocka_unit_test(test_first_family_refuses),
         cmocka_unit_test(test_first_family_is_slow),
+        cmocka_unit_test(test_both_answer_at_once),
         cmocka_unit_test(test_winner_is_busy),
         cmocka_unit_test(test_nobody_answers),
         cmocka_unit_test(test_each_for_its_own_reason),
