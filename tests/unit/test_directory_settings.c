@@ -93,6 +93,28 @@ static void test_escapes(void **state)
         &question, (struct address){BYTES_LITERAL("\xff"), BYTES_LITERAL("b.example")}));
 }
 
+/* Whatever keeps a source from answering, half an answer too: it has failed, and nobody is absent.
+ */
+static void test_no_answer_is_a_failure(void **state)
+{
+    struct remote_answer answer = {.status = LOOKUP_FOUND};
+
+    (void)state;
+    for (int reason = LOOKUP_REASON_UNKNOWN; reason <= LOOKUP_REASON_CANCELLED; reason++) {
+        answer.status = LOOKUP_ABSENT;
+        remote_answer_fail(&answer, (enum lookup_reason)reason, "two\nlines");
+        assert_int_equal(answer.status, LOOKUP_FAILED);
+        assert_int_equal(answer.reason, reason);
+        assert_string_equal(answer.words, "two");
+    }
+    answer.status = LOOKUP_FOUND;
+    for (unsigned i = 0; i < REMOTE_TARGETS_MAX && answer.status == LOOKUP_FOUND; i++)
+        remote_answer_add_target(&answer, BYTES_LITERAL("one of very many members"));
+    assert_int_equal(answer.status, LOOKUP_FAILED);
+    assert_int_equal(answer.reason, LOOKUP_REASON_PARTIAL);
+    buffer_free(&answer.targets);
+}
+
 static const char POSTGRESQL[] =
     "postgresql://u@h:1/d?sslmode=disable&query=SELECT ':address', \"a:local\", x::text FROM t "
     "WHERE a = :address AND d = :domain AND y = ':x%27'&passfile=/p";
@@ -123,9 +145,8 @@ static void test_postgresql(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ldap),
-        cmocka_unit_test(test_ldap_wrong),
-        cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_ldap),       cmocka_unit_test(test_ldap_wrong),
+        cmocka_unit_test(test_escapes),    cmocka_unit_test(test_no_answer_is_a_failure),
         cmocka_unit_test(test_postgresql),
     };
 
