@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static char folder[] = "/tmp/holdfast-disk-XXXXXX";
@@ -92,6 +93,26 @@ static void check_names(const char *path)
     CHECK(space.bytes_total >= space.bytes_free && space.bytes_total > 0);
 }
 
+/* What others may have put there: a link is not followed, a pipe not waited for. */
+static void check_foreign(const char *path)
+{
+    struct file *file = NULL;
+    char link[200], pipe[200];
+
+    snprintf(link, sizeof link, "%s.link", path);
+    snprintf(pipe, sizeof pipe, "%s.pipe", path);
+    CHECK(symlink(path, link) == 0 && mkfifo(pipe, 0600) == 0);
+    CHECK(file_open(link, FILE_READ, &file).status == IO_OK);
+    file_close_ptr(&file);
+    CHECK(file_open(path, FILE_READ | FILE_FOREIGN, &file).status == IO_OK);
+    file_close_ptr(&file);
+    const struct io_result followed = file_open(link, FILE_READ | FILE_FOREIGN, &file);
+    CHECK(followed.status == IO_FAILED && followed.error == ELOOP && !file);
+    CHECK(file_open(pipe, FILE_READ | FILE_FOREIGN, &file).status == IO_OK);
+    file_close_ptr(&file);
+    CHECK(disk_remove(link).status == IO_OK && disk_remove(pipe).status == IO_OK);
+}
+
 static void check_disk(void *argument)
 {
     const char *name = argument;
@@ -105,6 +126,7 @@ static void check_disk(void *argument)
     snprintf(inner, sizeof inner, "%s/file", path);
     check_file(inner);
     CHECK(disk_make_directory(inner).error == EEXIST); /* a file is no directory */
+    check_foreign(inner);
     check_names(inner);
     check_listing(path);
     CHECK(disk_sync_directory(path).status == IO_OK);

@@ -100,6 +100,8 @@ static void test_long_lines(void **state UNUSED)
 
 #define MIXED "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; (c)\r\n\tboundary=\"a \\b\"\r\n"
 
+#define BINARY_TEXT "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n"
+
 static void test_parts(void **state UNUSED)
 {
     check(
@@ -114,6 +116,12 @@ static void test_parts(void **state UNUSED)
         "Content-Transfer-Encoding: quoted-printable\r\n\r\n=C3=A7 one two three\r\n"
         "--a b \t\r\nContent-Type: application/x\r\nContent-Transfer-Encoding: base64\r\n\r\n"
         "//4K\r\n--a b\r\nContent-Type: text/html\r\n\r\n--a bc\r\nno\r\n--a b--\r\nafter?\r\n");
+    /* Text that is declared binary has line ends of its own, which quoted-printable would change.
+     */
+    check(BINARY_TEXT "Content-Transfer-Encoding: binary\r\n\r\n"
+                      "words, words \xc3\xa7 and more\n than one\r\n",
+          BINARY_TEXT "Content-Transfer-Encoding: base64\r\n\r\n"
+                      "d29yZHMsIHdvcmRzIMOnIGFuZCBtb3JlCiB0aGFuIG9uZQ0K");
     /* A message within, and a part without a body. */
     check(
         MIXED
