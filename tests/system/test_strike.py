@@ -252,7 +252,7 @@ def all_points(kind, scenarios, seconds, options, chance):
         campaign.run(seconds)
         fine = report(kind, campaign.courses)
         print(f'# {"all points were struck" if campaign.is_over() else "not all points were struck: the same command goes on"}; {round(campaign.seconds)} s in all', flush=True)
-        if options.write and fine:
+        if options.write:       # problems and all
             document(kind, campaign.courses)
         return fine
 
