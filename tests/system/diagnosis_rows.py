@@ -13,9 +13,10 @@ import test_diagnosis
 import test_diagnosis_faults
 import test_diagnosis_host
 import test_diagnosis_more
+import test_diagnosis_rest
 import test_diagnosis_tls
 
-PARTS = (test_diagnosis, test_diagnosis_faults, test_diagnosis_host, test_diagnosis_tls, test_diagnosis_more)
+PARTS = (test_diagnosis, test_diagnosis_faults, test_diagnosis_host, test_diagnosis_tls, test_diagnosis_more, test_diagnosis_rest)
 DOCS = os.path.join(lib.ROOT, 'docs', 'diagnosis.md')
 INCIDENT = re.compile(r'^[0-9A-Z]{13}  \w+ +(?:receiving|sending): (\S+) \(side: (\w+)\)', re.M)
 ATTEMPT = re.compile(r'cause (\S+) \((\w+)\)')
