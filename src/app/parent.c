@@ -28,6 +28,7 @@
 #define STEADY_US (60 * US_PER_S)      /* who served so long starts again with the least pause */
 #define RUNNER_PAUSE_US (1 * US_PER_S) /* between two starts of it */
 #define STOP_PATIENCE_US (90 * US_PER_S)
+#define TRIAL_PATIENCE_US (90 * US_PER_S) /* until a new worker serves by a new configuration */
 enum { WHY_ROOM = 1024 };
 
 /* ------------------------------------------------------------------ starting a worker */
@@ -164,6 +165,7 @@ static bool worker_start(struct parent *parent)
     parent->channel = channel[0];
     parent->broker = broker[0];
     const bool trial = parent->trial;
+    parent->kill_us = parent->started_us + TRIAL_PATIENCE_US;
     if (parent->worker > 0 &&
         parent_send_places(parent, trial ? &parent->next_places : &parent->places, NULL) &&
         parent_send_config(parent, CHANNEL_BEGIN, trial))
@@ -287,7 +289,7 @@ static void keeper_ended(struct parent *parent)
         observe_note(LOG_ERROR, "parent", "the keeper of keys: %s", why);
     if (parent->worker > 0) {
         parent->replacing = true;
-        kill(parent->worker, SIGTERM);
+        parent_end_worker(parent);
     }
 }
 
@@ -326,15 +328,37 @@ static void reap(struct parent *parent)
     }
 }
 
+void parent_end_worker(struct parent *parent)
+{
+    parent->kill_us = clock_now_us() + STOP_PATIENCE_US;
+    kill(parent->worker, SIGTERM);
+}
+
+/* A worker that has no more time than until kill_us: it may hang in a library or on a disk. */
+static bool worker_is_timed(const struct parent *parent)
+{
+    return parent->worker > 0 &&
+           (parent->stopping || parent->replacing || (parent->trial && !parent->ready));
+}
+
+static void kill_late_worker(struct parent *parent)
+{
+    if (!worker_is_timed(parent) || clock_now_us() < parent->kill_us)
+        return;
+    observe_note(LOG_ERROR, "parent", "the worker did not %s in time and is killed",
+                 parent->stopping || parent->replacing ? "end" : "begin to serve");
+    kill(parent->worker, SIGKILL);
+    parent->kill_us = clock_now_us() + STOP_PATIENCE_US;
+}
+
 static void stop(struct parent *parent)
 {
     if (parent->stopping)
         return;
     parent->stopping = true;
     notify_tell(parent->manager, NOTIFY_STOPPING);
-    parent->kill_us = clock_now_us() + STOP_PATIENCE_US;
     if (parent->worker > 0)
-        kill(parent->worker, SIGTERM);
+        parent_end_worker(parent);
     else
         parent->over = true;
 }
@@ -362,7 +386,7 @@ static int wait_ms(const struct parent *parent)
 
     if (parent->worker == 0 && !parent->over)
         until = parent->start_us;
-    if (parent->stopping)
+    if (worker_is_timed(parent))
         until = MIN_OF(until, parent->kill_us);
     if (parent->runner.listener >= 0 && parent->runner.process == 0)
         until = MIN_OF(until, parent->runner.started_us + RUNNER_PAUSE_US);
@@ -403,11 +427,7 @@ static void turn(struct parent *parent)
     }
     if (!parent->stopping)
         runner_revive(parent->config, &parent->runner);
-    if (parent->stopping && parent->worker > 0 && clock_now_us() >= parent->kill_us) {
-        observe_note(LOG_ERROR, "parent", "the worker did not end in time and is killed");
-        kill(parent->worker, SIGKILL);
-        parent->kill_us = clock_now_us() + STOP_PATIENCE_US;
-    }
+    kill_late_worker(parent);
 }
 
 static bool parent_open(struct parent *parent, char *why, size_t why_room)

@@ -29,7 +29,8 @@ struct parent {
     bool reload_wanted;    /* a SIGHUP came; it is done as soon as it can be */
     bool stopping, over;
     int exit_code;
-    uint64_t started_us, start_us, kill_us, pause_us;
+    uint64_t started_us, start_us, pause_us;
+    uint64_t kill_us; /* when a worker that is to end, or to try a configuration, is killed */
     /* A reload under way; NULL: none. */
     struct config *next_config;
     struct places next_places;
@@ -37,6 +38,8 @@ struct parent {
     struct runner_place next_runner;
 };
 
+/* It has to end; for how long that is waited. */
+void parent_end_worker(struct parent *parent);
 int parent_config_file(const struct config *config);
 /* The present configuration with its helpers, or the next one with its. */
 MUST_USE bool parent_send_config(const struct parent *parent, enum channel_kind kind, bool next);

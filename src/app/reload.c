@@ -175,7 +175,7 @@ static void try_with_new_worker(struct parent *parent, const char *what)
                  "asked to come back",
                  what);
     parent->trial = parent->replacing = true;
-    kill(parent->worker, SIGTERM);
+    parent_end_worker(parent);
 }
 
 /* All that can fail outside of the worker. */
