@@ -19,6 +19,7 @@ checks = Checks()
 ROOT = os.geteuid() == 0
 RUNS_AS = 'daemon' if ROOT else pwd.getpwuid(os.geteuid()).pw_name
 LDA = '/usr/lib/dovecot/dovecot-lda'
+HANG, STRAY = f'9{os.getpid():07d}4', f'9{os.getpid():07d}3'      # seconds that nobody else on this machine sleeps
 
 SCRIPTS = {
     # What it was given, whole: written aside, then named, so that a reader sees all or nothing.
@@ -33,8 +34,8 @@ mv $work FOLDER/out/run.${work##*.}
 ''',
     'exit': 'echo "I leave with ${1#x}"; echo "and a second line" >&2; exit ${1#x}\n',
     'crash': 'kill -SEGV $$\n',
-    'hang': "trap '' TERM; sleep 987654 & exec sleep 987654\n",
-    'stray': 'setsid sh -c "sleep 987653 & sleep 987653" >/dev/null 2>&1 & sleep 987653 & cat >/dev/null; exit 0\n',
+    'hang': f"trap '' TERM; sleep {HANG} & exec sleep {HANG}\n",
+    'stray': f'setsid sh -c "sleep {STRAY} & sleep {STRAY}" >/dev/null 2>&1 & sleep {STRAY} & cat >/dev/null; exit 0\n',
     'flood': 'yes "a line without end" | head -c 30000000; exit 75\n',
     'early': 'exit 0\n',  # reads nothing
     'alone': 'mkdir FOLDER/out/lock || { touch FOLDER/out/overlap; exit 0; }; sleep 0.2; rmdir FOLDER/out/lock\n',
@@ -166,10 +167,10 @@ def test_ends(server):
     deferred(server, send(server, 'a@hang.example'), 'pipe.timeout', r'^ended after 500 ms')
     for name in ('crash', 'hang'):
         server.run('suspend', '--dest', f'pipe:{name}')
-    wait_until('nothing to be left of who hung', lambda: not left('987654'))
+    wait_until('nothing to be left of who hung', lambda: not left(HANG))
     message = send(server, 'a@stray.example')
     server.wait_events('delivery.done', 1, message=message)
-    assert not left('987653'), left('987653')
+    assert not left(STRAY), left(STRAY)
     event = deferred(server, send(server, 'a@flood.example'), 'pipe.deferred', 'EX_TEMPFAIL')
     assert 700 < len(event['text']) < 2048, len(event['text'])
     server.run('suspend', '--dest', 'pipe:flood')
