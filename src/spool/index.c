@@ -41,7 +41,7 @@ enum statement {
 
 /* Counted up when the tables change: an index of another version is made anew from the log. */
 #define VERSION_TEXT "3"
-enum { INDEX_VERSION = 3 };
+enum { INDEX_VERSION = 3, CHECKPOINT_PAGES = 1000 };
 
 static const char *const statement_text[STATEMENT_COUNT] = {
     [BEGIN] = "BEGIN IMMEDIATE",
@@ -95,7 +95,8 @@ static const char schema[] =
 struct index {
     sqlite3 *database;
     sqlite3_stmt *statements[STATEMENT_COUNT];
-    bool durable, damaged;
+    bool durable, damaged, sync_failed;
+    int wal_pages;          /* after the last commit */
     int64_t oldest_wall_us; /* as of `oldest_changes`; asked for every second, whatever happened */
     int oldest_changes;
     bool oldest_known;
@@ -107,8 +108,14 @@ static bool code_is_damage(int code)
     return (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
 }
 
+static bool code_is_sync(int code)
+{
+    return code == SQLITE_IOERR_FSYNC || code == SQLITE_IOERR_DIR_FSYNC;
+}
+
 static bool index_failed(struct index *index)
 {
+    index->sync_failed |= code_is_sync(sqlite3_extended_errcode(index->database));
     index->damaged |= code_is_damage(sqlite3_errcode(index->database));
     snprintf(index->fault, sizeof index->fault, "index: %s", sqlite3_errmsg(index->database));
     return false;
@@ -121,7 +128,7 @@ const char *index_fault(const struct index *index)
 
 bool index_is_damaged(const struct index *index)
 {
-    return index->damaged;
+    return index->damaged || index->sync_failed;
 }
 
 static sqlite3_stmt *prepared(struct index *index, enum statement which)
@@ -179,10 +186,19 @@ static int version_of(struct index *index)
     return version;
 }
 
+static int note_wal(void *argument, sqlite3 *database UNUSED, const char *name UNUSED, int pages)
+{
+    struct index *index = argument;
+
+    index->wal_pages = pages;
+    return SQLITE_OK;
+}
+
 static bool open_to_write(struct index *index)
 {
+    sqlite3_wal_hook(index->database, note_wal, index);
     return run_text(index, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
-                           "PRAGMA wal_autocheckpoint=1000; PRAGMA cache_size=-65536;") &&
+                           "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-65536;") &&
            run_text(index, schema);
 }
 
@@ -385,9 +401,11 @@ bool index_end(struct index *index, const struct index_state *state)
     }
     if (state && !run(index, STATE_PUT))
         return false;
-    if (!run(index, COMMIT))
+    if (!run(index, COMMIT) || (index->durable && !run(index, NORMAL_SYNC)))
         return false;
-    return !index->durable || run(index, NORMAL_SYNC);
+    if (index->wal_pages >= CHECKPOINT_PAGES && !index_is_damaged(index))
+        return index_checkpoint(index) || !index->sync_failed; /* else another time */
+    return true;
 }
 
 void index_abandon(struct index *index)
@@ -401,8 +419,11 @@ void index_abandon(struct index *index)
         snprintf(index->fault, sizeof index->fault, "%s", fault);
 }
 
+/* Ours, not SQLite's own, which tells nobody when a sync in it fails. */
 bool index_checkpoint(struct index *index)
 {
+    if (index_is_damaged(index))
+        return false; /* the fault that there is stays as it was told */
     return sqlite3_wal_checkpoint_v2(index->database, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL,
                                      NULL) == SQLITE_OK ||
            index_failed(index);

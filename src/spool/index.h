@@ -22,7 +22,10 @@ enum index_opened index_open(const char *directory, bool read_only, struct index
 void index_close(struct index *index);
 MUST_USE bool index_remove(const char *directory); /* its files. Sleeps. */
 const char *index_fault(const struct index *index);
-bool index_is_damaged(const struct index *index); /* SQLite said so since it was opened */
+/* Since it was opened SQLite found it damaged, or a sync of it failed. After the latter nobody
+ * knows what of the WAL is on the disk: no later sync proves anything about it, and it never
+ * becomes durable again. */
+bool index_is_damaged(const struct index *index);
 
 MUST_USE bool index_state(struct index *index, struct index_state *state);
 

@@ -113,7 +113,8 @@ static void flush_finish(struct spool *spool, const struct flush *flush, bool wr
 }
 
 /* A damaged index loses its name at once, so that the next opening makes it anew from the log;
- * until then fresh mail goes on, what only the index knows has to wait, and the status says so. */
+ * until then fresh mail goes on, what only the index knows has to wait, no segment of the log is
+ * given up, and the status says so. */
 static void note_index_fault(struct spool *spool)
 {
     if (index_is_damaged(spool->index) && !spool->index_dropped) {
@@ -156,6 +157,8 @@ bool indexer_flush(struct spool *spool, bool durable)
             return false;
         serve_loads(spool); /* who waits for one message does not wait for thousands */
     }
+    if (durable && index_is_damaged(spool->index))
+        return false;
     if (covers && durable)
         spool->durable = spool->indexed;
     return covers;
