@@ -12,10 +12,8 @@ import collections
 import random
 import re
 import threading
-import time
 
 TOO_LONG = 1 << 22
-RECENT_S = 0.5
 
 
 class Cut(Exception):
@@ -27,7 +25,7 @@ class Chaos:
         self.listen, self.target, self.random = listen, target, random.Random(seed)
         self.defer, self.cut = defer, cut
         self.ambiguous, self.count = collections.Counter(), collections.Counter()
-        self.told = {}      # id: when its final reply was handed on
+        self.told = set()   # ids whose final reply was handed on
         self.loop, self.thread, self.fault = asyncio.new_event_loop(), None, None
 
     # ------------------------------------------------------------ from the test's thread
@@ -54,24 +52,28 @@ class Chaos:
             for task in mine:
                 task.cancel()
             await asyncio.gather(*mine, return_exceptions=True)
+
+        async def end_and_stop():
+            await end()
             self.loop.stop()
 
-        asyncio.run_coroutine_threadsafe(end(), self.loop)
+        asyncio.run_coroutine_threadsafe(end_and_stop(), self.loop)
         self.thread.join(10)
+        self.loop.run_until_complete(end())     # of connections that came while it ended
+        self.loop.close()
 
     def calm(self):
         """No more trouble from now on."""
         self.defer = self.cut = 0
 
-    def crashed(self, recorded=None):
-        """A server died that had been told of deliveries. recorded: the ids whose delivery it had in its journal, which it writes
-        when the record is durable; of the others it may know nothing. None: its journal is not known, so what it was told a moment
-        ago counts."""
-        now = time.monotonic()
-        for ident, told in list(self.told.items()):
-            if ident not in recorded if recorded is not None else now - RECENT_S < told:
+    def crashed(self, recorded=(), still_held=None):
+        """A server died, or was ended, that had been told of deliveries. Of some it knows nothing. recorded: the ids whose delivery
+        it had in its journal, which it writes when the record is durable: all others. still_held: the ids that it has in its queue
+        now that it is down: these."""
+        for ident in list(self.told):
+            if ident not in recorded if still_held is None else ident in still_held:
                 self.ambiguous[ident] += 1
-                del self.told[ident]
+                self.told.discard(ident)
 
     # ------------------------------------------------------------ one connection
 
@@ -179,7 +181,7 @@ class Chaos:
             await self._say(client, replies)
             # Dovecot says 421 while it shuts down, and has stored the message all the same.
             told = not client[0].at_eof() and not replies[-1].startswith(b'421')
-            self.told[ident] = time.monotonic()
+            self.told.add(ident)
         finally:
             if not told:
                 self.ambiguous[ident] += 1

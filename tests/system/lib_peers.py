@@ -144,7 +144,7 @@ class Peer:
     """A mail server with the mailbox box@NAME.example. It relays everything else by MX. `extra`: lines for its configuration.
 
     Its processes are all those below the one that we started; stop() ends them by pid and waits for them."""
-    name = package = ''
+    name = package = queue = ''
     number = 0
 
     def __init__(self, names=None, extra=''):
@@ -161,6 +161,7 @@ class Peer:
         self.configure()
 
     def configure(self):
+        """Sets `queue`, too, for who relays."""
         raise NotImplementedError
 
     def command(self):
@@ -216,7 +217,21 @@ class Peer:
 
     def restart(self):
         self.stop()
+        self.when_down()
         self.start()
+
+    def when_down(self):
+        """Called between the end of one life and the next; a test may put something of its own here."""
+
+    def held(self):
+        """The messages in its queue, by their X-Id, while it is down. (Postfix has more behind the number.)"""
+        found = set()
+        for folder, _, names in os.walk(self.queue):
+            for path in (os.path.join(folder, name) for name in names):
+                if os.path.isfile(path):        # Postfix has sockets and pipes there
+                    with open(path, 'rb') as file:
+                        found |= set(re.findall(rb'X-Id: ([a-z]+-[a-z]+-\d+)', file.read()))
+        return {ident.decode() for ident in found}
 
     def flush(self):
         """Try all that waits now."""
@@ -326,7 +341,8 @@ biff = no
         etc = os.path.join(self.folder, 'etc')
         os.makedirs(etc, exist_ok=True)
         owned(os.path.join(self.folder, 'data'), 'postfix')
-        os.makedirs(os.path.join(self.folder, 'queue'), exist_ok=True)
+        self.queue = os.path.join(self.folder, 'queue')
+        os.makedirs(self.queue, exist_ok=True)
         names = {**self.__dict__, 'uid': USERS['peerbox']}
         write(os.path.join(etc, 'main.cf'), self.MAIN.format(**names) + self.extra)
         write(os.path.join(etc, 'master.cf'), self.SERVICES.format(**names))
@@ -423,7 +439,7 @@ begin retry
     TLS = ''
 
     def configure(self):
-        owned(os.path.join(self.folder, 'spool'), 'Debian-exim')
+        self.queue = owned(os.path.join(self.folder, 'spool'), 'Debian-exim')
         shutil.chown(self.folder, 'root', 'Debian-exim')
         os.chmod(self.folder, 0o775)
         write('/etc/exim4/exim4.conf', self.CONFIG.format(**self.__dict__))
@@ -458,6 +474,7 @@ match from any for any action "out"
 '''
 
     def configure(self):
+        self.queue = '/var/spool/smtpd/queue'
         os.makedirs('/var/spool/smtpd', exist_ok=True)
         os.chmod('/var/spool/smtpd', 0o711)
         for name, mode, owner in (('queue', 0o700, 'opensmtpq'), ('corrupt', 0o700, 'opensmtpq'), ('offline', 0o770, 'root'), ('purge', 0o700, 'opensmtpq')):
@@ -516,7 +533,7 @@ mv {mailbox}/tmp/$name {mailbox}/new/$name
 '''
 
     def configure(self):
-        self.config = os.path.join(self.folder, 'etc')
+        self.config, self.queue = os.path.join(self.folder, 'etc'), os.path.join(self.folder, 'data/queue')
         for path in ('data', 'etc/certs/' + self.host, 'etc/domains/' + self.domain):
             os.makedirs(os.path.join(self.folder, path), exist_ok=True)
         for path in ('tmp', 'new', 'cur'):
