@@ -34,14 +34,16 @@ static inline void in_world(int (*main)(void *argument), void *argument, unsigne
 
 /* Counts down from several loops. */
 struct gate {
-    int left; /* atomic */
+    int left, inside; /* atomic */
     struct waitlist waiting;
 };
 
 static inline void gate_pass(struct gate *gate)
 {
+    __atomic_fetch_add(&gate->inside, 1, __ATOMIC_ACQ_REL);
     __atomic_fetch_sub(&gate->left, 1, __ATOMIC_ACQ_REL);
     waitlist_wake_all(&gate->waiting);
+    __atomic_fetch_sub(&gate->inside, 1, __ATOMIC_ACQ_REL);
 }
 
 static inline bool gate_wait(struct gate *gate, int until)
@@ -53,6 +55,9 @@ static inline bool gate_wait(struct gate *gate, int until)
     while (__atomic_load_n(&gate->left, __ATOMIC_ACQUIRE) > until && status == IO_OK)
         status = fiber_park(SOON_ENOUGH);
     waitlist_leave(&gate->waiting, &waiter);
+    /* The gate lies on our stack: who passes it from another loop has to be out before we go on. */
+    while (__atomic_load_n(&gate->inside, __ATOMIC_ACQUIRE) > 0)
+        fiber_yield();
     return status == IO_OK;
 }
 
