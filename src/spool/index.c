@@ -194,12 +194,16 @@ static int note_wal(void *argument, sqlite3 *database UNUSED, const char *name U
     return SQLITE_OK;
 }
 
+/* The hook takes the place of SQLite's own checkpoints, and only while no later one, nor
+ * wal_autocheckpoint, takes its own. */
 static bool open_to_write(struct index *index)
 {
+    if (!run_text(index, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+                         "PRAGMA cache_size=-65536;") ||
+        !run_text(index, schema))
+        return false;
     sqlite3_wal_hook(index->database, note_wal, index);
-    return run_text(index, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
-                           "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-65536;") &&
-           run_text(index, schema);
+    return true;
 }
 
 static enum index_opened open_rest(struct index *index, bool read_only)
