@@ -85,11 +85,11 @@ static void report_to(struct reporting *reporting, const json_t *report, struct 
     int64_t good = 0, failed = 0;
 
     if (!address_parse(&reporting->arena, to, &address) || address_is_null(address)) {
-        printf("%s: \"%.*s\" is no address\n", domain, BYTES_PRINT(to));
+        app_print("%s: \"%.*s\" is no address\n", domain, BYTES_PRINT(to));
         return;
     }
     diagnose_tls_report_sessions(report, &good, &failed);
-    printf(
+    app_print(
         "%s %.10s: %lld good, %lld failed: %s %.*s\n", domain,
         json_string_value(json_object_get(json_object_get(report, "date-range"), "start-datetime")),
         (long long)good, (long long)failed, reporting->line->send ? "queued for" : "would go to",
@@ -117,7 +117,7 @@ static void report_one(struct reporting *reporting, const json_t *report)
             bytes_cut(bytes_skip(uri, strlen("mailto:")), '?', &to);
             report_to(reporting, report, to);
         } else {
-            printf("%s: %.*s is left out: only mail is sent\n", domain, BYTES_PRINT(uri));
+            app_print("%s: %.*s is left out: only mail is sent\n", domain, BYTES_PRINT(uri));
         }
     }
 }
